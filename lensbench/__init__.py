@@ -1,0 +1,1 @@
+"""lensbench: how much are better captions worth, in data, in parameters and in compute?"""

@@ -1,0 +1,1 @@
+"""Captions: separate, versioned texts keyed by image, and the policies that draw from them."""

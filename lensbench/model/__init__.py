@@ -1,0 +1,1 @@
+"""The Lens model: denoiser, flow matching, frozen text encoder, autoencoder, checkpoints."""

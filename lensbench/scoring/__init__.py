@@ -1,0 +1,1 @@
+"""Scores: the same protocol for every arm, blind to which arm it is."""

@@ -1,0 +1,1 @@
+"""Sweeps: the cells of a question, run once each."""
