@@ -53,7 +53,18 @@ class FolderCorpus(Part):
     caption_sets: tuple[str, ...] = Field(
         ("alt", "detailed"), min_length=1, description="an image that lacks any of these is dropped from every arm"
     )
+    short_prompts: str = Field("alt", description="the caption set whose held-out texts are the short prompts")
+    detailed_prompts: str = Field(
+        "detailed", description="the caption set whose held-out texts are the detailed prompts"
+    )
     validation_share: float = Field(0.2, gt=0, lt=1, description="share of images held out, chosen by their key")
+
+    @model_validator(mode="after")
+    def prompts_exist(self) -> Self:
+        for name in (self.short_prompts, self.detailed_prompts):
+            if name not in self.caption_sets:
+                raise ValueError(f"prompts are read from caption set {name!r}, which is not in caption_sets")
+        return self
 
 
 Corpus = Annotated[ShapesCorpus | FolderCorpus, Field(discriminator="kind")]
@@ -154,10 +165,9 @@ class Experiment(Part):
             raise ValueError(
                 f"model.patch_size={self.model.patch_size} does not divide corpus.size_px={self.corpus.size_px}"
             )
-        if self.corpus.kind == "shapes" and self.captions.set not in SHAPES_CAPTION_SETS:
-            raise ValueError(
-                f"captions.set={self.captions.set!r}: the shapes world has {', '.join(SHAPES_CAPTION_SETS)}"
-            )
+        known = SHAPES_CAPTION_SETS if self.corpus.kind == "shapes" else self.corpus.caption_sets
+        if self.captions.set not in known:
+            raise ValueError(f"captions.set={self.captions.set!r}: this corpus has {', '.join(known)}")
         return self
 
     def canonical_json(self) -> str:

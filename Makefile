@@ -1,0 +1,34 @@
+# Every target does its own set-up: a virtual environment in .venv with the pinned versions of constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint paper clean
+
+demo: $(INSTALLED)
+	$(BIN)/lensbench run sweeps/demo.py
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lensbench needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@# Without its dependencies: clean-fid asks for torchvision, which does not import beside a CPU torch.
+	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt clean-fid
+	touch $@
+
+paper: $(INSTALLED)
+	$(BIN)/lensbench report sweeps/demo.py
+	cd paper && pdflatex -interaction=nonstopmode -halt-on-error main.tex && pdflatex -interaction=nonstopmode -halt-on-error main.tex
+
+clean:
+	rm -rf runs cache

@@ -1,0 +1,80 @@
+"""Corpora: images with stable keys, split into training and held-out, whatever their captions.
+
+`open_corpus` reads an experiment's corpus. The embedded one, the shapes world, is drawn on demand; a folder of
+photographs is read in lensbench.data.folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from lensbench.data import shapes
+from lensbench.data.folder import PhotoFolder, open_folder
+from lensbench.data.scenes import Scene
+from lensbench.experiment import FolderCorpus, ShapesCorpus
+
+# Raise it whenever `shapes.scene` or `shapes.render` gives another picture for the same key: it is part of the digest.
+RENDERER_VERSION = 1
+VALIDATION_IMAGES = 2000
+
+
+@dataclass(frozen=True)
+class ShapesWorld:
+    """The shapes world at one resolution. Keys are "train-00000012", "validation-00000003", ...
+
+    `set_aside` and `dropped` are empty: every image can be drawn and has every caption.
+    """
+
+    config: ShapesCorpus
+    train_keys: list[str]
+    validation_keys: list[str]
+    set_aside: dict[str, str] = field(default_factory=dict)
+    dropped: int = 0
+
+    @property
+    def digest(self) -> str:
+        """sha256 of what determines every image of the world, not of how many are used."""
+        science = json.dumps({**self.config.science(), "renderer": RENDERER_VERSION}, sort_keys=True)
+        return hashlib.sha256(science.encode()).hexdigest()
+
+    def images(self, keys: Sequence[str]) -> torch.Tensor:
+        """The images of `keys`, drawn now: uint8 (N, 3, S, S)."""
+        size = self.config.size_px
+        pixels = np.empty((len(keys), size, size, 3), dtype=np.uint8)
+        for i, key in enumerate(keys):
+            pixels[i] = shapes.render(self.scene(key), size)
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+    def scene(self, key: str) -> Scene:
+        """The scene graph behind an image."""
+        return shapes.scene(self.config.world_seed, *self.split_and_index(key))
+
+    def split_and_index(self, key: str) -> tuple[str, int]:
+        """The parts of a key. Raises ValueError when it is not a key of this world."""
+        split, dash, index = key.rpartition("-")
+        if not (dash and split and index.isdecimal()):
+            raise ValueError(f"{key!r} is no key of the shapes world: those look like 'train-00000012'")
+        return split, int(index)
+
+
+Corpus = ShapesWorld | PhotoFolder
+
+
+def open_corpus(config: ShapesCorpus | FolderCorpus, images: int) -> Corpus:
+    """The corpus with at most `images` training images; a larger data scale contains every smaller one.
+
+    Raises ValueError with one clear line when a folder cannot be used.
+    """
+    if isinstance(config, FolderCorpus):
+        return open_folder(config, images)
+    return ShapesWorld(
+        config,
+        train_keys=[shapes.key("train", i) for i in range(images)],
+        validation_keys=[shapes.key("validation", i) for i in range(VALIDATION_IMAGES)],
+    )

@@ -1,0 +1,126 @@
+"""Text features, encoded once and kept on disk by what made them: the texts, the encoder and its layers.
+
+A cache is one folder: `values.npy` (tokens, K, E) float16, every text's tokens one after the other, and `offsets.npy`.
+The texts are distinct and sorted, so the same captions share one cache whatever order they come in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+
+class Encoder(Protocol):
+    """A frozen text encoder: features of K layers for each token, and what they depend on."""
+
+    layers: tuple[int, ...]
+    max_tokens: int
+
+    @property
+    def digest(self) -> str: ...
+
+    def encode(self, texts: Sequence[str]) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """K tensors (B, T, E) and a mask (B, T), true where a token is real."""
+        ...
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """Features of many texts, memory-mapped; `gather` pads those of a batch."""
+
+    rows: dict[str, int]
+    offsets: np.ndarray
+    values: np.ndarray
+
+    def gather(self, texts: Sequence[str]) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Features of `texts`: K float32 tensors (B, T, E), zero where padded, and the mask (B, T).
+
+        T is the longest text of the batch. The empty text has no token: that is the unconditional input.
+        """
+        rows = [self.rows[text] if text else -1 for text in texts]
+        lengths = [int(self.offsets[row + 1] - self.offsets[row]) if row >= 0 else 0 for row in rows]
+        longest = max(1, *lengths)
+        layers, width = self.values.shape[1:]
+        padded = np.zeros((len(rows), longest, layers, width), dtype=np.float16)
+        for place, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+            if length:
+                start = self.offsets[row]
+                padded[place, :length] = self.values[start : start + length]
+        mask = torch.arange(longest)[None, :] < torch.tensor(lengths)[:, None]
+        stacked = torch.from_numpy(padded)
+        return [stacked[:, :, layer].float() for layer in range(layers)], mask
+
+    def mean_tokens(self, texts: Sequence[str]) -> float:
+        """Mean number of tokens a text, the empty text counting none."""
+        rows = [self.rows[text] for text in texts if text]
+        return float(sum(self.offsets[row + 1] - self.offsets[row] for row in rows)) / max(1, len(texts))
+
+
+def encode_texts(
+    texts: Sequence[str],
+    encoder: Encoder,
+    cache: Path,
+    *,
+    batch: int = 64,
+    report: Callable[[int, int], None] | None = None,
+) -> TextFeatures:
+    """Features of the distinct texts, read from `cache` or computed and put there.
+
+    `report(done, total)` is called after every batch. A cache appears whole (renamed into place) or not at all.
+    """
+    distinct = sorted({text for text in texts if text})
+    made_from = {
+        "texts": hashlib.sha256("\0".join(distinct).encode()).hexdigest(),
+        "encoder": encoder.digest,
+        "layers": list(encoder.layers),
+        "max_tokens": encoder.max_tokens,
+    }
+    folder = cache / "text" / hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:24]
+    if not (folder / "offsets.npy").exists():
+        _write(folder, distinct, encoder, made_from, batch, report)
+    offsets = np.load(folder / "offsets.npy")
+    values = np.load(folder / "values.npy", mmap_mode="r")
+    return TextFeatures({text: row for row, text in enumerate(distinct)}, offsets, values)
+
+
+def _write(
+    folder: Path,
+    distinct: list[str],
+    encoder: Encoder,
+    made_from: dict[str, object],
+    batch: int,
+    report: Callable[[int, int], None] | None,
+) -> None:
+    # Texts of like length go together, so that little of a batch is padding.
+    order = sorted(range(len(distinct)), key=lambda i: len(distinct[i]))
+    encoded: dict[int, np.ndarray] = {}
+    for start in range(0, len(order), batch):
+        chosen = order[start : start + batch]
+        layers, mask = encoder.encode([distinct[i] for i in chosen])
+        stacked = torch.stack(layers, dim=2).to(torch.float16)
+        for place, i in enumerate(chosen):
+            encoded[i] = stacked[place, mask[place]].numpy()
+        if report is not None:
+            report(start + len(chosen), len(order))
+    counts = [len(encoded[i]) for i in range(len(distinct))]
+    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    partial.mkdir(parents=True)
+    try:
+        values = np.concatenate([encoded[i] for i in range(len(distinct))]) if distinct else np.zeros((0, 1, 1), "f2")
+        np.save(partial / "values.npy", values)
+        np.save(partial / "offsets.npy", np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+        (partial / "made_from.json").write_text(json.dumps(made_from, indent=1))
+        os.replace(partial, folder)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        if not (folder / "offsets.npy").exists():  # else another process was first, with the same content
+            raise

@@ -1,0 +1,83 @@
+"""The LightningModule: flow-matching loss, AdamW, averaged weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import lightning
+import torch
+
+from lensbench.data.datamodule import Batch
+from lensbench.experiment import Experiment, Training
+from lensbench.model.autoencoder import Pixels
+from lensbench.model.flow import flow_loss
+from lensbench.model.sizes import lens
+from lensbench.model.transformer import LensConfig, LensTransformer
+from lensbench.streams import stream_key
+
+
+def denoiser_config(experiment: Experiment, encoder_width: int) -> LensConfig:
+    """The Lens config of an experiment on pixels: the family's depth with this patch and this text encoder."""
+    patch = experiment.model.patch_size
+    return lens(
+        experiment.model.depth,
+        in_channels=3 * patch**2,
+        out_channels=3,
+        patch_size=patch,
+        enc_hidden_dim=encoder_width,
+        selected_layer_index=experiment.text_encoder.layers,
+    )
+
+
+def new_denoiser(config: LensConfig, seed: int) -> LensTransformer:
+    """A denoiser whose weights depend on (config, seed) alone; the global generator is left as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(stream_key(seed, "weights"))
+        return LensTransformer(config)
+
+
+def rate_factor(training: Training, step: int) -> float:
+    """The share of the peak learning rate at a step: linear warm-up, then constant or cosine to zero."""
+    if step < training.warmup_steps:
+        return (step + 1) / training.warmup_steps
+    if training.schedule == "constant":
+        return 1.0
+    done = (step - training.warmup_steps) / max(1, training.steps - training.warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+class LensModule(lightning.LightningModule):
+    """Trains `denoiser`; `averaged` follows it as an exponential moving average and is what is sampled from."""
+
+    averaged: LensTransformer
+
+    def __init__(self, experiment: Experiment, config: LensConfig) -> None:
+        super().__init__()
+        self.experiment = experiment
+        self.pixels = Pixels(experiment.model.patch_size)
+        self.denoiser = new_denoiser(config, experiment.seed)
+        self.averaged = copy.deepcopy(self.denoiser).requires_grad_(False)
+
+    def training_step(self, batch: Batch, step: int) -> torch.Tensor:
+        latents, grid = self.pixels.encode(batch.images)
+        losses = flow_loss(
+            self.denoiser, latents, batch.noise, batch.timesteps, batch.text_features, batch.text_mask, grid
+        )
+        return losses.mean()
+
+    def on_train_batch_end(self, outputs: torch.Tensor | Mapping[str, Any] | None, batch: Batch, step: int) -> None:
+        # The average starts short, so that the first weights do not linger in it.
+        decay = min(self.experiment.training.ema_decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.averaged.parameters()), list(self.denoiser.parameters()), 1 - decay)
+
+    def configure_optimizers(self) -> Any:
+        recipe = self.experiment.training
+        matrices = [p for p in self.denoiser.parameters() if p.ndim > 1]
+        others = [p for p in self.denoiser.parameters() if p.ndim <= 1]
+        groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(recipe, step))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
