@@ -1,0 +1,120 @@
+"""The evaluation prompts of the shapes world: GenEval's six tasks on its shapes and colors, and held-out scenes.
+
+A prompt set depends on the evaluation's seed alone, so every cell of a sweep is asked the same. A smaller set is the
+beginning of a larger one. Each prompt has one text per prompt form: "short" is GenEval's own wording, "detailed" is
+how the detailed captions would describe a scene that satisfies the row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import permutations
+from typing import TYPE_CHECKING, Any
+
+from lensbench.data.scenes import COLORS, PLACES, RELATIONS, SHAPES
+from lensbench.scoring.geneval import TASKS, make_row
+from lensbench.streams import numpy_stream
+
+if TYPE_CHECKING:
+    from lensbench.experiment import Evaluation, Form
+
+SCENES = "scenes"  # the task of prompts that are held-out captions, for the distance and the alignment
+_CAPTION_SETS = {"short": "brief", "detailed": "detailed"}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One evaluation prompt.
+
+    index: its number in the whole set; task: a GenEval tag, or "scenes"; row: what `geneval.verdict` checks, empty
+    for scenes; texts: the wording in each prompt form; samples: images to draw for it, per form.
+    """
+
+    index: int
+    task: str
+    row: dict[str, Any]
+    texts: dict[Form, str]
+    samples: int
+
+
+def prompt_set(evaluation: Evaluation) -> list[Prompt]:
+    """The GenEval prompts of an evaluation, task by task.
+
+    A task has as many distinct prompts as the world offers, but no more than `prompts_per_task` nor than
+    `images_per_task`; each gets the same number of samples, so that a task has about `images_per_task` images a form
+    (within half the number of its prompts).
+    """
+    most = min(evaluation.prompts_per_task, evaluation.images_per_task)
+    prompts: list[Prompt] = []
+    for task in TASKS:
+        rows = task_rows(task, evaluation.prompt_seed)[:most]
+        samples = int(evaluation.images_per_task / len(rows) + 0.5)
+        for number, row in enumerate(rows):
+            texts = {form: _text(row, form, evaluation.prompt_seed, number) for form in evaluation.forms}
+            prompts.append(Prompt(len(prompts), task, row, texts, samples))
+    return prompts
+
+
+def task_rows(task: str, prompt_seed: int) -> list[dict[str, Any]]:
+    """Every distinct row of a task, shuffled, the counts (2, 3, 4) or the four relations taking turns.
+
+    The official rules hold: two classes are always different, and so are the two colors of color_attr. No color is a
+    background's.
+    """
+    pairs = list(permutations(SHAPES, 2))
+    if task == "single_object":
+        groups = [[make_row(task, (shape, "")) for shape in SHAPES]]
+    elif task == "two_object":
+        groups = [[make_row(task, (a, ""), (b, "")) for a, b in pairs]]
+    elif task == "counting":
+        groups = [[make_row(task, (shape, ""), count=n) for shape in SHAPES] for n in range(2, len(PLACES) + 1)]
+    elif task == "colors":
+        groups = [[make_row(task, (shape, color)) for shape in SHAPES for color in COLORS]]
+    elif task == "position":
+        groups = [[make_row(task, (a, ""), (b, ""), relation=relation) for a, b in pairs] for relation in RELATIONS]
+    elif task == "color_attr":
+        groups = [[make_row(task, (a, c), (b, d)) for a, b in pairs for c, d in permutations(COLORS, 2)]]
+    else:
+        raise ValueError(f"unknown GenEval task {task!r}: choose from {', '.join(TASKS)}")
+    rng = numpy_stream(prompt_seed, f"prompts/{task}")
+    shuffled = [[group[i] for i in rng.permutation(len(group))] for group in groups]
+    return [row for turn in zip(*shuffled, strict=True) for row in turn]
+
+
+def scene_prompts(corpus_seed: int, n: int, forms: Sequence[Form]) -> list[Prompt]:
+    """One prompt, with one sample, for each of the first `n` validation scenes: its caption, freshly worded.
+
+    "short" is a brief caption, "detailed" a detailed one. The images to compare with are those scenes, in order.
+    """
+    from lensbench.captions.scene_writer import write
+    from lensbench.data.shapes import scene
+
+    prompts = []
+    for index in range(n):
+        shown = scene(corpus_seed, "validation", index)
+        texts: dict[Form, str] = {}
+        for form in forms:
+            texts[form] = write(shown, _CAPTION_SETS[form], numpy_stream(corpus_seed, f"prompts/scenes/{form}", index))
+        prompts.append(Prompt(index, SCENES, {}, texts, 1))
+    return prompts
+
+
+def digest(prompts: Iterable[Prompt], held_out: Mapping[str, Sequence[str]] | None = None) -> str:
+    """sha256, in hexadecimal, over every field of every prompt in order, and over held-out texts by form if given."""
+    values: list[Any] = [asdict(prompt) for prompt in prompts]
+    if held_out is not None:
+        values.append({form: list(texts) for form, texts in held_out.items()})
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _text(row: dict[str, Any], form: Form, prompt_seed: int, number: int) -> str:
+    if form == "short":
+        return row["prompt"]
+    from lensbench.captions.scene_writer import write
+    from lensbench.data.shapes import scene_matching
+
+    rng = numpy_stream(prompt_seed, f"prompts/detailed/{row['tag']}", number)
+    return write(scene_matching(row, rng), "detailed", rng)

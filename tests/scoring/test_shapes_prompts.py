@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lensbench.data.scenes import BACKGROUNDS, COLORS, SHAPES
+from lensbench.data.shapes import boxes, scene, scene_matching
+from lensbench.experiment import Evaluation
+from lensbench.scoring.geneval import TASKS, verdict
+from lensbench.scoring.shapes_prompts import digest, prompt_set, scene_prompts, task_rows
+from lensbench.streams import numpy_stream
+
+SHORT = ("short",)
+
+
+def test_short_prompts_are_worded_as_geneval_words_them() -> None:
+    texts = {p["prompt"] for task in TASKS for p in task_rows(task, 1)}
+    for text in (
+        "a photo of a ring",
+        "a photo of a circle and a cross",
+        "a photo of three rings",
+        "a photo of four crosses",
+        "a photo of a red circle",
+        "a photo of an orange triangle",
+        "a photo of a ring left of a cross",
+        "a photo of a green ring and an orange square",
+    ):
+        assert text in texts
+
+
+def test_every_task_is_there_with_as_many_distinct_prompts_as_the_world_has() -> None:
+    prompts = prompt_set(Evaluation(forms=SHORT))
+    assert Counter(p.task for p in prompts) == {
+        "single_object": 5,
+        "two_object": 20,
+        "counting": 15,
+        "colors": 32,
+        "position": 32,
+        "color_attr": 32,
+    }
+    assert len({p.texts["short"] for p in prompts}) == len(prompts)
+    assert [p.index for p in prompts] == list(range(len(prompts)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 100), st.integers(1, 200), st.integers(0, 10**6))
+def test_a_task_has_about_the_images_asked_for_and_the_same_for_every_prompt(most: int, images: int, seed: int) -> None:
+    prompts = prompt_set(Evaluation(forms=SHORT, prompts_per_task=most, images_per_task=images, prompt_seed=seed))
+    for task in TASKS:
+        samples = [p.samples for p in prompts if p.task == task]
+        assert 1 <= len(samples) <= most
+        assert len(set(samples)) == 1
+        assert samples[0] >= 1
+        assert abs(sum(samples) - images) <= len(samples) / 2
+
+
+def test_relations_and_counts_are_balanced() -> None:
+    prompts = prompt_set(Evaluation(forms=SHORT, prompts_per_task=12, images_per_task=12))
+    relations = Counter(p.row["include"][1]["position"][0] for p in prompts if p.task == "position")
+    assert set(relations.values()) == {3}
+    assert len(relations) == 4
+    counts = Counter(p.row["include"][0]["count"] for p in prompts if p.task == "counting")
+    assert counts == {2: 4, 3: 4, 4: 4}
+
+
+def test_rows_use_the_words_of_the_world_and_no_background_color() -> None:
+    clauses = [clause for task in TASKS for row in task_rows(task, 3) for clause in row["include"]]
+    assert {c["class"] for c in clauses} == set(SHAPES)
+    assert {c["color"] for c in clauses if "color" in c} == set(COLORS)
+    assert not set(BACKGROUNDS) & set(COLORS)
+
+
+def test_prompts_follow_the_seed_and_a_small_set_is_the_start_of_a_large_one() -> None:
+    assert digest(prompt_set(Evaluation())) == digest(prompt_set(Evaluation()))
+    assert digest(prompt_set(Evaluation())) != digest(prompt_set(Evaluation(prompt_seed=2)))
+    small = prompt_set(Evaluation(prompts_per_task=4, images_per_task=8))
+    large = prompt_set(Evaluation(prompts_per_task=8, images_per_task=16))
+    for task in TASKS:
+        first = [(p.row, p.texts) for p in small if p.task == task]
+        assert first == [(p.row, p.texts) for p in large if p.task == task][: len(first)]
+
+
+def test_an_unknown_task_is_named() -> None:
+    with pytest.raises(ValueError, match="unknown GenEval task 'poetry'"):
+        task_rows("poetry", 0)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_scene_that_matches_a_row_gets_the_verdict_correct(task: str) -> None:
+    for number, row in enumerate(task_rows(task, 5)[:60]):
+        shown = scene_matching(row, numpy_stream(0, "test", number))
+        found: dict[str, list[tuple[float, ...]]] = {}
+        colors: dict[str, list[str]] = {}
+        for item, box in zip(shown.objects, boxes(shown, 32), strict=True):
+            found.setdefault(item.shape, []).append((*box, 0.99))
+            colors.setdefault(item.shape, []).append(item.color)
+        assert verdict(row, found, lambda name, i, colors=colors: colors[name][i]) == (True, "")
+
+
+def test_detailed_prompts_name_what_the_row_asks_for() -> None:
+    prompts = prompt_set(Evaluation(prompts_per_task=15, images_per_task=15))
+    for prompt in prompts:
+        detailed = prompt.texts["detailed"]
+        assert len(detailed) > len(prompt.texts["short"])
+        for clause in prompt.row["include"]:
+            assert clause["class"] in detailed
+            assert clause.get("color", "") in detailed
+
+
+def test_scene_prompts_describe_the_validation_scenes_and_repeat() -> None:
+    prompts = scene_prompts(0, 24, ("short", "detailed"))
+    assert digest(prompts) == digest(scene_prompts(0, 24, ("short", "detailed")))
+    assert digest(prompts) != digest(scene_prompts(1, 24, ("short", "detailed")))
+    assert [p.texts for p in scene_prompts(0, 8, ("short", "detailed"))] == [p.texts for p in prompts[:8]]
+    for index, prompt in enumerate(prompts):
+        assert (prompt.index, prompt.task, prompt.samples) == (index, "scenes", 1)
+        for item in scene(0, "validation", index).objects:
+            assert item.shape in prompt.texts["detailed"]
