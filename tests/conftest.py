@@ -1,4 +1,4 @@
-"""Where a test needs a server, a browser or LaTeX it skips with its reason; under LENSBENCH_NO_SKIP such a skip fails."""
+"""A test that needs a server, a browser or LaTeX skips with its reason; under LENSBENCH_NO_SKIP such a skip fails."""
 
 import os
 

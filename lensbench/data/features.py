@@ -46,23 +46,22 @@ class TextFeatures:
 
         T is the longest text of the batch. The empty text has no token: that is the unconditional input.
         """
-        rows = [self.rows[text] if text else -1 for text in texts]
-        lengths = [int(self.offsets[row + 1] - self.offsets[row]) if row >= 0 else 0 for row in rows]
-        longest = max(1, *lengths)
+        lengths = self.token_counts(texts)
+        longest = max(1, int(lengths.max()))
         layers, width = self.values.shape[1:]
-        padded = np.zeros((len(rows), longest, layers, width), dtype=np.float16)
-        for place, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+        padded = np.zeros((len(texts), longest, layers, width), dtype=np.float16)
+        for place, (text, length) in enumerate(zip(texts, lengths, strict=True)):
             if length:
-                start = self.offsets[row]
+                start = self.offsets[self.rows[text]]
                 padded[place, :length] = self.values[start : start + length]
-        mask = torch.arange(longest)[None, :] < torch.tensor(lengths)[:, None]
+        mask = torch.arange(longest)[None, :] < torch.from_numpy(lengths)[:, None]
         stacked = torch.from_numpy(padded)
         return [stacked[:, :, layer].float() for layer in range(layers)], mask
 
-    def mean_tokens(self, texts: Sequence[str]) -> float:
-        """Mean number of tokens a text, the empty text counting none."""
-        rows = [self.rows[text] for text in texts if text]
-        return float(sum(self.offsets[row + 1] - self.offsets[row] for row in rows)) / max(1, len(texts))
+    def token_counts(self, texts: Sequence[str]) -> np.ndarray:
+        """Tokens of each text, int64 (len(texts),); the empty text has none."""
+        rows = [self.rows[text] if text else -1 for text in texts]
+        return np.array([self.offsets[row + 1] - self.offsets[row] if row >= 0 else 0 for row in rows], dtype=np.int64)
 
 
 def encode_texts(

@@ -6,6 +6,7 @@ corpus, never on the captions a model was trained on.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,7 +49,7 @@ class Plan:
 
     def digest(self) -> str:
         """sha256 over the prompts in every form."""
-        return digest(self.prompts, self.held_out)
+        return digest(self.prompts, {str(form): texts for form, texts in self.held_out.items()})
 
     def images(self, final: bool) -> int:
         """How many images a checkpoint is asked for."""
@@ -152,7 +153,7 @@ def _geneval(
     images = _draw(denoiser, plan, features, "geneval", texts, keys, report)
     rows = []
     for (prompt, number), text, judged in zip(wanted, texts, judge.judge(_as_floats(images)), strict=True):
-        said = verdict(prompt.row, judged.detections, lambda name, i, colors=judged.colors: colors[name][i])
+        said = verdict(prompt.row, judged.detections, functools.partial(_color, judged.colors))
         row = {"metric": "geneval", "prompt_form": form, "task": prompt.task, "prompt_index": prompt.index}
         rows.append(row | {"sample": number, "prompt": text, "value": float(said.correct), "reason": said.reason})
     scores.outcomes += rows
@@ -161,6 +162,10 @@ def _geneval(
     for task in dict.fromkeys(prompt.task for prompt in plan.prompts):
         _add_mean(scores, f"geneval.{task}", form, [row for row in rows if row["task"] == task])
     _add_mean(scores, "geneval", form, rows)
+
+
+def _color(colors: dict[str, list[str]], name: str, index: int) -> str:
+    return colors[name][index]
 
 
 def _held_out(

@@ -65,7 +65,7 @@ def checkpoint_name(step: int) -> str:
 
 
 class Report(lightning.Callback):
-    """Tells `report(done, total, note)` after steps, a few times a second at most, and stops a run whose loss is gone."""
+    """Tells `report(done, total, note)` a few times a second at most, and stops a run whose loss is no number."""
 
     def __init__(self, report: Callable[[int, int, str], None]) -> None:
         self.report = report

@@ -68,6 +68,7 @@ class LensModule(lightning.LightningModule):
         )
         return losses.mean()
 
+    @torch.no_grad()
     def on_train_batch_end(self, outputs: torch.Tensor | Mapping[str, Any] | None, batch: Batch, step: int) -> None:
         # The average starts short, so that the first weights do not linger in it.
         decay = min(self.experiment.training.ema_decay, (1 + step) / (10 + step))

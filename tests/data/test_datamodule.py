@@ -1,0 +1,97 @@
+"""Pairing: two arms with one seed see the same images, in the same order, with the same noise and timesteps."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lensbench.captions.store import captions
+from lensbench.data.corpus import open_corpus
+from lensbench.data.datamodule import TrainingBatches, flow_input, image_order
+from lensbench.data.features import encode_texts
+from lensbench.experiment import Experiment
+from lensbench.model.text_encoder import MiniLM
+from lensbench.training.module import denoiser_config, new_denoiser
+
+
+@given(seed=st.integers(0, 2**31), images=st.integers(1, 40), batch=st.integers(1, 50))
+def test_every_image_is_seen_once_an_epoch(seed: int, images: int, batch: int) -> None:
+    steps = -(-3 * images // batch)
+    seen = np.concatenate([image_order(seed, images, step, batch) for step in range(steps)])
+    for epoch in range(3):
+        assert sorted(seen[epoch * images : (epoch + 1) * images]) == list(range(images))
+
+
+def test_epochs_and_seeds_have_their_own_order() -> None:
+    orders = [tuple(image_order(seed, 64, epoch, 64)) for seed in (0, 1) for epoch in (0, 1)]
+    assert len(set(orders)) == 4
+
+
+@given(seed=st.integers(0, 2**31), step=st.integers(0, 10_000))
+def test_noise_and_timesteps_are_those_of_seed_and_step(seed: int, step: int) -> None:
+    noise, timesteps = flow_input(seed, step, 3, 4, 5)
+    again, again_timesteps = flow_input(seed, step, 3, 4, 5)
+    other, other_timesteps = flow_input(seed, step + 1, 3, 4, 5)
+    assert torch.equal(noise, again)
+    assert torch.equal(timesteps, again_timesteps)
+    assert not torch.equal(noise, other)
+    assert not torch.equal(timesteps, other_timesteps)
+    assert ((timesteps > 0) & (timesteps < 1)).all()
+
+
+@pytest.fixture(scope="module")
+def arms(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], TrainingBatches]:
+    cache: Path = tmp_path_factory.mktemp("cache")
+    encoder = MiniLM(layers=(0,), max_tokens=96)
+    base = Experiment().replace(
+        {"images": 48, "training.batch": 16, "training.steps": 8, "text_encoder.layers": (0,), "captions.dropout": 0.3}
+    )
+    made = {}
+    for arm in ("alt", "brief", "detailed"):
+        for seed in (0, 1):
+            experiment = base.replace({"captions.set": arm, "seed": seed})
+            corpus = open_corpus(experiment.corpus, experiment.images)
+            texts = captions(corpus, experiment.captions, corpus.train_keys)
+            features = encode_texts(texts, encoder, cache)
+            made[arm, seed] = TrainingBatches(experiment, corpus.images(corpus.train_keys), texts, features)
+    return made
+
+
+def test_arms_with_one_seed_differ_in_their_text_alone(arms: dict[tuple[str, int], TrainingBatches]) -> None:
+    for step in range(8):
+        batches = {arm: arms[arm, 0][step] for arm in ("alt", "brief", "detailed")}
+        first = batches["alt"]
+        for batch in batches.values():
+            assert torch.equal(batch.images, first.images)
+            assert torch.equal(batch.noise, first.noise)
+            assert torch.equal(batch.timesteps, first.timesteps)
+            # the same image visits are trained without text
+            assert torch.equal(batch.text_mask.any(1), first.text_mask.any(1))
+        assert not torch.equal(batches["alt"].text_features[0][:, :3], batches["detailed"].text_features[0][:, :3])
+
+
+def test_arms_with_one_seed_start_from_the_same_weights(arms: dict[tuple[str, int], TrainingBatches]) -> None:
+    def weights(arm: str, seed: int) -> list[torch.Tensor]:
+        experiment = arms[arm, seed].experiment
+        return list(new_denoiser(denoiser_config(experiment, 384), experiment.seed).parameters())
+
+    same = zip(weights("alt", 0), weights("detailed", 0), strict=True)
+    assert all(torch.equal(a, b) for a, b in same)
+    other = zip(weights("alt", 0), weights("alt", 1), strict=True)
+    assert any(not torch.equal(a, b) for a, b in other)
+
+
+def test_seeds_differ_in_order_noise_and_timesteps(arms: dict[tuple[str, int], TrainingBatches]) -> None:
+    a, b = arms["alt", 0][0], arms["alt", 1][0]
+    assert not torch.equal(a.images, b.images)
+    assert not torch.equal(a.noise, b.noise)
+    assert not torch.equal(a.timesteps, b.timesteps)
+
+
+def test_a_caption_for_every_image_or_an_error(arms: dict[tuple[str, int], TrainingBatches]) -> None:
+    whole = arms["alt", 0]
+    with pytest.raises(ValueError, match="48 images but 47 captions"):
+        TrainingBatches(whole.experiment, whole.images, whole.texts[:-1], whole.features)

@@ -1,0 +1,117 @@
+"""Training: it learns, it repeats to the bit, it averages its weights, it stops when the loss is gone."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from lensbench.captions.store import captions
+from lensbench.data.corpus import open_corpus
+from lensbench.data.datamodule import TrainingBatches
+from lensbench.data.features import encode_texts
+from lensbench.experiment import Experiment, Training
+from lensbench.model.checkpoint import load
+from lensbench.model.text_encoder import MiniLM
+from lensbench.training.module import LensModule, denoiser_config, rate_factor
+from lensbench.training.run import scoring_steps, train
+
+TINY = Experiment().replace(
+    {
+        "corpus.size_px": 16,
+        "images": 64,
+        "text_encoder.layers": (0, 1),
+        "model.depth": 2,
+        "training.steps": 12,
+        "training.batch": 16,
+        "training.warmup_steps": 2,
+        "evaluation.at": (0.5, 1.0),
+    }
+)
+
+
+def batches_of(experiment: Experiment, cache: Path) -> TrainingBatches:
+    corpus = open_corpus(experiment.corpus, experiment.images)
+    texts = captions(corpus, experiment.captions, corpus.train_keys)
+    features = encode_texts(texts, MiniLM(layers=experiment.text_encoder.layers), cache)
+    return TrainingBatches(experiment, corpus.images(corpus.train_keys), texts, features)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def run(experiment: Experiment, cache: Path, directory: Path) -> pd.DataFrame:
+    directory.mkdir()
+    reports: list[tuple[int, int, str]] = []
+    train(
+        experiment,
+        denoiser_config(experiment, 384),
+        batches_of(experiment, cache),
+        directory,
+        lambda *r: reports.append(r),
+    )
+    assert reports[-1][:2] == (experiment.training.steps, experiment.training.steps)
+    return pd.read_csv(directory / "train.csv")
+
+
+def test_training_repeats_to_the_bit_and_leaves_a_checkpoint_for_each_scoring(cache: Path, tmp_path: Path) -> None:
+    first, second = run(TINY, cache, tmp_path / "a"), run(TINY, cache, tmp_path / "b")
+    assert list(first["step"]) == list(range(1, 13))
+    assert list(first["loss"]) == list(second["loss"])
+    assert sorted(p.name for p in (tmp_path / "a" / "checkpoints").iterdir()) == ["step-000006", "step-000012"]
+    weights = [load(tmp_path / run_name / "checkpoints" / "step-000012").state_dict() for run_name in ("a", "b")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_the_loss_falls_below_that_of_knowing_nothing(cache: Path, tmp_path: Path) -> None:
+    longer = TINY.replace({"training.steps": 60, "evaluation.at": (1.0,)})
+    losses = run(longer, cache, tmp_path / "run")["loss"]
+    # The untrained model says 0: its loss is the variance of noise minus image, above 1.
+    assert losses[0] > 1.0
+    assert losses[-10:].mean() < 0.7 * losses[0]
+
+
+def test_captions_change_the_loss_only_once_the_text_is_read(cache: Path, tmp_path: Path) -> None:
+    arms = {arm: run(TINY.replace({"captions.set": arm}), cache, tmp_path / arm)["loss"] for arm in ("alt", "detailed")}
+    # At the first step the modulation is zero, so text cannot reach the output: same images, noise, timesteps and
+    # weights give the same loss. Later the arms part.
+    assert arms["alt"][0] == arms["detailed"][0]
+    assert arms["alt"].iloc[-1] != arms["detailed"].iloc[-1]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(cache: Path, tmp_path: Path) -> None:
+    broken = TINY.replace({"training.learning_rate": 1e30, "training.clip": 1e30, "training.warmup_steps": 0})
+    with pytest.raises(ValueError, match=r"the loss is .* at step .*: lower training.learning_rate"):
+        run(broken, cache, tmp_path / "run")
+
+
+def test_averaged_weights_lag_behind_and_catch_up() -> None:
+    module = LensModule(TINY.replace({"training.ema_decay": 0.5}), denoiser_config(TINY, 384))
+    with torch.no_grad():
+        for parameter in module.denoiser.parameters():
+            parameter.add_(1.0)
+        gap = [next(module.denoiser.parameters()) - next(module.averaged.parameters())]
+    for step in range(100, 120):
+        module.on_train_batch_end(None, None, step)  # type: ignore[arg-type]
+        gap.append((next(module.denoiser.parameters()) - next(module.averaged.parameters())).detach())
+    assert all(parameter.is_leaf and not parameter.requires_grad for parameter in module.averaged.parameters())
+    assert float(gap[0].mean()) == pytest.approx(1.0)
+    assert float(gap[1].mean()) == pytest.approx(0.5)
+    assert float(gap[-1].abs().max()) < 1e-4
+
+
+def test_the_rate_warms_up_and_then_follows_its_schedule() -> None:
+    constant = Training(steps=100, warmup_steps=10)
+    assert [rate_factor(constant, step) for step in (0, 9, 50, 99)] == [0.1, 1.0, 1.0, 1.0]
+    cosine = Training(steps=100, warmup_steps=10, schedule="cosine")
+    values = [rate_factor(cosine, step) for step in range(10, 101)]
+    assert values[0] == 1.0
+    assert values[-1] == pytest.approx(0.0)
+    assert values == sorted(values, reverse=True)
+
+
+def test_scoring_steps_end_with_the_last() -> None:
+    assert scoring_steps(TINY) == (6, 12)
+    assert scoring_steps(TINY.replace({"training.steps": 1})) == (1,)
