@@ -28,6 +28,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 paper: $(INSTALLED)
 	$(BIN)/lensbench report sweeps/demo.py
+	$(BIN)/python -m lensbench.report.paper results/demo paper
 	cd paper && pdflatex -interaction=nonstopmode -halt-on-error main.tex && pdflatex -interaction=nonstopmode -halt-on-error main.tex
 
 clean:

@@ -102,8 +102,14 @@ class TextEncoder(Part):
 class Model(Part):
     """The Lens denoiser: one dial for size."""
 
-    depth: int = Field(4, ge=1, le=64, description="blocks; the width is 32 x depth")
+    depth: int = Field(4, ge=1, le=64, description="blocks; the width is 32 x depth; from 8 on an even number")
     patch_size: int = Field(4, ge=1, le=64, description="side of a patch in pixels; one patch is one image token")
+
+    @model_validator(mode="after")
+    def whole_heads(self) -> Self:
+        if self.depth > 8 and self.depth % 2:
+            raise ValueError(f"depth={self.depth}: from 8 on the depth must be even, as a head has 64 channels")
+        return self
 
 
 class Training(Part):

@@ -15,7 +15,7 @@ from lensbench.data.scenes import BACKGROUNDS, COLORS, JITTER, PLACES, SHAPES, S
 from lensbench.streams import numpy_stream
 
 # Shares of scenes with one, two, three and four objects.
-COUNT_SHARES = (0.35, 0.30, 0.20, 0.15)
+COUNT_SHARES = (0.45, 0.35, 0.12, 0.08)
 # Share of the scenes with several objects where all have one shape: without them nobody could learn to count.
 ONE_SHAPE_SHARE = 0.35
 
@@ -39,13 +39,14 @@ def key(split: str, index: int) -> str:
     return f"{split}-{index:08d}"
 
 
-def scene(world_seed: int, split: str, index: int) -> Scene:
+def scene(world_seed: int, split: str, index: int, count_shares: tuple[float, ...] = COUNT_SHARES) -> Scene:
     """The scene of one image: one to four objects in distinct places on a plain background.
 
+    `count_shares` are the probabilities of one, two, three and four objects; a corpus always has the world's.
     Splits ("train", "validation", "judge", ...) are separate streams: none leaks into another, whatever its length.
     """
     rng = numpy_stream(world_seed, f"world/{split}", index)
-    count = 1 + int(rng.choice(len(COUNT_SHARES), p=COUNT_SHARES))
+    count = 1 + int(rng.choice(len(count_shares), p=count_shares))
     shapes = [_pick(rng, SHAPES) for _ in range(count)]
     if count > 1 and rng.random() < ONE_SHAPE_SHARE:
         shapes = shapes[:1] * count

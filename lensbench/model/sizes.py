@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lensbench.experiment import Experiment
 from lensbench.model.transformer import TIME_CHANNELS, LensConfig
 
 
@@ -35,6 +36,19 @@ def lens(
         enc_hidden_dim=enc_hidden_dim,
         axes_dims_rope=(8, 28, 28) if head_dim == 64 else (4, 14, 14),
         selected_layer_index=selected_layer_index,
+    )
+
+
+def denoiser_config(experiment: Experiment, encoder_width: int) -> LensConfig:
+    """The Lens config of an experiment on pixels: the family's depth with this patch and this text encoder."""
+    patch = experiment.model.patch_size
+    return lens(
+        experiment.model.depth,
+        in_channels=3 * patch**2,
+        out_channels=3,
+        patch_size=patch,
+        enc_hidden_dim=encoder_width,
+        selected_layer_index=experiment.text_encoder.layers,
     )
 
 

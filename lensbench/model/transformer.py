@@ -306,11 +306,16 @@ class LensTransformer(nn.Module):
     def initialize(self) -> None:
         """Weights as in DiT (arXiv 2212.09748, section 3.2): Xavier, no bias; time embedder N(0, 0.02^2).
 
-        The modulations and the last projection start at zero: every block is the identity, the velocity is zero.
+        The modulations start without the time and with open gates: each block is a plain pre-norm block. DiT's closed
+        gates keep the text from the image for the first hundreds of steps, which short runs do not have. The last
+        projection is zero, so the velocity starts at zero.
         """
         for name, parameter in self.named_parameters():
             if name.endswith(("_mod.1.weight", "norm_out.linear.weight", "proj_out.weight", ".bias")):
                 nn.init.zeros_(parameter)
+                if name.endswith("_mod.1.bias"):
+                    with torch.no_grad():  # (shift, scale, gate) of the attention, then of the MLP
+                        parameter.view(6, -1)[[2, 5]] = 1.0
             elif name.startswith("time_text_embed."):
                 nn.init.normal_(parameter, std=0.02)
             elif parameter.ndim == 2:

@@ -13,8 +13,9 @@ from lensbench.data.corpus import open_corpus
 from lensbench.data.datamodule import TrainingBatches, flow_input, image_order
 from lensbench.data.features import encode_texts
 from lensbench.experiment import Experiment
+from lensbench.model.sizes import denoiser_config
 from lensbench.model.text_encoder import MiniLM
-from lensbench.training.module import denoiser_config, new_denoiser
+from lensbench.training.module import new_denoiser
 
 
 @given(seed=st.integers(0, 2**31), images=st.integers(1, 40), batch=st.integers(1, 50))

@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lensbench.data.scenes import BACKGROUNDS, COLORS, PLACES, RELATIONS, SHAPES, Scene, relations
-from lensbench.data.shapes import boxes, key, paint, render, scene, scene_matching
+from lensbench.data.shapes import COUNT_SHARES, boxes, key, paint, render, scene, scene_matching
 
 indexes = st.integers(0, 10**8 - 1)
 
@@ -114,7 +114,7 @@ def test_every_word_of_the_world_turns_up_and_one_shape_scenes_are_common() -> N
         shares = [np.mean([getattr(item, name) == word for item in objects]) for word in words]
         assert max(shares) / min(shares) < 1.4
     counts = np.bincount([len(one.objects) for one in scenes], minlength=5)[1:] / len(scenes)
-    assert np.abs(counts - [0.35, 0.30, 0.20, 0.15]).max() < 0.04
+    assert np.abs(counts - COUNT_SHARES).max() < 0.04
     several = [one for one in scenes if len(one.objects) > 1]
     assert 0.35 < np.mean([len({item.shape for item in one.objects}) == 1 for one in several]) < 0.55
 

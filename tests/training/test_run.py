@@ -12,8 +12,9 @@ from lensbench.data.datamodule import TrainingBatches
 from lensbench.data.features import encode_texts
 from lensbench.experiment import Experiment, Training
 from lensbench.model.checkpoint import load
+from lensbench.model.sizes import denoiser_config
 from lensbench.model.text_encoder import MiniLM
-from lensbench.training.module import LensModule, denoiser_config, rate_factor
+from lensbench.training.module import LensModule, rate_factor
 from lensbench.training.run import scoring_steps, train
 
 TINY = Experiment().replace(
@@ -85,6 +86,18 @@ def test_a_loss_that_is_no_number_stops_the_run(cache: Path, tmp_path: Path) -> 
     broken = TINY.replace({"training.learning_rate": 1e30, "training.clip": 1e30, "training.warmup_steps": 0})
     with pytest.raises(ValueError, match=r"the loss is .* at step .*: lower training.learning_rate"):
         run(broken, cache, tmp_path / "run")
+
+
+def test_the_loss_does_not_depend_on_how_a_batch_is_grouped(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = batches_of(TINY, cache)[0]
+    module = LensModule(TINY, denoiser_config(TINY, 384))
+    with torch.no_grad():  # a model that has begun to speak
+        module.denoiser.proj_out.weight.normal_(std=0.1)
+    losses = []
+    for groups in (1, 2, 5, 16):
+        monkeypatch.setattr("lensbench.training.module.LENGTH_GROUPS", groups)
+        losses.append(float(module.training_step(batch, 0).detach()))
+    assert losses == pytest.approx([losses[0]] * 4, rel=1e-5)
 
 
 def test_averaged_weights_lag_behind_and_catch_up() -> None:

@@ -1,0 +1,282 @@
+"""The figures of a report: how scores grow with training, and what the captions change, task by task.
+
+Drawn without a display, the same to the byte from the same results and the same matplotlib.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from math import isnan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lensbench.report.grid import GENEVAL, MEAN, Comparison, Grid, Group, Level
+from lensbench.report.tables import HEADS, better, metric_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colors, told apart with any color vision; the reference is gray.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+REFERENCE = "#666666"
+MARKERS = "sD^vPX"
+STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#444444",
+    "axes.linewidth": 0.7,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "lensbench",
+    "figure.dpi": 200,
+}
+
+
+def figures(grid: Grid, folder: Path) -> list[Path]:
+    """Draw every figure there are numbers for into `folder`, each as PNG and PDF."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn: list[Path] = []
+    with mpl.rc_context(STYLE):
+        for name, figure in (("curves", curves(grid)), ("differences", differences(grid))):
+            if figure is not None:
+                drawn += _save(figure, folder / name)
+    return drawn
+
+
+def curves(grid: Grid) -> Figure | None:
+    """Score against training images seen: a line an arm, its 95 % band, a column a prompt form, a row a scale."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    metric = next((name for name in (GENEVAL, "validation_loss", "fd_shapes") if grid.forms(name)), None)
+    if metric is None:
+        return None
+    factor = 100 if metric == GENEVAL else 1
+    forms = grid.forms(metric)
+    figure = Figure(figsize=(3.1 * len(forms) + 0.5, 2.15 * len(grid.scales) + 0.55), layout="constrained")
+    panels = figure.subplots(len(grid.scales), len(forms), sharex="row", sharey=True, squeeze=False)
+    styles = _styles(grid)
+    curved = any(rows["step"].nunique() > 1 for (_, _, name, _), rows in grid.numbers.items() if name == metric)
+    incomplete, top = False, 0.0
+    for (i, scale), (j, form) in product(enumerate(grid.scales), enumerate(forms)):
+        axes = panels[i, j]
+        lines = {arm: _points(grid, scale, arm, metric, form) for arm in grid.arms}
+        groups = [group for points in lines.values() for _, group in points]
+        incomplete |= any(group.seeds < group.expected for group in groups)
+        top = max([top, *(factor * value for g in groups for value in (g.value, g.high) if not isnan(value))])
+        if curved:
+            for arm, points in lines.items():
+                _line(axes, points, factor, *styles[arm.index])
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+            axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
+        else:
+            _dots(axes, grid, lines, factor)
+        if i == 0:
+            axes.set_title(f"{form} prompts" if form else "", fontweight="bold")
+        if i == len(grid.scales) - 1:
+            axes.set_xlabel("training images seen" if curved else "training captions")
+    for scale, axes in zip(grid.scales, panels[:, 0], strict=True):
+        what = (
+            "GenEval mean (%)"
+            if metric == GENEVAL
+            else metric_name(metric) + ("" if better(metric) else " \N{DOWNWARDS ARROW}")
+        )
+        axes.set_ylabel(f"{scale.label}\n{what}" if scale.label else what)
+        if metric == GENEVAL:
+            axes.set_ylim(0, min(100, 1.05 * top) if top else 100)
+    if curved:
+        _legend(figure, grid, styles)
+    _footnote(figure, grid, incomplete)
+    return figure
+
+
+def differences(grid: Grid) -> Figure | None:
+    """Dots and whiskers: what each arm changes, by task, with 95 % intervals; filled where Holm's correction lets it
+    stand."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in grid.comparisons() if row.difference.kind == "95%"] if grid.tasks else []
+    if not rows:
+        return None
+    forms = [form for form in grid.forms(GENEVAL) if any(row.form == form for row in rows)]
+    names = [*grid.tasks, MEAN]
+    pairs = [pair for pair in grid.pairs() if any((row.arm, row.other) == pair for row in rows)]
+    height = (0.13 * len(pairs) + 0.13) * len(names) * len(grid.scales) + 0.9
+    figure = Figure(figsize=(3.1 * len(forms) + 0.6, height), layout="constrained")
+    panels = figure.subplots(len(grid.scales), len(forms), sharex=True, sharey=True, squeeze=False)
+    styles = _pair_styles(grid, pairs)
+    for (i, scale), (j, form) in product(enumerate(grid.scales), enumerate(forms)):
+        axes = panels[i, j]
+        for row in rows:
+            if row.scale is scale and row.form == form:
+                _whisker(axes, row, names, pairs, styles[pairs.index((row.arm, row.other))])
+        axes.axvline(0, color="#444444", linewidth=0.8, zorder=1)
+        axes.axhspan(len(names) - 1.5, len(names) - 0.5, color="#f3f3f3", zorder=0, linewidth=0)
+        axes.set_yticks(range(len(names)), [HEADS.get(name, (name,))[0] for name in names])
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="y", visible=False)
+        if i == 0:
+            axes.set_title(f"{form} prompts", fontweight="bold")
+        if i == len(grid.scales) - 1:
+            axes.set_xlabel("difference in GenEval accuracy (points)")
+        if j == 0:
+            axes.get_yticklabels()[-1].set_fontweight("bold")
+            axes.set_ylabel(scale.label)
+    low, high = min(row.difference.low for row in rows), max(row.difference.high for row in rows)
+    panels[0, 0].set_xlim(min(100 * low, 0) - 4, max(100 * high, 0) + 4)
+    handles = [
+        _handle(style, f"{arm.label} \N{MINUS SIGN} {other.label}")
+        for style, (arm, other) in zip(styles, pairs, strict=True)
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 4), handletextpad=0.4)
+    _footnote(
+        figure,
+        grid,
+        any(row.difference.seeds < row.difference.expected for row in rows),
+        "filled: p < 0.05 after Holm's correction",
+    )
+    return figure
+
+
+def _points(grid: Grid, scale: Level, arm: Level, metric: str, form: str) -> list[tuple[float, Group]]:
+    """(training images seen, score) at every step that was scored."""
+    frame = grid.numbers.get((scale.index, arm.index, metric, form))
+    if frame is None:
+        return []
+    steps = frame.groupby("step")["samples_seen"].max().sort_index()
+    return [
+        (float(seen), grid.number(scale, arm, metric, form, int(step)))
+        for step, seen in zip(steps.index, steps, strict=True)
+    ]
+
+
+def _line(axes: Axes, points: list[tuple[float, Group]], factor: float, color: str, marker: str) -> None:
+    if not points:
+        return
+    x = [seen for seen, _ in points]
+    y, low, high = (
+        [factor * value for value in side] for side in zip(*(group[:3] for _, group in points), strict=True)
+    )
+    if not any(isnan(value) for value in low):
+        axes.fill_between(x, low, high, color=color, alpha=0.16, linewidth=0, zorder=2)
+    look: dict[str, Any] = {"markersize": 4.2, "linewidth": 1.6, "markeredgecolor": "white", "markeredgewidth": 0.6}
+    axes.plot(x, y, color=color, marker=marker, zorder=3, **look)
+
+
+def _dots(axes: Axes, grid: Grid, lines: dict[Level, list[tuple[float, Group]]], factor: float) -> None:
+    """One step was scored: the arms side by side instead of a curve of one point."""
+    styles = _styles(grid)
+    for arm, points in lines.items():
+        color, marker = styles[arm.index]
+        for _, group in points:
+            if not isnan(group.low):
+                axes.plot([arm.index] * 2, [factor * group.low, factor * group.high], color=color, linewidth=1.4)
+            axes.plot(arm.index, factor * group.value, color=color, marker=marker, markersize=5)
+    axes.set_xticks([arm.index for arm in lines], [arm.label for arm in lines])
+    axes.set_xlim(-0.5, len(lines) - 0.5)
+    axes.grid(axis="x", visible=False)
+
+
+def _whisker(
+    axes: Axes, row: Comparison, names: list[str], pairs: list[tuple[Level, Level]], style: tuple[str, str]
+) -> None:
+    color, marker = style
+    found = row.difference
+    offset = (pairs.index((row.arm, row.other)) - (len(pairs) - 1) / 2) * 0.72 / max(len(pairs), 1)
+    y = names.index(row.column) + offset
+    axes.plot([100 * found.low, 100 * found.high], [y, y], color=color, linewidth=1.3, solid_capstyle="round", zorder=2)
+    face = color if found.significant else "white"
+    axes.plot(
+        100 * found.estimate,
+        y,
+        marker,
+        color=color,
+        markerfacecolor=face,
+        markersize=4.2,
+        markeredgewidth=1.1,
+        zorder=3,
+    )
+
+
+def _handle(style: tuple[str, str], label: str) -> Any:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=style[0], marker=style[1], markersize=4.2, linewidth=1.5, label=label)
+
+
+def _legend(figure: Figure, grid: Grid, styles: list[tuple[str, str]]) -> None:
+    if len(grid.arms) > 1:
+        handles = [_handle(styles[arm.index], arm.label) for arm in grid.arms]
+        title = "training captions" if grid.arm_factors == ("captions.set",) else None
+        figure.legend(
+            handles=handles, title=title, loc="outside upper center", ncols=min(len(handles), 5), handletextpad=0.4
+        )
+
+
+def _footnote(figure: Figure, grid: Grid, incomplete: bool, more: str = "") -> None:
+    n = len(grid.seeds)
+    parts = [f"{n} training seeds" if n > 1 else "one training seed: sampling interval only", "95 % intervals"]
+    parts += [more] if more else []
+    parts += ["some seeds are missing: see the tables"] if incomplete or grid.results.missing else []
+    figure.supxlabel("; ".join(parts), fontsize=6.5, color="#666666")
+
+
+def _styles(grid: Grid) -> list[tuple[str, str]]:
+    """Color and marker of each arm: the reference gray, a few arms from the palette, many along one ramp."""
+    others = [arm for arm in grid.arms if arm is not grid.reference]
+    colors = _colors(len(others))
+    places = {arm.index: k for k, arm in enumerate(others)}
+    return [
+        (colors[places[arm.index]], MARKERS[places[arm.index] % len(MARKERS)])
+        if arm.index in places
+        else (REFERENCE, "o")
+        for arm in grid.arms
+    ]
+
+
+def _pair_styles(grid: Grid, pairs: list[tuple[Level, Level]]) -> list[tuple[str, str]]:
+    """Differences to the reference have their arm's style, those between arms one of their own."""
+    arms, between = _styles(grid), sum(pair[1] is not grid.reference for pair in pairs)
+    own = iter(_colors(len(grid.arms) + between)[len(grid.arms) - 1 :])
+    return [arms[arm.index] if other is grid.reference else (next(own), "o") for arm, other in pairs]
+
+
+def _colors(n: int) -> list[str]:
+    import matplotlib as mpl
+
+    if n <= len(PALETTE):
+        return list(PALETTE[:n])
+    ramp = mpl.colormaps["viridis"]
+    return [mpl.colors.to_hex(ramp(0.9 * k / (n - 1))) for k in range(n)]
+
+
+def _thousands(value: float, _: int) -> str:
+    if value >= 1e6:
+        return f"{value / 1e6:g}M"
+    return f"{value / 1e3:g}k" if value >= 1e3 else f"{value:g}"
+
+
+def _save(figure: Figure, path: Path) -> list[Path]:
+    png, pdf = path.with_suffix(".png"), path.with_suffix(".pdf")
+    # No dates and versions in the files: the same results give the same bytes.
+    figure.savefig(png, metadata={"Software": None})
+    figure.savefig(pdf, metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    return [png, pdf]

@@ -1,0 +1,180 @@
+"""One cell, from an experiment to its records: encode the texts, train, score every checkpoint, write the files.
+
+The directory is the truth. `records.parquet` is written last and in one step: a cell is complete when it exists.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from lensbench.captions.store import captions
+from lensbench.captions.store import digest as captions_digest
+from lensbench.data.corpus import open_corpus
+from lensbench.data.datamodule import TrainingBatches
+from lensbench.data.features import TextFeatures, encode_texts
+from lensbench.experiment import Experiment
+from lensbench.experiment import TextEncoder as TextEncoderConfig
+from lensbench.model.checkpoint import load
+from lensbench.model.sizes import denoiser_config, train_flops_per_image
+from lensbench.model.text_encoder import MiniLM
+from lensbench.model.transformer import LensConfig
+from lensbench.scoring.detectors import ShapesJudge
+from lensbench.scoring.evaluate import Plan, Scores, plan, score
+from lensbench.sweep.progress import Progress
+from lensbench.sweep.provenance import commit, hardware
+from lensbench.training.callbacks import checkpoint_name
+from lensbench.training.run import scoring_steps, train
+
+Report = Callable[[Progress], None]
+
+# Corpora and encoders serve many cells of one process.
+corpus_of = functools.lru_cache(maxsize=4)(open_corpus)
+
+
+@functools.lru_cache(maxsize=2)
+def encoder_of(config: TextEncoderConfig) -> MiniLM:
+    return MiniLM(layers=config.layers, max_tokens=config.max_tokens)
+
+
+@functools.cache
+def judge_of() -> ShapesJudge:
+    """The judge, after it has found the objects of its self-test picture."""
+    judge = ShapesJudge.load()
+    judge.self_test()
+    return judge
+
+
+def run_cell(experiment: Experiment, directory: Path, *, cache: Path, report: Report) -> None:
+    """Run an experiment and write its files into `directory`.
+
+    Raises ValueError for what the user can mend (a corpus too small, a loss that is no number), OSError for the disk.
+    """
+    began = time.perf_counter()
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "experiment.json").write_text(json.dumps(json.loads(experiment.model_dump_json()), indent=1))
+    corpus = corpus_of(experiment.corpus, experiment.images)
+    encoder = encoder_of(experiment.text_encoder)
+    texts = captions(corpus, experiment.captions, corpus.train_keys)
+    what = plan(experiment, corpus)
+
+    def encode(of: list[str], note: str) -> TextFeatures:
+        return encode_texts(
+            of, encoder, cache, report=lambda done, total: report(Progress("captions", done, total, note))
+        )
+
+    # Prompts apart from captions: every cell shares theirs, whatever its arm.
+    prompt_features = encode(what.texts(), "prompts")
+    train_features = encode(texts, experiment.captions.set)
+    config = denoiser_config(experiment, encoder.width)
+    batches = TrainingBatches(experiment, corpus.images(corpus.train_keys), texts, train_features)
+    trained = time.perf_counter()
+    train(
+        experiment,
+        config,
+        batches,
+        directory,
+        lambda done, total, note: report(Progress("training", done, total, note)),
+    )
+    train_seconds = time.perf_counter() - trained
+
+    checkpoints = _score_all(experiment, what, prompt_features, directory, report)
+    token_counts = train_features.token_counts(texts)
+    flops = _train_flops_per_image(experiment, config, token_counts)
+    cell = {"cell": experiment.cell_id(), "experiment_hash": experiment.hash()}
+    origin = {
+        "corpus_digest": corpus.digest,
+        "captions_digest": captions_digest(corpus.train_keys, texts),
+        "prompts_digest": what.digest(),
+        "judge_digest": judge_of().digest,
+        "commit": commit(),
+        "hardware": hardware(),
+    }
+    last = experiment.training.steps
+    facts = Scores()
+    facts.add_record("train_seconds", "", train_seconds, last)
+    facts.add_record("cell_seconds", "", time.perf_counter() - began, last)
+    facts.add_record("training_images", "", len(texts), len(texts))
+    facts.add_record("dropped_images", "", corpus.dropped, len(texts))
+    facts.add_record("set_aside_images", "", len(corpus.set_aside), len(texts))
+    facts.add_record("truncated_captions", "", encoder.truncated(texts), len(texts))
+    facts.add_record("caption_tokens", "", float(token_counts.mean()), len(texts))
+    checkpoints[last].records += facts.records
+    outcomes, records = [], []
+    for step, scores in checkpoints.items():
+        seen = step * experiment.training.batch
+        amount = {"step": step, "samples_seen": seen, "train_flops": flops * seen}
+        outcomes += [{"cell": cell["cell"], "step": step} | row for row in scores.outcomes]
+        records += [cell | row | amount | origin for row in scores.records]
+    _write_pictures(directory, checkpoints[last])
+    _write_parquet(pd.DataFrame(outcomes), directory / "outcomes.parquet")
+    _write_parquet(pd.DataFrame(records), directory / "records.parquet")
+
+
+def _train_flops_per_image(experiment: Experiment, config: LensConfig, token_counts: np.ndarray) -> float:
+    """Mean over image visits of the useful training FLOPs: padding is not counted, dropped captions have no text."""
+    image_tokens = (experiment.corpus.size_px // experiment.model.patch_size) ** 2
+    lengths, visits = np.unique(token_counts, return_counts=True)
+    with_text = [train_flops_per_image(config, image_tokens, int(length)) for length in lengths]
+    without_text = train_flops_per_image(config, image_tokens, 0)
+    dropout = experiment.captions.dropout
+    return dropout * without_text + (1 - dropout) * float(np.average(with_text, weights=visits))
+
+
+def _score_all(
+    experiment: Experiment, what: Plan, features: TextFeatures, directory: Path, report: Report
+) -> dict[int, Scores]:
+    steps = scoring_steps(experiment)
+    total = sum(what.images(final=step == steps[-1]) for step in steps)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    done = 0
+
+    def drawn(n: int) -> None:
+        nonlocal done
+        done += n
+        report(Progress("scoring", done, total, "images drawn"))
+
+    found = {}
+    for step in steps:
+        denoiser = load(directory / "checkpoints" / checkpoint_name(step)).to(device)
+        found[step] = score(denoiser, judge_of(), what, features, final=step == steps[-1], report=drawn)
+    return found
+
+
+def _write_pictures(directory: Path, scores: Scores) -> None:
+    from PIL import Image
+
+    folder = directory / "pictures"
+    folder.mkdir(exist_ok=True)
+    for name, images in scores.pictures.items():
+        np.savez_compressed(folder / f"{name}.npz", images=images)
+        Image.fromarray(_mosaic(images[:64], columns=16, scale=max(1, 64 // images.shape[1]))).save(
+            folder / f"{name}.png"
+        )
+
+
+def _mosaic(images: np.ndarray, columns: int, scale: int) -> np.ndarray:
+    """(N, S, S, 3) laid out in rows of `columns`, each pixel `scale` wide, with a thin gray line between."""
+    n, side = images.shape[:2]
+    rows = -(-n // columns)
+    sheet = np.full((rows * (side * scale + 2), columns * (side * scale + 2), 3), 128, dtype=np.uint8)
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (side * scale + 2), (i % columns) * (side * scale + 2)
+        sheet[top : top + side * scale, left : left + side * scale] = image.repeat(scale, 0).repeat(scale, 1)
+    return sheet
+
+
+def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
+    partial = path.with_suffix(".partial")
+    frame.to_parquet(partial, index=False)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)

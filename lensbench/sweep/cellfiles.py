@@ -1,0 +1,82 @@
+"""Reading a cell's directory: its records and outcomes, checked, and why it is not complete.
+
+`runs/<cell id>/records.parquet` is written last and atomically; a cell is complete when that file can be read and
+belongs to the experiment. Nothing else (no database, no tracker) decides it.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lensbench.experiment import Experiment
+
+RECORD_COLUMNS = (
+    *("cell", "experiment_hash", "prompt_form", "metric", "value", "low", "high", "n", "step", "samples_seen"),
+    *("train_flops", "corpus_digest", "captions_digest", "prompts_digest", "judge_digest", "commit", "hardware"),
+)
+OUTCOME_COLUMNS = (
+    *("cell", "step", "metric", "prompt_form", "task", "prompt_index", "sample", "prompt", "value", "reason"),
+)
+
+
+def read_records(directory: Path, experiment: Experiment) -> pd.DataFrame:
+    """The records of a cell. ValueError, saying what is wrong, when they are corrupt or another experiment's."""
+    table = _read(directory / "records.parquet", RECORD_COLUMNS)
+    if table.empty:
+        raise ValueError("records.parquet is empty")
+    if set(table["experiment_hash"]) != {experiment.hash()}:
+        raise ValueError("records.parquet belongs to another experiment")
+    return table
+
+
+def read_outcomes(directory: Path, experiment: Experiment, records: pd.DataFrame) -> pd.DataFrame:
+    """The judged images of a cell; none where its records hold no judged score. ValueError as for the records."""
+    import pandas as pd
+
+    if not records["metric"].isin(["geneval", "shapes_alignment"]).any():
+        return pd.DataFrame(columns=list(OUTCOME_COLUMNS))
+    table = _read(directory / "outcomes.parquet", OUTCOME_COLUMNS)
+    if set(table["cell"]) - {experiment.cell_id()}:
+        raise ValueError("outcomes.parquet belongs to another cell")
+    return table
+
+
+def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        table = pd.read_parquet(path)
+    except FileNotFoundError:
+        raise ValueError(f"{path.name} is missing") from None
+    except Exception as error:  # pyarrow has no one class for a corrupt file
+        raise ValueError(f"{path.name} cannot be read ({str(error).splitlines()[0]})") from error
+    if lacking := [column for column in columns if column not in table.columns]:
+        raise ValueError(f"{path.name} lacks the columns {', '.join(lacking)}")
+    return table
+
+
+def main_score(records: pd.DataFrame) -> tuple[str, float]:
+    """The one number a cell is told apart by, and its name: GenEval over the forms, else the validation loss.
+
+    At the last scored step; NaN when there is neither.
+    """
+    for metric in ("geneval", "validation_loss"):
+        rows = records[records["metric"] == metric]
+        if len(rows):
+            return metric, float(rows[rows["step"] == rows["step"].max()]["value"].mean())
+    return "no score", math.nan
+
+
+def why_unfinished(directory: Path) -> str:
+    """Why a cell without records has none: never run, not finished, or the last line of its error."""
+    error = directory / "error.txt"
+    if error.exists():
+        lines = [line.strip() for line in error.read_text(errors="replace").splitlines() if line.strip()]
+        return f"failed: {lines[-1] if lines else 'no message'}"
+    begun = directory.is_dir() and any(entry.name != ".lock" for entry in directory.iterdir())
+    return "not finished" if begun else "not run"

@@ -1,0 +1,44 @@
+"""Where a number comes from: the commit and the hardware."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+
+@functools.cache
+def commit() -> str:
+    """The commit of the running code, with `-dirty` when files differ from it; outside a checkout, the version."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel").strip()) != root:
+            raise FileNotFoundError("installed inside somebody else's checkout")
+        dirty = git("status", "--porcelain", "--untracked-files=no", "--", "lensbench").strip()
+        return git("rev-parse", "HEAD").strip()[:12] + ("-dirty" if dirty else "")
+    except (OSError, subprocess.CalledProcessError):
+        return f"v{version('lensbench')}"
+
+
+@functools.cache
+def hardware() -> str:
+    """The accelerator, or the processor and the cores this process may use."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(0)
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass  # not Linux, or a kernel that does not say: the platform's own name stands
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {cores} cores"

@@ -1,0 +1,176 @@
+"""The report as a whole: what is written, what is said, and that it is the same every time."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from lensbench.report.build import build, load
+from lensbench.report.grid import arrange
+from lensbench.report.paper import fill
+from lensbench.report.paper import main as paper_main
+from lensbench.report.pictures import sheets
+from lensbench.report.tables import tables
+
+ROOT = Path(__file__).resolve().parents[2]
+FACTORS = {"captions.set": ["alt", "brief", "detailed"], "model.depth": [4], "seed": [0, 1]}
+GONE = ({"captions.set": "brief", "model.depth": 4, "seed": 1},)
+EXPECTED = {f"{name}.{kind}" for name in ("main", "differences", "scores", "data") for kind in ("md", "csv", "tex")} | {
+    *("summary.md", "headline.tex", "records.parquet", "outcomes.parquet", "provenance.json"),
+    *(f"figures/{name}.{kind}" for name in ("curves", "differences") for kind in ("png", "pdf")),
+    "pictures/sheet-depth-4.png",
+}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def report(simulated, drawn, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    results = simulated(FACTORS, steps=(300, 600), missing=GONE, prompts=8)
+    drawn(results, folder / "runs")
+    for cell in set(results.records["cell"]):
+        (folder / "runs" / cell / "experiment.json").write_text(
+            '{"evaluation": {"guidance": 3.5, "sampling_steps": 12}}'
+        )
+    (folder / "runs" / "mlflow.db").touch()
+    console = Console(width=110, record=True, file=io.StringIO(), force_terminal=True)
+    written = build(results, folder / "out", folder / "runs", console)
+    return results, folder, written, console.export_text()
+
+
+def test_everything_promised_is_written_and_returned(report):
+    _, folder, written, _ = report
+    assert set(files(folder / "out")) == EXPECTED
+    assert {path.relative_to(folder / "out").as_posix() for path in written} == EXPECTED
+
+
+def test_the_same_records_give_the_same_bytes(report, tmp_path):
+    results, folder, _, _ = report
+    shuffled = results.records.sample(frac=1, random_state=3), results.outcomes.sample(frac=1, random_state=4)
+    again = type(results)(**{**vars(results), "records": shuffled[0], "outcomes": shuffled[1]})
+    build(again, tmp_path / "out", folder / "runs", Console(width=80, quiet=True))
+    first, second = files(folder / "out"), files(tmp_path / "out")
+    assert first.keys() == second.keys()
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+def test_a_report_can_be_made_from_its_own_frozen_records(report, tmp_path):
+    _, folder, _, _ = report
+    shutil.copytree(folder / "out", tmp_path / "out")
+    build(load(folder / "out"), tmp_path / "out", tmp_path / "no runs", Console(quiet=True))
+    first, second = files(folder / "out"), files(tmp_path / "out")
+    assert [name for name in first if first[name] != second.get(name)] == []
+
+
+def test_the_console_shows_headline_tables_missing_cells_and_where_to_look(report):
+    _, _, _, text = report
+    for words in (
+        *("captions beat alt-text by", "GenEval accuracy (%)", "What the training captions change", "guidance 3.5"),
+        *("missing: brief, depth 4, seed 1", "the loss is not a number", "[low, high]: 95 % interval"),
+        *("summary.md", "figures/curves.png", "sheet-depth-4.png", "mlflow ui --backend-store-uri sqlite:///"),
+    ):
+        assert words in text, words
+    tables_only = text[: text.index(" summary ")]
+    assert max(len(line) for line in tables_only.splitlines()) <= 110
+
+
+def test_the_summary_is_whole(report):
+    _, folder, _, _ = report
+    text = (folder / "out" / "summary.md").read_text()
+    for words in ("missing: brief, depth 4, seed 1", "figures/curves.png", "### Data and compute of one run", "3.5"):
+        assert words in text
+    for line in text.splitlines():
+        if line.startswith("!["):
+            assert (folder / "out" / line.partition("(")[2].rstrip(")")).is_file()
+
+
+def test_frozen_records_are_the_records(report):
+    results, folder, _, _ = report
+    frozen = pd.read_parquet(folder / "out" / "records.parquet")
+    key = ["cell", "metric", "prompt_form", "step"]
+    wanted = results.records.sort_values(key, ignore_index=True)
+    pd.testing.assert_frame_equal(frozen.sort_values(key, ignore_index=True), wanted, check_dtype=False)
+
+
+def test_a_sweep_without_geneval_is_reported(simulated, tmp_path):
+    results = simulated({"captions.set": ["alt", "detailed"], "seed": [0]}, geneval=False)
+    written = build(results, tmp_path / "out", tmp_path / "runs", Console(quiet=True))
+    assert tmp_path / "out" / "figures" / "curves.png" in written
+    assert not (tmp_path / "out" / "pictures").exists()
+
+
+def test_an_earlier_reports_pictures_do_not_stay(report, tmp_path):
+    results, folder, _, _ = report
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "sheet-depth-99.png").touch()
+    build(results, tmp_path, folder / "runs", Console(quiet=True))
+    assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["sheet-depth-4.png"]
+
+
+def test_figures_are_pictures_with_something_on_them(report):
+    _, folder, _, _ = report
+    for name in ("figures/curves.png", "figures/differences.png", "pictures/sheet-depth-4.png"):
+        pixels = np.asarray(Image.open(folder / "out" / name).convert("RGB"))
+        assert min(pixels.shape[:2]) > 300
+        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
+
+
+def test_pictures_that_were_not_judged_are_refused(report, tmp_path):
+    results, folder, _, _ = report
+    runs = tmp_path / "runs"
+    shutil.copytree(folder / "runs", runs)
+    for other in runs.glob("*/pictures/geneval-short.npz"):
+        np.savez_compressed(other, images=np.zeros((3, 8, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match="3 pictures for 96 judged images"):
+        sheets(arrange(results), runs, tmp_path / "pictures")
+
+
+def test_the_paper_gets_tables_and_figures(report, tmp_path):
+    _, folder, _, _ = report
+    written = fill(folder / "out", tmp_path)
+    assert {path.relative_to(tmp_path).as_posix() for path in written} == {
+        *(f"tables/{name}.tex" for name in ("main", "differences", "scores", "data", "headline")),
+        *("figures/curves.pdf", "figures/differences.pdf"),
+    }
+    assert (tmp_path / "tables" / "main.tex").read_bytes() == (folder / "out" / "main.tex").read_bytes()
+
+
+def test_a_paper_without_a_report_is_one_line_and_exit_code_two(tmp_path, capsys):
+    assert paper_main([str(tmp_path), str(tmp_path / "paper")]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_the_paper_asks_for_nothing_that_a_small_latex_lacks():
+    source = (ROOT / "paper" / "main.tex").read_text()
+    packages = set(re.findall(r"\\usepackage(?:\[[^]]*\])?\{(\w+)\}", source))
+    assert packages == {"fontenc", "inputenc", "lmodern", "geometry", "amsmath", "booktabs", "graphicx", "hyperref"}
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_the_paper_compiles(report, tmp_path):
+    _, folder, _, _ = report
+    shutil.copy(ROOT / "paper" / "main.tex", tmp_path)
+    fill(folder / "out", tmp_path)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "Overfull" not in done.stdout
+
+
+def test_tables_are_the_same_whatever_was_asked_before(report):
+    results, *_ = report
+    grid = arrange(results)
+    first = repr(tables(grid))
+    assert repr(tables(grid)) == first == repr(tables(arrange(results)))

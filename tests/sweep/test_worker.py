@@ -1,0 +1,335 @@
+"""A worker under faults: kills, Ctrl-C, failures, two at once, a full disk: real processes, files and signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lensbench.experiment import Experiment
+from lensbench.sweep.sweep import Sweep, cells, collect
+from lensbench.sweep.worker import check_writable, clear
+
+# A worker whose cells are small but real: they draw from the experiment's own streams, write as they go, take time,
+# and may fail. What a cell does is told by files in the runs directory, so that tests can change it between runs.
+WORKER = """
+import csv, io, os, sys, time
+from pathlib import Path
+import numpy as np, pandas as pd
+from rich.console import Console
+from lensbench.experiment import Experiment
+from lensbench.streams import numpy_stream
+from lensbench.sweep.cellfiles import OUTCOME_COLUMNS, RECORD_COLUMNS
+from lensbench.sweep.progress import Progress
+from lensbench.sweep.sweep import Sweep
+from lensbench.sweep.worker import StoppedError, work
+
+runs, steps = Path(sys.argv[1]), 20
+pause = float(sys.argv[2])
+
+def run_cell(experiment, directory, *, cache, report):
+    assert sorted(p.name for p in directory.iterdir()) == [".lock"], "the directory was not cleared"
+    with (runs / "begun").open("a") as log:
+        log.write(f"{directory.name} {os.getpid()}\\n")
+    weights = numpy_stream(experiment.seed, experiment.captions.set).normal(size=8)
+    with (directory / "train.csv").open("w") as file:
+        for step in range(steps):
+            weights = weights * 0.9 + numpy_stream(experiment.seed, "noise", step).normal(size=8)
+            file.write(f"{step},{weights.mean()}\\n")
+            file.flush()
+            report(Progress("training", step + 1, steps, "loss"))
+            time.sleep(pause / steps)
+            if step == 10 and (runs / "fail").exists() and experiment.captions.set in (runs / "fail").read_text():
+                raise RuntimeError("the loss is no number")
+            if step == 10 and (runs / "exit").exists():
+                sys.exit(1)  # what some libraries do on a signal
+    row = dict.fromkeys(RECORD_COLUMNS, 0) | {
+        "cell": experiment.cell_id(), "experiment_hash": experiment.hash(), "metric": "geneval",
+        "prompt_form": "short", "value": float(1 / (1 + np.exp(-weights.mean()))),
+        "judge_digest": "j", "prompts_digest": "p", "commit": "c", "hardware": "h"}
+    outcome = dict.fromkeys(OUTCOME_COLUMNS, 0) | {"cell": experiment.cell_id(), "metric": "geneval"}
+    pd.DataFrame([outcome]).to_parquet(directory / "outcomes.parquet")
+    pd.DataFrame([row]).to_parquet(directory / "records.partial")
+    os.replace(directory / "records.partial", directory / "records.parquet")
+
+sweep = Sweep(name="s", base=Experiment(), factors={"captions.set": ("alt", "brief", "detailed"), "seed": (0, 1)},
+              reference={"captions.set": "alt"})
+try:
+    session = work(sweep, runs, console=Console(width=200), run_cell=run_cell)
+except StoppedError as stopped:
+    print(stopped)
+    sys.exit(stopped.exit_code)
+sys.exit(1 if session.failed else 0)
+"""
+
+SWEEP = Sweep(
+    name="s",
+    base=Experiment(),
+    factors={"captions.set": ("alt", "brief", "detailed"), "seed": (0, 1)},
+    reference={"captions.set": "alt"},
+)
+CELLS = cells(SWEEP)
+
+
+@pytest.fixture(scope="session")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("worker") / "worker.py"
+    path.write_text(WORKER)
+    return path
+
+
+def begin(script: Path, runs: Path, pause: float = 0.02) -> subprocess.Popen[str]:
+    runs.mkdir(exist_ok=True)
+    return subprocess.Popen(
+        [sys.executable, str(script), str(runs), str(pause)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def wait_for(path: Path, lines: int) -> None:
+    """Until a cell has written so many lines of its training log."""
+    deadline = time.monotonic() + 60
+    while not path.exists() or len(path.read_text().splitlines()) < lines:
+        assert time.monotonic() < deadline, f"{path} never came"
+        time.sleep(0.01)
+
+
+def fill(path: Path) -> None:
+    """Write to a file until its disk is full."""
+    with suppress(OSError), path.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(512))
+
+
+def begun(runs: Path) -> Counter[str]:
+    return Counter(line.split()[0] for line in (runs / "begun").read_text().splitlines())
+
+
+def values(runs: Path) -> dict[str, float]:
+    results = collect(SWEEP, runs)
+    assert results.complete, results.missing
+    return dict(zip(results.records["cell"], results.records["value"], strict=True))
+
+
+def trial_states(runs: Path) -> dict[str, list[str]]:
+    """Every trial of the sweep's only study, by cell."""
+    import optuna
+
+    url = f"sqlite:///{runs / 'sweeps.db'}"
+    (name,) = optuna.get_all_study_names(url)
+    trials = optuna.load_study(study_name=name, storage=url).get_trials(deepcopy=False)
+    found: dict[str, list[str]] = {}
+    for trial in trials:
+        found.setdefault(trial.user_attrs["cell"], []).append(trial.state.name)
+    return found
+
+
+@pytest.fixture(scope="session")
+def undisturbed(script: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    """The sweep's values when nothing goes wrong."""
+    runs = tmp_path_factory.mktemp("undisturbed")
+    code, out, err = end(begin(script, runs))
+    assert (code, err) == (0, "")
+    assert len(out.splitlines()) == len(CELLS)
+    assert begun(runs) == dict.fromkeys((cell.id for cell in CELLS), 1)
+    assert trial_states(runs) == {cell.id: ["COMPLETE"] for cell in CELLS}
+    return values(runs)
+
+
+def test_a_complete_sweep_is_not_run_again(script: Path, tmp_path: Path, undisturbed: dict[str, float]) -> None:
+    for _ in range(2):
+        code, out, _ = end(begin(script, tmp_path))
+        assert code == 0
+    assert out.splitlines() == ["6 of 6 cells are complete already"]
+    assert max(begun(tmp_path).values()) == 1
+    assert trial_states(tmp_path) == {cell.id: ["COMPLETE"] for cell in CELLS}
+    assert values(tmp_path) == undisturbed
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_stopped_in_a_cell_goes_on_to_the_same_records(
+    script: Path, tmp_path: Path, undisturbed: dict[str, float], how: signal.Signals
+) -> None:
+    process = begin(script, tmp_path, pause=1.0)
+    wait_for(tmp_path / CELLS[1].id / "train.csv", lines=5)  # the first cell is complete, the second is not
+    process.send_signal(how)
+    code, out, err = end(process)
+    assert code == (-9 if how == signal.SIGKILL else 128 + how)
+    if how != signal.SIGKILL:
+        assert err == ""
+        assert out.splitlines()[-1] == f"interrupted by {how.name}: 1 of 6 cells are complete and kept"
+    assert not (tmp_path / CELLS[1].id / "records.parquet").exists()
+    assert end(begin(script, tmp_path))[0] == 0
+    assert begun(tmp_path) == {cell.id: 2 if cell is CELLS[1] else 1 for cell in CELLS}
+    states = trial_states(tmp_path)
+    assert states.pop(CELLS[1].id) == ["FAIL", "COMPLETE"]
+    assert set(map(tuple, states.values())) == {("COMPLETE",)}
+    assert values(tmp_path) == undisturbed
+
+
+def test_a_library_that_exits_inside_a_cell_stops_the_sweep_resumably(
+    script: Path, tmp_path: Path, undisturbed: dict[str, float]
+) -> None:
+    (tmp_path / "exit").touch()
+    code, out, _ = end(begin(script, tmp_path))
+    assert code == 143
+    assert out.splitlines()[-1] == "interrupted by SIGTERM: 0 of 6 cells are complete and kept"
+    (tmp_path / "exit").unlink()
+    assert end(begin(script, tmp_path))[0] == 0
+    assert values(tmp_path) == undisturbed
+
+
+def test_two_workers_share_a_sweep_and_no_cell_runs_twice(
+    script: Path, tmp_path: Path, undisturbed: dict[str, float]
+) -> None:
+    pair = [begin(script, tmp_path, pause=0.4) for _ in range(2)]
+    ends = [end(process) for process in pair]
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    lines = (tmp_path / "begun").read_text().splitlines()
+    assert begun(tmp_path) == dict.fromkeys((cell.id for cell in CELLS), 1)
+    assert len({line.split()[1] for line in lines}) == 2  # both did some
+    assert trial_states(tmp_path) == {cell.id: ["COMPLETE"] for cell in CELLS}
+    assert values(tmp_path) == undisturbed
+
+
+def test_a_worker_takes_over_the_cell_of_one_that_is_killed(
+    script: Path, tmp_path: Path, undisturbed: dict[str, float]
+) -> None:
+    doomed = begin(script, tmp_path, pause=30.0)
+    wait_for(tmp_path / CELLS[0].id / "train.csv", lines=2)
+    other = begin(script, tmp_path)
+    deadline = time.monotonic() + 60
+    while sum((tmp_path / cell.id / "records.parquet").exists() for cell in CELLS) < len(CELLS) - 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    doomed.kill()
+    end(doomed)
+    code, out, _ = end(other)
+    assert code == 0
+    assert "waiting for 1 cell(s) that other processes are running" in out
+    assert trial_states(tmp_path)[CELLS[0].id] == ["FAIL", "COMPLETE"]
+    assert values(tmp_path) == undisturbed
+
+
+def test_a_failing_cell_leaves_the_others_running_and_is_tried_again(
+    script: Path, tmp_path: Path, undisturbed: dict[str, float]
+) -> None:
+    (tmp_path / "fail").write_text("brief")
+    code, out, err = end(begin(script, tmp_path))
+    assert code == 1
+    assert err == ""
+    bad = [cell.id for cell in CELLS if cell.levels["captions.set"] == "brief"]
+    results = collect(SWEEP, tmp_path)
+    assert {row["cell"]: row["reason"] for row in results.missing} == dict.fromkeys(
+        bad, "failed: RuntimeError: the loss is no number"
+    )
+    assert sum("the loss is no number" in line for line in out.splitlines()) == len(bad)
+    for cell_id in bad:
+        assert "Traceback" in (tmp_path / cell_id / "error.txt").read_text()
+        assert trial_states(tmp_path)[cell_id] == ["FAIL"]
+    assert len(results.records) == len(CELLS) - len(bad)
+    (tmp_path / "fail").unlink()
+    assert end(begin(script, tmp_path))[0] == 0
+    assert begun(tmp_path) == {cell.id: 2 if cell.id in bad else 1 for cell in CELLS}
+    assert not any((tmp_path / cell_id / "error.txt").exists() for cell_id in bad)
+    assert values(tmp_path) == undisturbed
+
+
+def test_corrupt_and_deleted_records_are_made_again_whatever_the_study_says(
+    script: Path, tmp_path: Path, undisturbed: dict[str, float]
+) -> None:
+    assert end(begin(script, tmp_path))[0] == 0
+    corrupt, deleted = CELLS[2], CELLS[4]
+    (tmp_path / corrupt.id / "records.parquet").write_bytes(b"PAR1 torn")
+    (tmp_path / deleted.id / "records.parquet").unlink()
+    assert end(begin(script, tmp_path))[0] == 0
+    assert begun(tmp_path) == {cell.id: 2 if cell in (corrupt, deleted) else 1 for cell in CELLS}
+    assert values(tmp_path) == undisturbed
+
+
+def test_cells_without_a_study_are_adopted_not_run(script: Path, tmp_path: Path, undisturbed: dict[str, float]) -> None:
+    assert end(begin(script, tmp_path))[0] == 0
+    (tmp_path / "sweeps.db").unlink()
+    assert end(begin(script, tmp_path))[0] == 0
+    assert max(begun(tmp_path).values()) == 1
+    assert trial_states(tmp_path) == {cell.id: ["COMPLETE"] for cell in CELLS}
+
+
+def test_a_corrupt_study_database_is_an_error_that_says_what_to_do(script: Path, tmp_path: Path) -> None:
+    (tmp_path / "sweeps.db").write_bytes(b"no database at all" * 100)
+    code, _, err = end(begin(script, tmp_path))
+    assert code == 1
+    assert "sweeps.db cannot be used" in err.splitlines()[-1]
+    assert "move it away" in err.splitlines()[-1]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system takes root")
+def test_a_full_disk_ends_the_sweep_in_an_error_that_says_so(script: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "small"
+    runs.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(runs)], capture_output=True).returncode:
+        pytest.skip("this machine does not let root mount")
+    try:
+        # room for the databases and the first cells' start, and then a cell fills what is left
+        process = begin(script, runs, pause=1.0)
+        wait_for(runs / CELLS[0].id / "train.csv", lines=3)
+        fill(runs / "filler")
+        code, _, err = end(process)
+        assert code == 1
+        assert "No space left on device; free some space" in err.splitlines()[-1]
+        assert "complete cells are kept" in err.splitlines()[-1]
+        (runs / "filler").unlink()
+        assert end(begin(script, runs))[0] == 0
+    finally:
+        subprocess.run(["umount", "-l", str(runs)], check=True)
+
+
+def test_an_unwritable_runs_directory_is_found_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"cannot write in .*: Not a directory"):
+        check_writable(tmp_path / "file" / "runs")
+    with pytest.raises(OSError, match="a file of that name is in the way"):
+        check_writable(tmp_path / "file")
+    check_writable(tmp_path / "new" / "runs")
+    assert list((tmp_path / "new" / "runs").iterdir()) == []
+
+
+def test_clearing_a_cell_keeps_its_lock_and_follows_no_link(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").touch()
+    cell = tmp_path / "cell"
+    (cell / "checkpoints" / "step-1").mkdir(parents=True)
+    (cell / ".lock").touch()
+    (cell / "train.csv").touch()
+    (cell / "link").symlink_to(outside)
+    clear(cell)
+    assert [entry.name for entry in cell.iterdir()] == [".lock"]
+    assert (outside / "precious").exists()
+
+
+def test_a_table_can_be_read_from_a_partial_sweep(script: Path, tmp_path: Path) -> None:
+    """A killed sweep's complete cells come out paired: every arm of a seed, or the start of one seed."""
+    process = begin(script, tmp_path, pause=0.5)
+    wait_for(tmp_path / CELLS[3].id / "train.csv", lines=1)
+    process.kill()
+    end(process)
+    results = collect(SWEEP, tmp_path)
+    table = results.records.groupby("seed")["captions.set"].apply(list)
+    assert isinstance(table, pd.Series)
+    assert table[0] == ["alt", "brief", "detailed"]

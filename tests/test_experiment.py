@@ -1,0 +1,135 @@
+"""The experiment as a value: its hash is the science, nothing but the science, and mistakes are named."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from lensbench.experiment import Experiment, FolderCorpus, one_line
+
+# For one dotted field each: values that fit whatever the others are.
+FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    "images": st.integers(1, 10**6),
+    "captions.set": st.sampled_from(["alt", "brief", "detailed"]),
+    "captions.dropout": st.floats(0, 0.99),
+    "text_encoder.layers": st.lists(st.integers(0, 5), min_size=1, max_size=4).map(tuple),
+    "model.depth": st.integers(1, 8),
+    "model.patch_size": st.sampled_from([2, 4, 8]),
+    "training.steps": st.integers(1, 10**6),
+    "training.learning_rate": st.floats(1e-6, 1),
+    "training.betas": st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    "evaluation.guidance": st.floats(1, 20),
+    "seed": st.integers(0, 2**31),
+}
+changes = st.lists(st.sampled_from(sorted(FIELDS)), unique=True).flatmap(
+    lambda names: st.fixed_dictionaries({name: FIELDS[name] for name in names})
+)
+
+
+def field(experiment: Experiment, dotted: str) -> Any:
+    value: Any = experiment
+    for part in dotted.split("."):
+        value = getattr(value, part)
+    return value
+
+
+@given(changes)
+def test_replace_changes_what_it_names_and_nothing_else(changed: dict[str, Any]) -> None:
+    before, after = Experiment(), Experiment().replace(changed)
+    for dotted in FIELDS:
+        assert field(after, dotted) == changed.get(dotted, field(before, dotted))
+    back = after.replace({dotted: field(before, dotted) for dotted in changed})
+    assert back == before
+    assert back.hash() == before.hash()
+
+
+@given(changes)
+def test_two_experiments_share_a_hash_exactly_when_they_are_equal(changed: dict[str, Any]) -> None:
+    before, after = Experiment(), Experiment().replace(changed)
+    assert (before.hash() == after.hash()) == (before == after)
+
+
+@given(changes)
+def test_the_hash_survives_json_and_the_order_of_its_fields(changed: dict[str, Any]) -> None:
+    experiment = Experiment().replace(changed)
+    read = Experiment.model_validate_json(experiment.model_dump_json())
+    assert read == experiment
+    assert read.hash() == experiment.hash()
+
+    def shuffled(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        items = [(key, shuffled(item)) for key, item in value.items()]
+        random.Random(0).shuffle(items)
+        return dict(items)
+
+    assert Experiment.model_validate(shuffled(json.loads(experiment.model_dump_json()))).hash() == experiment.hash()
+    assert Experiment().replace(dict(reversed(changed.items()))).hash() == experiment.hash()
+
+
+@given(st.text(max_size=20), st.text(min_size=1, max_size=20))
+def test_where_the_work_is_done_is_no_part_of_the_hash(name: str, folder: str) -> None:
+    here = Experiment(corpus=FolderCorpus(path=Path("/here"), digest="d"))
+    there = Experiment(name=name, corpus=FolderCorpus(path=Path(folder), digest="d"))
+    assert here.hash() == there.hash()
+    assert here.hash() != Experiment(corpus=FolderCorpus(path=Path("/here"), digest="e")).hash()
+
+
+def test_the_hash_is_the_same_in_another_process() -> None:
+    code = "from lensbench.experiment import Experiment; print(Experiment(seed=3).hash())"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == Experiment(seed=3).hash()
+    assert Experiment(seed=3).hash().startswith(Experiment(seed=3).cell_id())
+    assert len(Experiment().cell_id()) == 12
+
+
+@pytest.mark.parametrize("dotted", ["modle.depth", "model.dept", "model.depth.more", "corpus.path", "", "."])
+def test_an_unknown_field_is_refused_by_name(dotted: str) -> None:
+    with pytest.raises(ValueError, match="unknown field") as caught:
+        Experiment().replace({dotted: 1})
+    assert repr(dotted) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"model.depth": 0}, ["model.depth", "given 0"]),
+        ({"model.depth": "deep"}, ["model.depth", "'deep'"]),
+        ({"training.learning_rate": float("nan")}, ["training.learning_rate"]),
+        ({"evaluation.at": (0.5,)}, ["evaluation", "at must rise"]),
+        ({"evaluation.at": (0.8, 0.2, 1.0)}, ["evaluation", "at must rise"]),
+        ({"evaluation.forms": ("loud",)}, ["evaluation.forms", "'loud'"]),
+        ({"captions.wrong": 0.5}, ["captions", "set='dose'"]),
+        ({"captions.set": "poetic"}, ["captions.set='poetic'", "alt, brief, detailed, dose"]),
+        ({"model.patch_size": 7}, ["model.patch_size=7", "corpus.size_px=24"]),
+        ({"model.depth": 0, "images": -1}, ["model.depth", "images"]),
+    ],
+)
+def test_a_value_that_does_not_fit_is_one_line_that_names_it(changed: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ValueError, match=words[0].replace(".", r"\.")) as caught:
+        Experiment().replace(changed)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_unknown_keys_are_refused_at_every_depth() -> None:
+    for extra in ({"modle": {}}, {"model": {"dept": 2}}, {"corpus": {"kind": "shapes", "colour": 1}}):
+        with pytest.raises(ValidationError) as caught:
+            Experiment.model_validate(extra)
+        assert "\n" not in one_line(caught.value)
+        assert "Extra inputs are not permitted" in one_line(caught.value)
+
+
+def test_an_experiment_cannot_be_changed_in_place() -> None:
+    with pytest.raises(ValidationError):
+        Experiment().seed = 3  # type: ignore[misc]
