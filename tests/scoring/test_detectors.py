@@ -56,8 +56,10 @@ def test_nothing_is_found_where_nothing_is(judge: ShapesJudge, kind: str) -> Non
     images = [judge_check.NOTHING[kind](np.random.default_rng(i), 24) for i in range(400)]
     judged = judge.judge((floats(*images)).float().clamp(0, 1))
     found = sum(any(box[4] > 0.3 for group in one.detections.values() for box in group) for one in judged)
-    # Ghosts and half shapes lie near the border of the rule, and shipped with a larger error.
-    assert found / 400 <= (0.05 if kind.startswith(("ghosts", "half shapes")) else 0.02), kind
+    # Empty and noisy canvases meet the bar of one in a hundred. Ghosts, parts of shapes and patches (which now and then
+    # join into a square) are drawn near the border of what an object is: the shipped page has their error.
+    hard = kind.startswith(("ghosts", "half shapes", "loose patches"))
+    assert found / 400 <= (0.05 if hard else 0.01), kind
 
 
 def test_detections_are_sorted_and_have_a_color_each(judge: ShapesJudge, held_out: list[Scene]) -> None:
