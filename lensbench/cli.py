@@ -187,8 +187,12 @@ def _report(sweep: Sweep, runs: Path, results: Path) -> bool:
         print(f"no cell of {sweep.name} is complete in {runs}: there is nothing to report")
         return False
     from lensbench.report.build import build
+    from lensbench.scoring.extractors import not_scored
 
     build(found, results / sweep.name, runs, Console())
+    if sweep.base.corpus.kind == "folder":
+        for reason in not_scored():
+            print(f"not scored: {reason}")
     return found.complete
 
 

@@ -38,6 +38,7 @@ class ShapesCorpus(Part):
 
     kind: Literal["shapes"] = "shapes"
     size_px: int = Field(24, ge=16, le=512, description="side of the square images, in pixels")
+    max_objects: int = Field(4, ge=2, le=4, description="most objects in a scene; fewer are learned sooner")
     world_seed: int = Field(
         0, ge=0, description="seed of the world: which scenes exist and how their captions are worded"
     )
@@ -102,7 +103,7 @@ class TextEncoder(Part):
 class Model(Part):
     """The Lens denoiser: one dial for size."""
 
-    depth: int = Field(4, ge=1, le=64, description="blocks; the width is 32 x depth; from 8 on an even number")
+    depth: int = Field(3, ge=1, le=64, description="blocks; the width is 32 x depth; from 8 on an even number")
     patch_size: int = Field(4, ge=1, le=64, description="side of a patch in pixels; one patch is one image token")
 
     @model_validator(mode="after")
@@ -115,12 +116,14 @@ class Model(Part):
 class Training(Part):
     """The training recipe."""
 
-    steps: int = Field(600, ge=1, description="optimiser steps")
-    batch: int = Field(64, ge=1, description="images in a step")
-    learning_rate: float = Field(2e-3, gt=0, description="peak rate of AdamW")
-    warmup_steps: int = Field(20, ge=0, description="linear warm-up from zero")
-    schedule: Literal["constant", "cosine"] = Field("constant", description="rate after the warm-up")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's moment decays")
+    steps: int = Field(1700, ge=1, description="optimiser steps")
+    batch: int = Field(32, ge=1, description="images in a step")
+    learning_rate: float = Field(6e-3, gt=0, description="peak rate of AdamW")
+    warmup_steps: int = Field(30, ge=0, description="linear warm-up from zero")
+    schedule: Literal["constant", "cosine", "wsd"] = Field(
+        "wsd", description="rate after the warm-up; wsd holds it, then falls in a line to zero over the last 30 %"
+    )
+    betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's moment decays")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay, on matrices only")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     ema_decay: float = Field(0.99, ge=0, lt=1, description="decay per step of the averaged weights used for sampling")
@@ -140,7 +143,7 @@ class Evaluation(Part):
     )
     validation_images: int = Field(256, ge=1, description="held-out images for the validation loss")
     sampling_steps: int = Field(16, ge=1, description="Euler steps")
-    guidance: float = Field(4.0, ge=1, description="classifier-free guidance; 1 is none")
+    guidance: float = Field(3.0, ge=1, description="classifier-free guidance; 1 is none")
     prompt_seed: int = Field(
         1, ge=0, description="seed of the evaluation prompts and of the sampling noise: the same in every cell"
     )

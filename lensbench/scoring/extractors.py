@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -67,18 +66,15 @@ def inception(path: Path | None = None) -> Inception:
     return Inception(path or cache_folder() / INCEPTION_FILE)
 
 
-def unavailable_reason(metric: Literal["fid", "geneval_coco", "clip_score"]) -> str:
-    """Why a metric of photographs cannot be had here and what to do, in one sentence; "" when it can."""
-    if metric == "fid":
-        return _inception_missing(None)
-    if metric == "geneval_coco":
-        return (
-            "GenEval on photographs needs a COCO detector, which this version does not run; "
-            "detect elsewhere and pass the detections to lensbench.scoring.geneval.verdict."
-        )
-    if metric == "clip_score":
-        return "CLIPScore is not computed in this version; score the saved pictures with a CLIP of your choice."
-    raise ValueError(f"unknown metric {metric!r}: choose from fid, geneval_coco, clip_score")
+def not_scored() -> list[str]:
+    """What is not scored on photographs here and what to do about it, one sentence each."""
+    inception_missing = _inception_missing(None)
+    return [
+        *([inception_missing] if inception_missing else []),
+        "GenEval on photographs needs a COCO detector, which this version does not run; "
+        "detect elsewhere and pass the detections to lensbench.scoring.geneval.verdict.",
+        "CLIPScore is not computed in this version; score the saved pictures with a CLIP of your choice.",
+    ]
 
 
 def _inception_missing(path: Path | None) -> str:

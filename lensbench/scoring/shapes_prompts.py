@@ -1,4 +1,4 @@
-"""The evaluation prompts of the shapes world: GenEval's six tasks on its shapes and colors, and held-out scenes.
+"""The evaluation prompts of the shapes world: GenEval's six tasks on its shapes and colors.
 
 A prompt set depends on the evaluation's seed alone, so every cell of a sweep is asked the same. A smaller set is the
 beginning of a larger one. Each prompt has one text per prompt form: "short" is GenEval's own wording, "detailed" is
@@ -21,16 +21,13 @@ from lensbench.streams import numpy_stream
 if TYPE_CHECKING:
     from lensbench.experiment import Evaluation, Form
 
-SCENES = "scenes"  # the task of prompts that are held-out captions, for the distance and the alignment
-_CAPTION_SETS = {"short": "brief", "detailed": "detailed"}
-
 
 @dataclass(frozen=True)
 class Prompt:
     """One evaluation prompt.
 
-    index: its number in the whole set; task: a GenEval tag, or "scenes"; row: what `geneval.verdict` checks, empty
-    for scenes; texts: the wording in each prompt form; samples: images to draw for it, per form.
+    index: its number in the whole set; task: a GenEval tag; row: what `geneval.verdict` checks; texts: the wording in
+    each prompt form; samples: images to draw for it, per form.
     """
 
     index: int
@@ -40,8 +37,8 @@ class Prompt:
     samples: int
 
 
-def prompt_set(evaluation: Evaluation) -> list[Prompt]:
-    """The GenEval prompts of an evaluation, task by task.
+def prompt_set(evaluation: Evaluation, max_objects: int = len(PLACES)) -> list[Prompt]:
+    """The GenEval prompts of an evaluation, task by task, on a world of at most `max_objects` objects a scene.
 
     A task has as many distinct prompts as the world offers, but no more than `prompts_per_task` nor than
     `images_per_task`; each gets the same number of samples, so that a task has about `images_per_task` images a form
@@ -50,7 +47,7 @@ def prompt_set(evaluation: Evaluation) -> list[Prompt]:
     most = min(evaluation.prompts_per_task, evaluation.images_per_task)
     prompts: list[Prompt] = []
     for task in TASKS:
-        rows = task_rows(task, evaluation.prompt_seed)[:most]
+        rows = task_rows(task, evaluation.prompt_seed, max_objects)[:most]
         samples = int(evaluation.images_per_task / len(rows) + 0.5)
         for number, row in enumerate(rows):
             texts = {form: _text(row, form, evaluation.prompt_seed, number) for form in evaluation.forms}
@@ -58,8 +55,8 @@ def prompt_set(evaluation: Evaluation) -> list[Prompt]:
     return prompts
 
 
-def task_rows(task: str, prompt_seed: int) -> list[dict[str, Any]]:
-    """Every distinct row of a task, shuffled, the counts (2, 3, 4) or the four relations taking turns.
+def task_rows(task: str, prompt_seed: int, max_objects: int = len(PLACES)) -> list[dict[str, Any]]:
+    """Every distinct row of a task, shuffled, the counts (2 to `max_objects`) or the four relations taking turns.
 
     The official rules hold: two classes are always different, and so are the two colors of color_attr. No color is a
     background's.
@@ -70,7 +67,7 @@ def task_rows(task: str, prompt_seed: int) -> list[dict[str, Any]]:
     elif task == "two_object":
         groups = [[make_row(task, (a, ""), (b, "")) for a, b in pairs]]
     elif task == "counting":
-        groups = [[make_row(task, (shape, ""), count=n) for shape in SHAPES] for n in range(2, len(PLACES) + 1)]
+        groups = [[make_row(task, (shape, ""), count=n) for shape in SHAPES] for n in range(2, max_objects + 1)]
     elif task == "colors":
         groups = [[make_row(task, (shape, color)) for shape in SHAPES for color in COLORS]]
     elif task == "position":
@@ -82,24 +79,6 @@ def task_rows(task: str, prompt_seed: int) -> list[dict[str, Any]]:
     rng = numpy_stream(prompt_seed, f"prompts/{task}")
     shuffled = [[group[i] for i in rng.permutation(len(group))] for group in groups]
     return [row for turn in zip(*shuffled, strict=True) for row in turn]
-
-
-def scene_prompts(corpus_seed: int, n: int, forms: Sequence[Form]) -> list[Prompt]:
-    """One prompt, with one sample, for each of the first `n` validation scenes: its caption, freshly worded.
-
-    "short" is a brief caption, "detailed" a detailed one. The images to compare with are those scenes, in order.
-    """
-    from lensbench.captions.scene_writer import write
-    from lensbench.data.shapes import scene
-
-    prompts = []
-    for index in range(n):
-        shown = scene(corpus_seed, "validation", index)
-        texts: dict[Form, str] = {}
-        for form in forms:
-            texts[form] = write(shown, _CAPTION_SETS[form], numpy_stream(corpus_seed, f"prompts/scenes/{form}", index))
-        prompts.append(Prompt(index, SCENES, {}, texts, 1))
-    return prompts
 
 
 def digest(prompts: Iterable[Prompt], held_out: Mapping[str, Sequence[str]] | None = None) -> str:

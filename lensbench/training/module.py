@@ -17,6 +17,7 @@ from lensbench.model.flow import flow_loss
 from lensbench.model.transformer import LensConfig, LensTransformer
 from lensbench.streams import stream_key
 
+DECAY_SHARE = 0.3  # of the steps, under schedule="wsd"
 LENGTH_GROUPS = 2  # forward passes a step: more waste less on padding, and cost more overhead
 
 
@@ -28,11 +29,13 @@ def new_denoiser(config: LensConfig, seed: int) -> LensTransformer:
 
 
 def rate_factor(training: Training, step: int) -> float:
-    """The share of the peak learning rate at a step: linear warm-up, then constant or cosine to zero."""
+    """The share of the peak learning rate at a step: linear warm-up, then the schedule."""
     if step < training.warmup_steps:
         return (step + 1) / training.warmup_steps
     if training.schedule == "constant":
         return 1.0
+    if training.schedule == "wsd":  # warm-up, stable, decay
+        return min(1.0, (training.steps - step) / max(1, round(DECAY_SHARE * training.steps)))
     done = (step - training.warmup_steps) / max(1, training.steps - training.warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-SWEEP = '''
+SWEEP = """
 from lensbench.experiment import Experiment
 from lensbench.sweep.sweep import Sweep
 
@@ -38,7 +38,7 @@ sweep = Sweep(
     factors={"captions.set": ("alt", "brief", "detailed"), "model.depth": (1, 2), "seed": (0, 1)},
     reference={"captions.set": "alt"},
 )
-'''
+"""
 
 
 def lensbench(*words: str, cwd: Path, **extra: str) -> subprocess.CompletedProcess[str]:
@@ -69,7 +69,17 @@ def test_the_table_has_every_arm_depth_and_form_and_says_where_things_are(
 ) -> None:
     folder, done = finished
     assert done.returncode == 0, done.stderr
-    for word in ("alt", "brief", "detailed", "short prompts", "detailed prompts", "pictures", "curves", "MLflow", "LaTeX"):
+    for word in (
+        "alt",
+        "brief",
+        "detailed",
+        "short prompts",
+        "detailed prompts",
+        "pictures",
+        "curves",
+        "MLflow",
+        "LaTeX",
+    ):
         assert word in done.stdout, f"{word!r} is not in what the command printed"
     assert max(map(len, done.stdout.splitlines())) <= 120
     results = folder / "results" / "tiny"

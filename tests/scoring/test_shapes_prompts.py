@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lensbench.data.scenes import BACKGROUNDS, COLORS, SHAPES
-from lensbench.data.shapes import boxes, scene, scene_matching
+from lensbench.data.shapes import boxes, scene_matching
 from lensbench.experiment import Evaluation
 from lensbench.scoring.geneval import TASKS, verdict
-from lensbench.scoring.shapes_prompts import digest, prompt_set, scene_prompts, task_rows
+from lensbench.scoring.shapes_prompts import digest, prompt_set, task_rows
 from lensbench.streams import numpy_stream
 
 SHORT = ("short",)
@@ -110,12 +110,7 @@ def test_detailed_prompts_name_what_the_row_asks_for() -> None:
             assert clause.get("color", "") in detailed
 
 
-def test_scene_prompts_describe_the_validation_scenes_and_repeat() -> None:
-    prompts = scene_prompts(0, 24, ("short", "detailed"))
-    assert digest(prompts) == digest(scene_prompts(0, 24, ("short", "detailed")))
-    assert digest(prompts) != digest(scene_prompts(1, 24, ("short", "detailed")))
-    assert [p.texts for p in scene_prompts(0, 8, ("short", "detailed"))] == [p.texts for p in prompts[:8]]
-    for index, prompt in enumerate(prompts):
-        assert (prompt.index, prompt.task, prompt.samples) == (index, "scenes", 1)
-        for item in scene(0, "validation", index).objects:
-            assert item.shape in prompt.texts["detailed"]
+def test_a_world_of_few_objects_is_not_asked_for_many() -> None:
+    for most in (2, 3, 4):
+        counts = {row["include"][0]["count"] for row in task_rows("counting", 1, most)}
+        assert counts == set(range(2, most + 1))

@@ -116,8 +116,10 @@ def test_averaged_weights_lag_behind_and_catch_up() -> None:
 
 
 def test_the_rate_warms_up_and_then_follows_its_schedule() -> None:
-    constant = Training(steps=100, warmup_steps=10)
+    constant = Training(steps=100, warmup_steps=10, schedule="constant")
     assert [rate_factor(constant, step) for step in (0, 9, 50, 99)] == [0.1, 1.0, 1.0, 1.0]
+    wsd = Training(steps=100, warmup_steps=10, schedule="wsd")
+    assert [rate_factor(wsd, step) for step in (0, 9, 50, 70, 85, 99)] == pytest.approx([0.1, 1, 1, 1, 0.5, 1 / 30])
     cosine = Training(steps=100, warmup_steps=10, schedule="cosine")
     values = [rate_factor(cosine, step) for step in range(10, 101)]
     assert values[0] == 1.0
