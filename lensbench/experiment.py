@@ -50,6 +50,7 @@ class FolderCorpus(Part):
     kind: Literal["folder"] = "folder"
     path: Annotated[Path, Where] = Field(Path("."), description="the folder; no part of the hash, which has the digest")
     digest: str = Field("", description="sha256 over the sorted image keys; filled in when the folder is read")
+    captions_digest: str = Field("", description="sha256 over every caption used; filled in when the folder is read")
     size_px: int = Field(32, ge=16, le=2048, description="side after the resize and centre crop, in pixels")
     caption_sets: tuple[str, ...] = Field(
         ("alt", "detailed"), min_length=1, description="an image that lacks any of these is dropped from every arm"

@@ -139,9 +139,16 @@ def open_folder(config: FolderCorpus, images: int) -> PhotoFolder:
             f"{folder} holds other images than the experiment was made for: the digest of its {len(usable)} usable "
             f"images is {digest[:12]}, corpus.digest is {config.digest[:12]}; restore the images or clear corpus.digest"
         )
+    said = "\n".join(f"{key}/{name}/{texts[key][name]!r}" for key in usable for name in sorted(texts[key]))
+    captions_digest = hashlib.sha256(said.encode()).hexdigest()
+    if config.captions_digest not in ("", captions_digest):
+        raise ValueError(
+            f"{folder} holds other captions than the experiment was made for: restore them or clear "
+            "corpus.captions_digest"
+        )
     train, held_out = split_by_key(usable, config.validation_share)
     return PhotoFolder(
-        config=config.model_copy(update={"digest": digest}),
+        config=config.model_copy(update={"digest": digest, "captions_digest": captions_digest}),
         train_keys=train[:images],
         validation_keys=held_out,
         set_aside=set_aside,

@@ -45,16 +45,23 @@ def count_shares(max_objects: int) -> tuple[float, ...]:
     return tuple(share / sum(kept) for share in kept)
 
 
-def scene(world_seed: int, split: str, index: int, count_shares: tuple[float, ...] = COUNT_SHARES) -> Scene:
+def scene(
+    world_seed: int,
+    split: str,
+    index: int,
+    count_shares: tuple[float, ...] = COUNT_SHARES,
+    one_shape_share: float = ONE_SHAPE_SHARE,
+) -> Scene:
     """The scene of one image: one to four objects in distinct places on a plain background.
 
-    `count_shares` are the probabilities of one, two, three and four objects.
+    `count_shares` are the probabilities of one, two, three and four objects, `one_shape_share` that of several objects
+    being drawn with one shape.
     Splits ("train", "validation", "judge", ...) are separate streams: none leaks into another, whatever its length.
     """
     rng = numpy_stream(world_seed, f"world/{split}", index)
     count = 1 + int(rng.choice(len(count_shares), p=count_shares))
     shapes = [_pick(rng, SHAPES) for _ in range(count)]
-    if count > 1 and rng.random() < ONE_SHAPE_SHARE:
+    if count > 1 and rng.random() < one_shape_share:
         shapes = shapes[:1] * count
     places = [tuple(PLACES)[i] for i in rng.permutation(len(PLACES))[:count]]
     objects = tuple(_place(rng, shape, _pick(rng, COLORS), place) for shape, place in zip(shapes, places, strict=True))

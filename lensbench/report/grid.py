@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 GENEVAL = "geneval"
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")  # GenEval's own order
 FORMS = ("short", "repeated", "detailed")
-SCORES = ("fd_shapes", "shapes_alignment", "validation_loss")  # in the order they are shown
+SCORES = ("fid", "fd_shapes", "shapes_alignment", "validation_loss")  # in the order they are shown
 BOOKKEEPING = {
     "train_seconds",
     "cell_seconds",

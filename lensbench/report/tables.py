@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from math import isnan
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lensbench.report.grid import GENEVAL, MEAN, SIGNIFICANT, Grid, Group, Level, Paired, factor_label
 from lensbench.report.table import DAGGER, DASH, MINUS, Cell, Column, Row, Table, bounds, number, signed
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 HEADS = {  # full head, head where room is scarce
     "single_object": ("single", "single"),
@@ -25,6 +28,7 @@ HEADS = {  # full head, head where room is scarce
     MEAN: ("mean", "mean"),
 }
 NAMES = {  # display name, digits, whether more is better; the first two are on the features of our own judge
+    "fid": ("FID", 2, False),
     "fd_shapes": ("FD-shapes", 2, False),
     "shapes_alignment": ("shapes-alignment", 3, True),
     "validation_loss": ("validation loss", 4, False),
@@ -110,7 +114,7 @@ def scores_table(grid: Grid) -> Table:
     metrics = {metric for metric, _ in grid.scores()}
     notes = (
         seeds_note(grid),
-        "FD-shapes: Frechet distance on the features of this project's judge." if "fd_shapes" in metrics else "",
+        _distance_note(grid, metrics),
         "shapes-alignment: the judge's image-text cosine." if "shapes_alignment" in metrics else "",
         "[low, high]: 95 % interval." if "95%" in kinds else "",
         SEEDS if "seeds" in kinds else "",
@@ -119,6 +123,20 @@ def scores_table(grid: Grid) -> Table:
     )
     title = "Other scores by training captions and prompt form"
     return _table(grid, "scores", title, _arm_columns(grid), _score_columns(grid), rows, notes)
+
+
+def _distance_note(grid: Grid, metrics: set[str]) -> str:
+    """What the distances are on, and from how few images."""
+    if "fd_shapes" not in metrics:
+        return ""
+    counts = grid.results.records.query("metric == 'fd_shapes'")["n"]
+    note = f"FD-shapes: Frechet distance on 64 features of this project's judge, from {_range(counts)} images a side"
+    return note + ("; with fewer images than features it is biased up." if counts.min() <= 64 else ".")
+
+
+def _range(counts: pd.Series) -> str:
+    low, high = int(counts.min()), int(counts.max())
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def data_table(grid: Grid) -> Table:

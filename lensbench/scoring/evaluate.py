@@ -23,6 +23,7 @@ from lensbench.model.autoencoder import Pixels
 from lensbench.model.flow import draw_timesteps, flow_loss, timestep_mean
 from lensbench.model.transformer import LensTransformer
 from lensbench.scoring.detectors import ShapesJudge
+from lensbench.scoring.extractors import inception_if_present
 from lensbench.scoring.frechet import distance
 from lensbench.scoring.generate import generate, sampling_noise
 from lensbench.scoring.geneval import summary, verdict
@@ -81,9 +82,18 @@ class Scores:
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
 
     def add_record(
-        self, metric: str, form: str, value: float, n: int, low: float = np.nan, high: float = np.nan
+        self,
+        metric: str,
+        form: str,
+        value: float,
+        n: int,
+        low: float = np.nan,
+        high: float = np.nan,
+        *,
+        extractor: str = "",
     ) -> None:
-        self.records.append({"metric": metric, "prompt_form": form, "value": value, "low": low, "high": high, "n": n})
+        row = {"metric": metric, "prompt_form": form, "value": value, "low": low, "high": high, "n": n}
+        self.records.append(row | {"extractor": extractor})
 
 
 def score(
@@ -181,12 +191,15 @@ def _held_out(
     texts = plan.held_out[form][: plan.experiment.evaluation.scene_images]
     images = _draw(denoiser, plan, features, "scenes", texts, [(i, 0) for i in range(len(texts))], report)
     scores.pictures[f"scenes-{form}"] = images
-    reference = plan.corpus.images(plan.keys[: len(texts)]).float() / 255
+    real = plan.corpus.images(plan.keys[: len(texts)]).permute(0, 2, 3, 1).numpy()
     drawn = _as_floats(images)
     with warnings.catch_warnings():  # fewer images than features: the record holds n, and the table says it
         warnings.simplefilter("ignore", UserWarning)
-        fd_shapes = distance(judge.features(drawn), judge.features(reference))
-    scores.add_record("fd_shapes", form, fd_shapes, len(texts))
+        fd_shapes = distance(judge.features(drawn), judge.features(_as_floats(real)))
+        scores.add_record("fd_shapes", form, fd_shapes, len(texts), extractor=f"shapes judge {judge.digest[:12]}")
+        if not plan.prompts and (inception := inception_if_present()):
+            name = f"Inception-v3 2015-12-05 {inception.digest[:12]}, {inception.resize}"
+            scores.add_record("fid", form, distance(inception(images), inception(real)), len(texts), extractor=name)
     if plan.prompts:  # the alignment is trained on the world's captions: it says nothing about photographs
         cosines = judge.alignment(drawn, texts)
         _add_outcomes(scores, "alignment", "shapes_alignment", form, texts, cosines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable
@@ -64,6 +65,12 @@ def inception(path: Path | None = None) -> Inception:
     if reason := _inception_missing(path):
         raise ValueError(reason)
     return Inception(path or cache_folder() / INCEPTION_FILE)
+
+
+@functools.cache
+def inception_if_present() -> Inception | None:
+    """The FID extractor, read once a process, where its weights are in the cache folder."""
+    return None if _inception_missing(None) else inception()
 
 
 def not_scored() -> list[str]:

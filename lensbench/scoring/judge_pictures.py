@@ -28,6 +28,7 @@ TRAINING, HELD_OUT = "judge", "judge-check"
 # The judge's own shares of scenes with one to four objects: crowded ones are what it must get right, whatever is common
 # in the corpus.
 COUNT_SHARES = (0.35, 0.30, 0.20, 0.15)
+ONE_SHAPE_SHARE = 0.35
 _GROUNDS = np.array(list(BACKGROUNDS.values()), dtype=np.float32)
 
 
@@ -80,7 +81,7 @@ def batch(rng: np.random.Generator, count: int, first_index: int) -> Batch:
 
 def judge_scene(split: str, index: int) -> Scene:
     """A scene of the world from a stream of the judge's own, `TRAINING` or `HELD_OUT`; no corpus has either."""
-    return scene(0, split, index, COUNT_SHARES)
+    return scene(0, split, index, COUNT_SHARES, ONE_SHAPE_SHARE)
 
 
 def world_picture(index: int, size_px: int) -> tuple[np.ndarray, list[Target]]:

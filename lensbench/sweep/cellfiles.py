@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 RECORD_COLUMNS = (
     *("cell", "experiment_hash", "prompt_form", "metric", "value", "low", "high", "n", "step", "samples_seen"),
-    *("train_flops", "corpus_digest", "captions_digest", "prompts_digest", "judge_digest", "commit", "hardware"),
+    *("train_flops", "corpus_digest", "captions_digest", "prompts_digest", "judge_digest", "extractor"),
+    *("commit", "hardware"),
 )
 OUTCOME_COLUMNS = (
     *("cell", "step", "metric", "prompt_form", "task", "prompt_index", "sample", "prompt", "value", "reason"),

@@ -21,7 +21,7 @@ from PIL import Image
 
 from lensbench.data.corpus import open_corpus
 from lensbench.data.folder import PhotoFolder, read_picture, split_by_key
-from lensbench.experiment import FolderCorpus
+from lensbench.experiment import Experiment, FolderCorpus
 
 PHOTOGRAPHS = [
     Path(skimage.__file__).parent / "data" / name
@@ -104,6 +104,18 @@ def test_a_folder_that_changed_is_not_mistaken_for_the_experiments(folder: Path)
         path.unlink()
     with pytest.raises(ValueError, match="holds other images than the experiment was made for"):
         opened(folder, digest=config.digest)
+
+
+def test_edited_captions_are_another_experiment(folder: Path) -> None:
+    before = opened(folder).config
+    edited = next(folder.rglob("*.detailed.txt"))
+    edited.write_text("something else entirely")
+    after = opened(folder).config
+    assert after.digest == before.digest
+    hashes = {Experiment().replace({"corpus": config, "captions.set": "alt"}).hash() for config in (before, after)}
+    assert len(hashes) == 2
+    with pytest.raises(ValueError, match="other captions than the experiment was made for"):
+        opened(folder, captions_digest=before.captions_digest)
 
 
 def test_the_data_scale_takes_from_training_alone(folder: Path) -> None:

@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lensbench.data.scenes import BACKGROUNDS, COLORS, PLACES, RELATIONS, SHAPES, Scene, relations
-from lensbench.data.shapes import COUNT_SHARES, boxes, key, paint, render, scene, scene_matching
+from lensbench.data.shapes import COUNT_SHARES, boxes, count_shares, key, paint, render, scene, scene_matching
 
 indexes = st.integers(0, 10**8 - 1)
 
@@ -116,7 +116,13 @@ def test_every_word_of_the_world_turns_up_and_one_shape_scenes_are_common() -> N
     counts = np.bincount([len(one.objects) for one in scenes], minlength=5)[1:] / len(scenes)
     assert np.abs(counts - COUNT_SHARES).max() < 0.04
     several = [one for one in scenes if len(one.objects) > 1]
-    assert 0.35 < np.mean([len({item.shape for item in one.objects}) == 1 for one in several]) < 0.55
+    assert 0.30 < np.mean([len({item.shape for item in one.objects}) == 1 for one in several]) < 0.45
+
+
+def test_a_world_of_few_objects_keeps_the_shares_of_what_is_left() -> None:
+    assert count_shares(4) == pytest.approx(COUNT_SHARES)
+    assert count_shares(2) == pytest.approx((0.35 / 0.8, 0.45 / 0.8))
+    assert max(len(scene(0, "train", i, count_shares(2)).objects) for i in range(300)) == 2
 
 
 @given(rows(), st.integers(0, 2**32 - 1))

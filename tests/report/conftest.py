@@ -26,6 +26,7 @@ ORIGIN = {
     "captions_digest": "d" * 64,
     "prompts_digest": "e" * 64,
     "judge_digest": "0123456789abcdef" * 4,
+    "extractor": "",
     "commit": "abc1234def56",
     "hardware": "Test CPU, 2 cores",
 }

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lensbench.scoring.extractors import INCEPTION_FILE, cache_folder, inception, unavailable_reason
+from lensbench.scoring.extractors import INCEPTION_FILE, cache_folder, inception, not_scored
 from lensbench.streams import numpy_stream
 
 
@@ -39,7 +39,7 @@ def test_an_absent_file_is_one_sentence_that_says_what_to_put_where(cache: Path)
     message = str(caught.value)
     assert str(cache / INCEPTION_FILE) in message
     assert "\n" not in message
-    assert unavailable_reason("fid") == message
+    assert not_scored()[0] == message
     with pytest.raises(ValueError, match=r"elsewhere\.pt"):
         inception(cache / "elsewhere.pt")
 
@@ -54,7 +54,7 @@ def test_features_see_the_image_resized_and_scaled(cache: Path) -> None:
     assert features.dtype == np.float64
     np.testing.assert_allclose(features[:, :3], (images.mean((1, 2)) - 128) / 128, atol=0.02)
     assert extractor.digest == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert unavailable_reason("fid") == ""
+    assert not any("FID" in reason for reason in not_scored())
 
 
 def test_images_that_are_not_bytes_are_refused(cache: Path) -> None:
@@ -76,13 +76,8 @@ def test_the_default_folder_is_in_the_home(monkeypatch: pytest.MonkeyPatch) -> N
     assert cache_folder() == Path.home() / ".cache" / "lensbench"
 
 
-@pytest.mark.parametrize("metric", ["geneval_coco", "clip_score"])
-def test_what_this_version_cannot_score_says_so(metric: str) -> None:
-    reason = unavailable_reason(metric)
-    assert reason.endswith(".")
-    assert "this version" in reason
-
-
-def test_an_unknown_metric_is_named() -> None:
-    with pytest.raises(ValueError, match="unknown metric 'taste'"):
-        unavailable_reason("taste")
+def test_what_cannot_be_scored_is_one_sentence_each(cache: Path) -> None:
+    for name, reason in zip(("FID", "GenEval", "CLIPScore"), not_scored(), strict=True):
+        assert reason.startswith(name)
+        assert reason.endswith(".")
+        assert "\n" not in reason

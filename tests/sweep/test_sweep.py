@@ -36,6 +36,7 @@ def write_cell(runs: Path, cell: Cell, value: float = 0.5, **changes: Any) -> Pa
         "metric": "geneval",
         "value": value,
         "judge_digest": "j",
+        "extractor": "",
         "prompts_digest": "p",
         "commit": "c",
         "hardware": "h",

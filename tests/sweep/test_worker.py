@@ -54,7 +54,7 @@ def run_cell(experiment, directory, *, cache, report):
     row = dict.fromkeys(RECORD_COLUMNS, 0) | {
         "cell": experiment.cell_id(), "experiment_hash": experiment.hash(), "metric": "geneval",
         "prompt_form": "short", "value": float(1 / (1 + np.exp(-weights.mean()))),
-        "judge_digest": "j", "prompts_digest": "p", "commit": "c", "hardware": "h"}
+        "judge_digest": "j", "extractor": "", "prompts_digest": "p", "commit": "c", "hardware": "h"}
     outcome = dict.fromkeys(OUTCOME_COLUMNS, 0) | {"cell": experiment.cell_id(), "metric": "geneval"}
     pd.DataFrame([outcome]).to_parquet(directory / "outcomes.parquet")
     pd.DataFrame([row]).to_parquet(directory / "records.partial")
