@@ -117,7 +117,7 @@ class Model(Part):
 class Training(Part):
     """The training recipe."""
 
-    steps: int = Field(1700, ge=1, description="optimiser steps")
+    steps: int = Field(2600, ge=1, description="optimiser steps")
     batch: int = Field(32, ge=1, description="images in a step")
     learning_rate: float = Field(6e-3, gt=0, description="peak rate of AdamW")
     warmup_steps: int = Field(30, ge=0, description="linear warm-up from zero")

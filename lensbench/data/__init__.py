@@ -1,1 +1,1 @@
-"""Images: where they come from, and how they reach the model."""
+"""Images and what goes with them: where they come from, and the features of their texts."""

@@ -15,7 +15,7 @@ from lensbench.data.scenes import BACKGROUNDS, COLORS, JITTER, PLACES, SHAPES, S
 from lensbench.streams import numpy_stream
 
 # Shares of scenes with one, two, three and four objects.
-COUNT_SHARES = (0.35, 0.45, 0.12, 0.08)
+COUNT_SHARES = (0.32, 0.48, 0.12, 0.08)
 # Share of the scenes with several objects where all have one shape: without them nobody could learn to count.
 ONE_SHAPE_SHARE = 0.25
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,6 +95,24 @@ class Scores:
         row = {"metric": metric, "prompt_form": form, "value": value, "low": low, "high": high, "n": n}
         self.records.append(row | {"extractor": extractor})
 
+    def add_mean(self, metric: str, form: str, rows: list[dict[str, Any]]) -> None:
+        """The mean over tasks of the rows' values, with its interval over prompts."""
+        values = np.array([row["value"] for row in rows])
+        clusters = np.array([row["prompt_index"] for row in rows])
+        strata = np.array([row["task"] for row in rows])
+        mean = stratified_mean(values, clusters, strata)
+        self.add_record(metric, form, mean.estimate, len(rows), mean.low, mean.high)
+
+    def add_outcomes(self, metric: str, record: str, form: str, texts: list[str], values: np.ndarray) -> None:
+        """One outcome for each held-out text, and their mean."""
+        rows = [
+            {"metric": metric, "prompt_form": form, "task": "scenes", "prompt_index": i, "sample": 0}
+            | {"prompt": text, "value": float(value), "reason": ""}
+            for i, (text, value) in enumerate(zip(texts, values, strict=True))
+        ]
+        self.outcomes += rows
+        self.add_mean(record, form, rows)
+
 
 def score(
     denoiser: LensTransformer,
@@ -106,41 +124,109 @@ def score(
     report: Callable[[int], None],
 ) -> Scores:
     """Scores of a checkpoint; the distance, the alignment and the validation loss only of the final one."""
-    scores = Scores()
-    denoiser = denoiser.eval()
+    checkpoint = _Checkpoint(denoiser.eval(), judge, plan, features, report, Scores())
     for form in plan.experiment.evaluation.forms:
         if plan.prompts:
-            _geneval(denoiser, judge, plan, features, form, scores, report)
+            checkpoint.geneval(form)
         if final:
-            _held_out(denoiser, judge, plan, features, form, scores, report)
-            _validation(denoiser, plan, features, form, scores)
-    return scores
+            checkpoint.held_out(form)
+            checkpoint.validation(form)
+    return checkpoint.scores
 
 
-def _draw(
-    denoiser: LensTransformer,
-    plan: Plan,
-    features: TextFeatures,
-    protocol: str,
-    texts: list[str],
-    keys: list[tuple[int, int]],
-    report: Callable[[int], None],
-) -> np.ndarray:
-    e = plan.experiment
-    patch = e.model.patch_size
-    side = e.corpus.size_px // patch
-    noise = sampling_noise(e.evaluation.prompt_seed, protocol, keys, side * side, 3 * patch**2)
-    return generate(
-        denoiser,
-        Pixels(patch),
-        features,
-        texts,
-        noise,
-        (side, side),
-        steps=e.evaluation.sampling_steps,
-        guidance=e.evaluation.guidance,
-        report=report,
-    )
+@dataclass(frozen=True)
+class _Checkpoint:
+    """A model and all that scoring it takes; each method adds to `scores`."""
+
+    denoiser: LensTransformer
+    judge: ShapesJudge
+    plan: Plan
+    features: TextFeatures
+    report: Callable[[int], None]
+    scores: Scores
+
+    def draw(self, protocol: str, texts: list[str], keys: list[tuple[int, int]]) -> np.ndarray:
+        """Images (n, S, S, 3) uint8 of texts, each from the noise of its (prompt index, sample)."""
+        e = self.plan.experiment
+        patch = e.model.patch_size
+        side = e.corpus.size_px // patch
+        return generate(
+            self.denoiser,
+            Pixels(patch),
+            self.features,
+            texts,
+            sampling_noise(e.evaluation.prompt_seed, protocol, keys, side * side, 3 * patch**2),
+            (side, side),
+            steps=e.evaluation.sampling_steps,
+            guidance=e.evaluation.guidance,
+            report=self.report,
+        )
+
+    def geneval(self, form: Form) -> None:
+        """GenEval's tasks: the verdict on every image, the mean of each task and the mean of the tasks."""
+        prompts = self.plan.prompts
+        wanted = [(prompt, number) for prompt in prompts for number in range(prompt.samples)]
+        texts = [prompt.texts[form] for prompt, _ in wanted]
+        # The noise does not depend on the form: the two wordings of a prompt are drawn from the same noise.
+        images = self.draw("geneval", texts, [(prompt.index, number) for prompt, number in wanted])
+        rows = []
+        for (prompt, number), text, judged in zip(wanted, texts, self.judge.judge(_as_floats(images)), strict=True):
+            said = verdict(prompt.row, judged.detections, functools.partial(_color, judged.colors))
+            row = {"metric": "geneval", "prompt_form": form, "task": prompt.task, "prompt_index": prompt.index}
+            rows.append(row | {"sample": number, "prompt": text, "value": float(said.correct), "reason": said.reason})
+        summary(rows, {(prompt.task, prompt.index): prompt.samples for prompt in prompts})  # refuses an incomplete set
+        self.scores.outcomes += rows
+        self.scores.pictures[f"geneval-{form}"] = images
+        for task in dict.fromkeys(prompt.task for prompt in prompts):
+            self.scores.add_mean(f"geneval.{task}", form, [row for row in rows if row["task"] == task])
+        self.scores.add_mean("geneval", form, rows)
+
+    def held_out(self, form: Form) -> None:
+        """Distances between pictures of the held-out captions and the held-out images, and the alignment."""
+        texts = self.plan.held_out[form][: self.plan.experiment.evaluation.scene_images]
+        images = self.draw("scenes", texts, [(i, 0) for i in range(len(texts))])
+        self.scores.pictures[f"scenes-{form}"] = images
+        real = self.plan.corpus.images(self.plan.keys[: len(texts)]).permute(0, 2, 3, 1).numpy()
+        drawn, judge = _as_floats(images), self.judge
+        with warnings.catch_warnings():  # fewer images than features: the record holds n, and the table says it
+            warnings.simplefilter("ignore", UserWarning)
+            fd_shapes = distance(judge.features(drawn), judge.features(_as_floats(real)))
+            name = f"shapes judge {judge.digest[:12]}"
+            self.scores.add_record("fd_shapes", form, fd_shapes, len(texts), extractor=name)
+            if not self.plan.prompts and (inception := inception_if_present()):
+                name = f"Inception-v3 2015-12-05 {inception.digest[:12]}, {inception.resize}"
+                fid = distance(inception(images), inception(real))
+                self.scores.add_record("fid", form, fid, len(texts), extractor=name)
+        if self.plan.prompts:  # the alignment is trained on the world's captions: it says nothing about photographs
+            self.scores.add_outcomes("alignment", "shapes_alignment", form, texts, judge.alignment(drawn, texts))
+
+    @torch.inference_mode()
+    def validation(self, form: Form, batch: int = 128) -> None:
+        """Flow-matching loss on held-out images, with noise and timesteps that depend on the image's place alone."""
+        e = self.plan.experiment
+        device = next(self.denoiser.parameters()).device
+        texts = self.plan.held_out[form][: e.evaluation.validation_images]
+        keys = self.plan.keys[: len(texts)]
+        losses = []
+        for start in range(0, len(keys), batch):
+            latents, grid = Pixels(e.model.patch_size).encode(self.plan.corpus.images(keys[start : start + batch]))
+            seed = e.evaluation.prompt_seed
+            noise = torch.randn(latents.shape, generator=torch_stream(seed, "validation noise", start))
+            stream = torch_stream(seed, "validation timesteps", start)
+            timesteps = draw_timesteps(stream, len(latents), timestep_mean(latents.shape[1]))
+            text_features, text_mask = self.features.gather(texts[start : start + len(latents)])
+            loss = flow_loss(
+                self.denoiser,
+                latents.to(device),
+                noise.to(device),
+                timesteps.to(device),
+                [layer.to(device) for layer in text_features],
+                text_mask.to(device),
+                grid,
+            )
+            losses.append(loss.cpu())
+        values = torch.cat(losses).double().numpy()
+        self.scores.add_outcomes("validation_loss", "validation_loss", form, texts, values)
 
 
 def _as_floats(images: np.ndarray) -> torch.Tensor:
@@ -148,112 +234,5 @@ def _as_floats(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
 
 
-def _geneval(
-    denoiser: LensTransformer,
-    judge: ShapesJudge,
-    plan: Plan,
-    features: TextFeatures,
-    form: Form,
-    scores: Scores,
-    report: Callable[[int], None],
-) -> None:
-    wanted = [(prompt, number) for prompt in plan.prompts for number in range(prompt.samples)]
-    texts = [prompt.texts[form] for prompt, _ in wanted]
-    keys = [(prompt.index, number) for prompt, number in wanted]
-    # The noise does not depend on the form either: the two wordings of a prompt are drawn from the same noise.
-    images = _draw(denoiser, plan, features, "geneval", texts, keys, report)
-    rows = []
-    for (prompt, number), text, judged in zip(wanted, texts, judge.judge(_as_floats(images)), strict=True):
-        said = verdict(prompt.row, judged.detections, functools.partial(_color, judged.colors))
-        row = {"metric": "geneval", "prompt_form": form, "task": prompt.task, "prompt_index": prompt.index}
-        rows.append(row | {"sample": number, "prompt": text, "value": float(said.correct), "reason": said.reason})
-    scores.outcomes += rows
-    scores.pictures[f"geneval-{form}"] = images
-    summary(rows, {(prompt.task, prompt.index): prompt.samples for prompt in plan.prompts})  # refuses an incomplete set
-    for task in dict.fromkeys(prompt.task for prompt in plan.prompts):
-        _add_mean(scores, f"geneval.{task}", form, [row for row in rows if row["task"] == task])
-    _add_mean(scores, "geneval", form, rows)
-
-
 def _color(colors: dict[str, list[str]], name: str, index: int) -> str:
     return colors[name][index]
-
-
-def _held_out(
-    denoiser: LensTransformer,
-    judge: ShapesJudge,
-    plan: Plan,
-    features: TextFeatures,
-    form: Form,
-    scores: Scores,
-    report: Callable[[int], None],
-) -> None:
-    texts = plan.held_out[form][: plan.experiment.evaluation.scene_images]
-    images = _draw(denoiser, plan, features, "scenes", texts, [(i, 0) for i in range(len(texts))], report)
-    scores.pictures[f"scenes-{form}"] = images
-    real = plan.corpus.images(plan.keys[: len(texts)]).permute(0, 2, 3, 1).numpy()
-    drawn = _as_floats(images)
-    with warnings.catch_warnings():  # fewer images than features: the record holds n, and the table says it
-        warnings.simplefilter("ignore", UserWarning)
-        fd_shapes = distance(judge.features(drawn), judge.features(_as_floats(real)))
-        scores.add_record("fd_shapes", form, fd_shapes, len(texts), extractor=f"shapes judge {judge.digest[:12]}")
-        if not plan.prompts and (inception := inception_if_present()):
-            name = f"Inception-v3 2015-12-05 {inception.digest[:12]}, {inception.resize}"
-            scores.add_record("fid", form, distance(inception(images), inception(real)), len(texts), extractor=name)
-    if plan.prompts:  # the alignment is trained on the world's captions: it says nothing about photographs
-        cosines = judge.alignment(drawn, texts)
-        _add_outcomes(scores, "alignment", "shapes_alignment", form, texts, cosines)
-
-
-@torch.inference_mode()
-def _validation(
-    denoiser: LensTransformer, plan: Plan, features: TextFeatures, form: Form, scores: Scores, batch: int = 128
-) -> None:
-    """Flow-matching loss on held-out images, with noise and timesteps that depend on the image's place alone."""
-    e = plan.experiment
-    device = next(denoiser.parameters()).device
-    texts = plan.held_out[form][: e.evaluation.validation_images]
-    keys = plan.keys[: len(texts)]
-    pixels = Pixels(e.model.patch_size)
-    losses = []
-    for start in range(0, len(keys), batch):
-        latents, grid = pixels.encode(plan.corpus.images(keys[start : start + batch]))
-        n, tokens, channels = latents.shape
-        noise = torch.randn(
-            n, tokens, channels, generator=torch_stream(e.evaluation.prompt_seed, "validation noise", start)
-        )
-        stream = torch_stream(e.evaluation.prompt_seed, "validation timesteps", start)
-        timesteps = draw_timesteps(stream, n, timestep_mean(tokens))
-        text_features, text_mask = features.gather(texts[start : start + n])
-        losses.append(
-            flow_loss(
-                denoiser,
-                latents.to(device),
-                noise.to(device),
-                timesteps.to(device),
-                [layer.to(device) for layer in text_features],
-                text_mask.to(device),
-                grid,
-            ).cpu()
-        )
-    _add_outcomes(scores, "validation_loss", "validation_loss", form, texts, torch.cat(losses).double().numpy())
-
-
-def _add_outcomes(
-    scores: Scores, metric: str, record: str, form: Form, texts: list[str], values: Iterable[float]
-) -> None:
-    rows = [
-        {"metric": metric, "prompt_form": form, "task": "scenes", "prompt_index": i, "sample": 0}
-        | {"prompt": text, "value": float(value), "reason": ""}
-        for i, (text, value) in enumerate(zip(texts, values, strict=True))
-    ]
-    scores.outcomes += rows
-    _add_mean(scores, record, form, rows)
-
-
-def _add_mean(scores: Scores, metric: str, form: Form, rows: list[dict[str, Any]]) -> None:
-    values = np.array([row["value"] for row in rows])
-    clusters = np.array([row["prompt_index"] for row in rows])
-    strata = np.array([row["task"] for row in rows])
-    mean = stratified_mean(values, clusters, strata)
-    scores.add_record(metric, form, mean.estimate, len(rows), mean.low, mean.high)

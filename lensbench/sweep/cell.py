@@ -19,7 +19,6 @@ import torch
 from lensbench.captions.store import captions
 from lensbench.captions.store import digest as captions_digest
 from lensbench.data.corpus import open_corpus
-from lensbench.data.datamodule import TrainingBatches
 from lensbench.data.features import TextFeatures, encode_texts
 from lensbench.experiment import Experiment
 from lensbench.experiment import TextEncoder as TextEncoderConfig
@@ -32,6 +31,7 @@ from lensbench.scoring.evaluate import Plan, Scores, plan, score
 from lensbench.sweep.progress import Progress
 from lensbench.sweep.provenance import commit, hardware
 from lensbench.training.callbacks import checkpoint_name
+from lensbench.training.datamodule import TrainingBatches
 from lensbench.training.run import scoring_steps, train
 
 Report = Callable[[Progress], None]

@@ -1,1 +1,1 @@
-"""Training one cell."""
+"""Training: batches, loss, optimizer, checkpoints."""

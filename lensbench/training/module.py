@@ -10,15 +10,15 @@ from typing import Any
 import lightning
 import torch
 
-from lensbench.data.datamodule import Batch
 from lensbench.experiment import Experiment, Training
 from lensbench.model.autoencoder import Pixels
 from lensbench.model.flow import flow_loss
 from lensbench.model.transformer import LensConfig, LensTransformer
 from lensbench.streams import stream_key
+from lensbench.training.datamodule import Batch
 
 DECAY_SHARE = 0.3  # of the steps, under schedule="wsd"
-LENGTH_GROUPS = 2  # forward passes a step: more waste less on padding, and cost more overhead
+WORTH_SPLITTING = 0.1  # share of a step's tokens: what a second forward pass costs, about
 
 
 def new_denoiser(config: LensConfig, seed: int) -> LensTransformer:
@@ -40,14 +40,18 @@ def rate_factor(training: Training, step: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-def rows_by_length(text_mask: torch.Tensor, groups: int) -> list[tuple[torch.Tensor, int]]:
-    """The rows of a batch in groups of like text length, shortest first, each with its longest text.
+def rows_by_length(text_mask: torch.Tensor, image_tokens: int) -> list[tuple[torch.Tensor, int]]:
+    """The rows of a batch in one group or, where that saves enough padding, in two, each with its longest text.
 
-    The loss of a batch is the same in one piece or in groups; in groups less of it is computed on padding.
+    The loss of a batch is the same in one piece or in groups. Two forward passes cost more overhead than one.
     """
     lengths = text_mask.sum(1)
     order = torch.argsort(lengths, stable=True)
-    return [(rows, max(1, int(lengths[rows].max()))) for rows in order.tensor_split(groups) if len(rows)]
+    halves = [(rows, max(1, int(lengths[rows].max()))) for rows in order.tensor_split(2) if len(rows)]
+    longest = max(length for _, length in halves)
+    computed = sum(len(rows) * (image_tokens + length) for rows, length in halves)
+    saved = 1 - computed / (len(order) * (image_tokens + longest))
+    return halves if saved > WORTH_SPLITTING else [(torch.arange(len(order), device=order.device), longest)]
 
 
 class LensModule(lightning.LightningModule):
@@ -65,7 +69,7 @@ class LensModule(lightning.LightningModule):
     def training_step(self, batch: Batch, step: int) -> torch.Tensor:
         latents, grid = self.pixels.encode(batch.images)
         total = latents.new_zeros(())
-        for rows, longest in rows_by_length(batch.text_mask, LENGTH_GROUPS):
+        for rows, longest in rows_by_length(batch.text_mask, latents.shape[1]):
             total = (
                 total
                 + flow_loss(

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import lightning
 
-from lensbench.data.datamodule import LensData, TrainingBatches
 from lensbench.experiment import Experiment
 from lensbench.model.transformer import LensConfig
 from lensbench.training.callbacks import LossCurve, Report, ScoringCheckpoints
+from lensbench.training.datamodule import LensData, TrainingBatches
 from lensbench.training.module import LensModule
 
 

@@ -45,7 +45,7 @@ def test_a_changed_world_must_raise_the_renderer_version() -> None:
     assert means == pytest.approx(PINNED_MEANS, abs=0.05)
 
 
-PINNED_MEANS = [123.466, 117.515, 115.844]  # red, green, blue
+PINNED_MEANS = [125.348, 119.146, 116.886]  # red, green, blue
 
 
 def test_nothing_is_set_aside_or_dropped() -> None:

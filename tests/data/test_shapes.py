@@ -121,7 +121,7 @@ def test_every_word_of_the_world_turns_up_and_one_shape_scenes_are_common() -> N
 
 def test_a_world_of_few_objects_keeps_the_shares_of_what_is_left() -> None:
     assert count_shares(4) == pytest.approx(COUNT_SHARES)
-    assert count_shares(2) == pytest.approx((0.35 / 0.8, 0.45 / 0.8))
+    assert count_shares(2) == pytest.approx((0.4, 0.6))
     assert max(len(scene(0, "train", i, count_shares(2)).objects) for i in range(300)) == 2
 
 

@@ -8,13 +8,13 @@ import torch
 
 from lensbench.captions.store import captions
 from lensbench.data.corpus import open_corpus
-from lensbench.data.datamodule import TrainingBatches
 from lensbench.data.features import encode_texts
 from lensbench.experiment import Experiment, Training
 from lensbench.model.checkpoint import load
 from lensbench.model.sizes import denoiser_config
 from lensbench.model.text_encoder import MiniLM
-from lensbench.training.module import LensModule, rate_factor
+from lensbench.training.datamodule import TrainingBatches
+from lensbench.training.module import LensModule, rate_factor, rows_by_length
 from lensbench.training.run import scoring_steps, train
 
 TINY = Experiment().replace(
@@ -93,11 +93,14 @@ def test_the_loss_does_not_depend_on_how_a_batch_is_grouped(cache: Path, monkeyp
     module = LensModule(TINY, denoiser_config(TINY, 384))
     with torch.no_grad():  # a model that has begun to speak
         module.denoiser.proj_out.weight.normal_(std=0.1)
-    losses = []
-    for groups in (1, 2, 5, 16):
-        monkeypatch.setattr("lensbench.training.module.LENGTH_GROUPS", groups)
+    losses, groups = [], []
+    for worth in (2.0, -1.0):
+        monkeypatch.setattr("lensbench.training.module.WORTH_SPLITTING", worth)
+        groups.append(rows_by_length(batch.text_mask, 16))
         losses.append(float(module.training_step(batch, 0).detach()))
-    assert losses == pytest.approx([losses[0]] * 4, rel=1e-5)
+    assert [len(split) for split in groups] == [1, 2]
+    assert sorted(torch.cat([rows for rows, _ in groups[1]]).tolist()) == list(range(TINY.training.batch))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
 def test_averaged_weights_lag_behind_and_catch_up() -> None:

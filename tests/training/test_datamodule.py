@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from lensbench.captions.store import captions
 from lensbench.data.corpus import open_corpus
-from lensbench.data.datamodule import TrainingBatches, flow_input, image_order
 from lensbench.data.features import encode_texts
 from lensbench.experiment import Experiment
 from lensbench.model.sizes import denoiser_config
 from lensbench.model.text_encoder import MiniLM
+from lensbench.training.datamodule import TrainingBatches, flow_input, image_order
 from lensbench.training.module import new_denoiser
 
 

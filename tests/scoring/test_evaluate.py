@@ -1,0 +1,99 @@
+"""The evaluation knows nothing of the arm, and a right picture scores what it should."""
+
+import numpy as np
+import pytest
+import torch
+
+from lensbench.data.corpus import open_corpus
+from lensbench.data.features import TextFeatures, encode_texts
+from lensbench.data.shapes import render, scene_matching
+from lensbench.experiment import Experiment
+from lensbench.model.sizes import denoiser_config
+from lensbench.model.text_encoder import MiniLM
+from lensbench.model.transformer import LensTransformer
+from lensbench.scoring import evaluate
+from lensbench.scoring.detectors import ShapesJudge
+from lensbench.scoring.evaluate import Plan, plan, score
+from lensbench.streams import numpy_stream
+
+BASE = Experiment().replace(
+    {
+        "corpus.size_px": 16,
+        "images": 32,
+        "text_encoder.layers": (0,),
+        "model.depth": 1,
+        "evaluation.prompts_per_task": 4,
+        "evaluation.images_per_task": 8,
+        "evaluation.scene_images": 80,
+        "evaluation.validation_images": 80,
+        "evaluation.sampling_steps": 2,
+    }
+)
+
+
+def plan_of(experiment: Experiment) -> Plan:
+    return plan(experiment, open_corpus(experiment.corpus, experiment.images))
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory) -> TextFeatures:
+    return encode_texts(plan_of(BASE).texts(), MiniLM(layers=(0,)), tmp_path_factory.mktemp("cache"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"captions.set": "alt"}, {"model.depth": 2}, {"seed": 5}, {"images": 8}, {"training.steps": 7}],
+    ids=lambda change: next(iter(change)),
+)
+def test_every_cell_of_a_sweep_is_asked_the_same(change: dict[str, object]) -> None:
+    assert plan_of(BASE.replace(change)).digest() == plan_of(BASE).digest()
+
+
+def test_other_prompts_have_another_digest() -> None:
+    assert plan_of(BASE.replace({"evaluation.prompt_seed": 9})).digest() != plan_of(BASE).digest()
+    assert plan_of(BASE.replace({"evaluation.prompts_per_task": 3})).digest() != plan_of(BASE).digest()
+
+
+def test_held_out_images_are_not_trained_on() -> None:
+    corpus = open_corpus(BASE.corpus, 1000)
+    assert not set(plan_of(BASE).keys) & set(corpus.train_keys)
+
+
+def perfect(self, protocol: str, texts: list[str], keys: list[tuple[int, int]]) -> np.ndarray:  # type: ignore[no-untyped-def]
+    """Draws what was asked: a scene that satisfies the prompt's row, or the held-out scene itself."""
+    side = self.plan.experiment.corpus.size_px
+    self.report(len(texts))
+    if protocol == "scenes":
+        return self.plan.corpus.images(self.plan.keys[: len(texts)]).permute(0, 2, 3, 1).numpy()
+    rows = {prompt.index: prompt.row for prompt in self.plan.prompts}
+    scenes = [scene_matching(rows[index], numpy_stream(3, f"perfect/{index}", number)) for index, number in keys]
+    return np.stack([render(scene, side) for scene in scenes])
+
+
+def test_a_model_that_draws_what_it_is_asked_scores_full_marks(
+    features: TextFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate._Checkpoint, "draw", perfect)
+    what, drawn = plan_of(BASE), []
+    denoiser = LensTransformer(denoiser_config(BASE, 384))
+    scores = score(denoiser, ShapesJudge.load(), what, features, final=True, report=drawn.append)
+    found = {(row["metric"], row["prompt_form"]): row for row in scores.records}
+    for form in ("short", "detailed"):
+        assert found["geneval", form]["value"] == pytest.approx(1.0, abs=0.03)
+        assert found["geneval.position", form]["n"] == 8
+        assert found["fd_shapes", form]["value"] == pytest.approx(0.0, abs=1e-6)
+        assert found["shapes_alignment", form]["value"] > 0.85
+        # The untrained model says 0 everywhere: its loss is the mean square of noise minus image.
+        assert 1.0 < found["validation_loss", form]["value"] < 3.0
+        assert found["validation_loss", form]["low"] < found["validation_loss", form]["value"]
+    assert sum(drawn) == what.images(final=True)
+    assert len(scores.outcomes) == what.images(final=True) + 2 * 80
+
+
+def test_a_model_that_draws_noise_scores_nothing(features: TextFeatures) -> None:
+    torch.manual_seed(0)
+    denoiser = LensTransformer(denoiser_config(BASE, 384))
+    what = plan_of(BASE)
+    scores = score(denoiser, ShapesJudge.load(), what, features, final=False, report=lambda n: None)
+    assert {row["metric"] for row in scores.records} == {"geneval", *(f"geneval.{p.task}" for p in what.prompts)}
+    assert all(row["value"] <= 0.05 for row in scores.records if row["metric"] == "geneval")
