@@ -121,7 +121,7 @@ def test_mlflow_has_a_parent_and_a_child_a_cell(finished: tuple[Path, subprocess
     assert len(children) == 12
     assert len(runs) == 13
     assert all(run.info.status == "FINISHED" for run in runs)
-    history = client.get_metric_history(children[0].info.run_id, "loss")
+    history = client.get_metric_history(children[0].info.run_id, "train/loss")
     assert [point.step for point in history] == [1, 2, 3, 4]
     assert {artifact.path for artifact in client.list_artifacts(children[0].info.run_id)} >= {"experiment.json"}
 

@@ -74,7 +74,7 @@ def test_a_folder_of_photographs_is_trained_on_and_scored_as_far_as_it_can_be(co
 @pytest.mark.parametrize(
     ("break_it", "words"),
     [
-        (lambda folder: shutil.rmtree(folder), "no such folder"),
+        (lambda folder: shutil.rmtree(folder), "there is no folder"),
         (lambda folder: (folder / "chelsea.alt.txt").write_bytes(b"caf\xe9 \xff"), "chelsea.alt.txt"),
     ],
     ids=["no folder", "caption not UTF-8"],

@@ -40,7 +40,10 @@ def test_the_stages_follow_one_another() -> None:
     assert Progress("scoring", 5, 5).share_of_cell() == 1
 
 
-@pytest.mark.parametrize("change", [{"training.steps": 601}, {"model.depth": 5}, {"evaluation.sampling_steps": 17}])
+@pytest.mark.parametrize(
+    "change",
+    [{"training.steps": Experiment().training.steps + 1}, {"model.depth": 5}, {"evaluation.sampling_steps": 17}],
+)
 def test_more_work_weighs_more(change: dict) -> None:
     assert weight(Experiment().replace(change)) > weight(Experiment())
 
