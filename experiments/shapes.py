@@ -16,7 +16,9 @@ experiment = Experiment(
     corpus=ShapesCorpus(size_px=16, max_objects=2),
     images=4096,
     model=Model(depth=3, patch_size=4),
-    training=Training(steps=2600, batch=32, learning_rate=6e-3, warmup_steps=30, schedule="wsd", betas=(0.9, 0.98)),
+    training=Training(
+        steps=2500, batch=32, learning_rate=6e-3, warmup_steps=30, schedule="wsd", betas=(0.9, 0.98), clip=0.3
+    ),
     evaluation=Evaluation(
         at=(0.4, 0.7, 1.0),
         prompts_per_task=20,

@@ -117,7 +117,7 @@ class Model(Part):
 class Training(Part):
     """The training recipe."""
 
-    steps: int = Field(2600, ge=1, description="optimiser steps")
+    steps: int = Field(2500, ge=1, description="optimiser steps")
     batch: int = Field(32, ge=1, description="images in a step")
     learning_rate: float = Field(6e-3, gt=0, description="peak rate of AdamW")
     warmup_steps: int = Field(30, ge=0, description="linear warm-up from zero")
@@ -126,7 +126,7 @@ class Training(Part):
     )
     betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's moment decays")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay, on matrices only")
-    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    clip: float = Field(0.3, gt=0, description="largest norm of the gradient")
     ema_decay: float = Field(0.99, ge=0, lt=1, description="decay per step of the averaged weights used for sampling")
 
 
