@@ -1,7 +1,7 @@
 """What tracking costs: seconds to mirror one realistic cell in MLflow on SQLite, and its share of the cell's time.
 
 Command: python benchmarks/tracking.py [--cell-seconds 120]
-The aim is below 2 % of a cell's time. A cell here has 600 training rows of 4 metrics, 60 records and 3 pictures.
+The aim is below 2 % of a cell's time. A cell here has 2,500 training rows of 4 metrics, 60 records and 3 pictures.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lensbench.sweep.quiet import quiet
 from lensbench.sweep.sweep import Cell, Sweep, cells
 from lensbench.tracking import mirror_cell, open_tracker
 
-ROWS = 600
+ROWS = 2500
 PICTURES = 3
 
 
