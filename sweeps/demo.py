@@ -4,9 +4,9 @@ Hypothesis: detailed captions beat alt-text on colors, position and color attrib
     brief captions may win on short prompts, which are worded like them.
 Command: lensbench run sweeps/demo.py
 Expected cost: 12 cells, about 14 minutes on two CPU cores.
-Result: at depth 3 and on detailed prompts detailed captions reach 60.0 % of GenEval, alt-text 4.2 %. Colors +83.8 points
-    [70.0, 94.7]; position +31.3 and color attribution +30.0, not clear of zero with two seeds. On short prompts brief
-    captions win (+29.0 [21.5, 35.6]). Depth 1 learns nothing..
+Result: at depth 3 and on detailed prompts detailed captions reach 60.0 % of GenEval, alt-text 4.2 %. Colors +83.8
+    points [70.0, 94.7]; position +31.3 and color attribution +30.0, not clear of zero with two seeds. On short prompts
+    brief captions win (+29.0 [21.5, 35.6]). Depth 1 learns nothing.
 """
 
 from experiments.shapes import experiment
