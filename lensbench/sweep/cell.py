@@ -61,6 +61,7 @@ def run_cell(experiment: Experiment, directory: Path, *, cache: Path, report: Re
     began = time.perf_counter()
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "experiment.json").write_text(json.dumps(json.loads(experiment.model_dump_json()), indent=1))
+    judge = judge_of()  # before the training: a judge that fails its self-test must not cost a run
     corpus = corpus_of(experiment.corpus, experiment.images)
     encoder = encoder_of(experiment.text_encoder)
     texts = captions(corpus, experiment.captions, corpus.train_keys)
@@ -86,7 +87,7 @@ def run_cell(experiment: Experiment, directory: Path, *, cache: Path, report: Re
     )
     train_seconds = time.perf_counter() - trained
 
-    checkpoints = _score_all(experiment, what, prompt_features, directory, report)
+    checkpoints = _score_all(experiment, judge, what, prompt_features, directory, report)
     token_counts = train_features.token_counts(texts)
     flops = _train_flops_per_image(experiment, config, token_counts)
     cell = {"cell": experiment.cell_id(), "experiment_hash": experiment.hash()}
@@ -94,7 +95,7 @@ def run_cell(experiment: Experiment, directory: Path, *, cache: Path, report: Re
         "corpus_digest": corpus.digest,
         "captions_digest": captions_digest(corpus.train_keys, texts),
         "prompts_digest": what.digest(),
-        "judge_digest": judge_of().digest,
+        "judge_digest": judge.digest,
         "commit": commit(),
         "hardware": hardware(),
     }
@@ -130,7 +131,7 @@ def _train_flops_per_image(experiment: Experiment, config: LensConfig, token_cou
 
 
 def _score_all(
-    experiment: Experiment, what: Plan, features: TextFeatures, directory: Path, report: Report
+    experiment: Experiment, judge: ShapesJudge, what: Plan, features: TextFeatures, directory: Path, report: Report
 ) -> dict[int, Scores]:
     steps = scoring_steps(experiment)
     total = sum(what.images(final=step == steps[-1]) for step in steps)
@@ -145,7 +146,7 @@ def _score_all(
     found = {}
     for step in steps:
         denoiser = load(directory / "checkpoints" / checkpoint_name(step)).to(device)
-        found[step] = score(denoiser, judge_of(), what, features, final=step == steps[-1], report=drawn)
+        found[step] = score(denoiser, judge, what, features, final=step == steps[-1], report=drawn)
     return found
 
 
