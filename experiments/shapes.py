@@ -17,7 +17,15 @@ experiment = Experiment(
     images=4096,
     model=Model(depth=3, patch_size=4),
     training=Training(
-        steps=2500, batch=32, learning_rate=6e-3, warmup_steps=30, schedule="wsd", betas=(0.9, 0.98), clip=0.3
+        steps=1500,
+        batch=32,
+        optimizer="muon",
+        learning_rate=6e-3,
+        muon_learning_rate=0.02,
+        warmup_steps=30,
+        schedule="wsd",
+        betas=(0.9, 0.98),
+        clip=0.3,
     ),
     evaluation=Evaluation(
         at=(0.4, 0.7, 1.0),
@@ -26,6 +34,6 @@ experiment = Experiment(
         scene_images=96,
         validation_images=256,
         sampling_steps=12,
-        guidance=3.0,
+        guidance=2.0,
     ),
 )

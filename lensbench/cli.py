@@ -52,6 +52,9 @@ def run(
     runs: Runs = Path("runs"),
     corpus: CorpusFolder = None,
     results: ResultsFolder = Path("results"),
+    workers: Annotated[
+        int, typer.Option(min=0, help="Cells trained at a time, each in its own process; 0: one a GPU or core.")
+    ] = 0,
 ) -> None:
     """Run every cell of a sweep that is not complete, then report.
 
@@ -62,14 +65,18 @@ def run(
     from rich.console import Console
 
     sweep = _prepared(sweep_file, corpus)
-    from lensbench.sweep.worker import StoppedError, check_writable, work
+    from lensbench.sweep.processes import default_workers
+    from lensbench.sweep.session import StoppedError, work
+    from lensbench.sweep.sweep import cells
+    from lensbench.sweep.worker import check_writable
     from lensbench.tracking import open_tracker
 
     console = Console()
     check_writable(runs)
     check_writable(results / sweep.name)
     try:
-        session = work(sweep, runs, console=console, open_mirror=open_tracker)
+        processes = workers or default_workers(len(cells(sweep)))
+        session = work(sweep, runs, console=console, workers=processes, open_mirror=open_tracker)
     except StoppedError as stopped:
         again = shlex.join(["lensbench", *sys.argv[1:]])
         print(f"lensbench: {stopped} in {runs}; continue with: {again}", file=sys.stderr)

@@ -117,15 +117,19 @@ class Model(Part):
 class Training(Part):
     """The training recipe."""
 
-    steps: int = Field(2500, ge=1, description="optimiser steps")
+    steps: int = Field(1500, ge=1, description="optimiser steps")
     batch: int = Field(32, ge=1, description="images in a step")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "muon", description="of the blocks' matrices; everything else is AdamW's. Lens itself is trained with adamw"
+    )
     learning_rate: float = Field(6e-3, gt=0, description="peak rate of AdamW")
+    muon_learning_rate: float = Field(0.02, gt=0, description="peak rate of Muon")
     warmup_steps: int = Field(30, ge=0, description="linear warm-up from zero")
     schedule: Literal["constant", "cosine", "wsd"] = Field(
         "wsd", description="rate after the warm-up; wsd holds it, then falls in a line to zero over the last 30 %"
     )
     betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's moment decays")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay, on matrices only")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay, on matrices only")
     clip: float = Field(0.3, gt=0, description="largest norm of the gradient")
     ema_decay: float = Field(0.99, ge=0, lt=1, description="decay per step of the averaged weights used for sampling")
 

@@ -15,6 +15,6 @@ from lensbench.sweep.sweep import Sweep
 sweep = Sweep(
     name="demo",
     base=experiment,
-    factors={"captions.set": ("alt", "brief", "detailed"), "model.depth": (1, 3), "seed": (0, 1)},
+    factors={"captions.set": ("alt", "brief", "detailed"), "model.depth": (2, 3), "seed": (0, 1)},
     reference={"captions.set": "alt"},
 )

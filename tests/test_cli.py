@@ -180,7 +180,7 @@ main()
 
 def test_an_interrupt_says_what_is_kept_and_how_to_go_on(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", WAITING, "run", str(sweep_file(tmp_path))],
+        [sys.executable, "-c", WAITING, "run", str(sweep_file(tmp_path)), "--workers", "1"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -202,7 +202,7 @@ def test_an_interrupt_says_what_is_kept_and_how_to_go_on(tmp_path: Path) -> None
 def test_a_sweep_whose_cells_all_fail_says_why_and_exits_1(tmp_path: Path) -> None:
     path = sweep_file(tmp_path, base=BASE.replace("Experiment()", "Experiment(images=5)"))
     done = subprocess.run(
-        [sys.executable, "-c", WAITING, "run", str(path)],
+        [sys.executable, "-c", WAITING, "run", str(path), "--workers", "1"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -16,8 +16,8 @@ from rich.console import Console
 
 from lensbench.experiment import Experiment
 from lensbench.sweep.cellfiles import RECORD_COLUMNS
+from lensbench.sweep.session import work
 from lensbench.sweep.sweep import Cell, Sweep, cells
-from lensbench.sweep.worker import work
 from lensbench.tracking import LONGEST, WHOLE, Tracker, mirror_cell, open_tracker
 
 SWEEP = Sweep(

@@ -1,6 +1,6 @@
 """How far a sweep is: what a running cell reports, how long the rest will take, and how it is shown.
 
-On a terminal two live bars, one for the sweep and one for the cell; elsewhere plain lines, few enough for a log.
+On a terminal live bars, one for the sweep and one for each running cell; elsewhere plain lines, few enough for a log.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ def weight(experiment: Experiment) -> float:
 
 @dataclass
 class Estimate:
-    """Seconds left, from the cells that are finished and the stage the current one is in."""
+    """Seconds left, from the cells that are finished and the stages that the running ones are in."""
 
-    weights: dict[str, float]  # every cell still to do, the current one with them
+    weights: dict[str, float]  # every cell still to do, the running ones with them
     pace: list[float] = field(default_factory=list)  # seconds per unit of weight of the finished cells
 
     def finished(self, cell_id: str, seconds: float | None = None) -> None:
@@ -68,7 +68,7 @@ class Estimate:
             self.pace.append(seconds / cost)
 
     def cell_left(self, cell_id: str, elapsed: float, share: float) -> float | None:
-        """Seconds left of the current cell; None while nothing can be said."""
+        """Seconds left of a running cell; None while nothing can be said."""
         from_stage = elapsed * (1 - share) / share if share > 0.02 else None
         if not self.pace:
             return from_stage
@@ -76,14 +76,19 @@ class Estimate:
         # the further the cell is, the more its own pace says
         return from_pace if from_stage is None else share * from_stage + (1 - share) * from_pace
 
-    def sweep_left(self, cell_id: str, elapsed: float, share: float) -> float | None:
-        """Seconds left of the sweep; None while nothing can be said."""
-        current = self.cell_left(cell_id, elapsed, share)
-        if current is None:
+    def sweep_left(self, running: dict[str, tuple[float, float]], workers: int = 1) -> float | None:
+        """Seconds left of the sweep; None while nothing can be said. `running`: cell id -> (elapsed, share)."""
+        left = {cell_id: self.cell_left(cell_id, *state) for cell_id, state in running.items()}
+        known = {cell_id: seconds for cell_id, seconds in left.items() if seconds is not None}
+        paces = list(self.pace)
+        if not paces:
+            costs = {cell_id: self.weights.get(cell_id, 0.0) for cell_id in known}
+            paces = [(running[cell_id][0] + known[cell_id]) / cost for cell_id, cost in costs.items() if cost]
+        if not paces:
             return None
-        own = self.weights.get(cell_id, 0.0)
-        pace = statistics.median(self.pace) if self.pace else (elapsed + current) / own if own else 0.0
-        return current + pace * (sum(self.weights.values()) - own)
+        waiting = sum(cost for cell_id, cost in self.weights.items() if cell_id not in known)
+        total = sum(known.values()) + statistics.median(paces) * waiting
+        return max([total / workers, *known.values()])
 
 
 def duration(seconds: float | None) -> str:
@@ -101,80 +106,96 @@ def duration(seconds: float | None) -> str:
 class Display(Protocol):
     """Where a worker tells how far it is."""
 
-    estimate: Estimate
-
     def begin(self, cell: Cell) -> None: ...
     def report(self, progress: Progress) -> None: ...
     def end(self, line: str, cell_id: str, seconds: float | None) -> None: ...
     def say(self, line: str) -> None: ...
 
 
-class _Shown:
-    """What both displays keep: the estimate, the current cell and the rate of its stage."""
+class Lane:
+    """A worker's place on the board: its cell and the rate of that cell's stage."""
 
-    def __init__(self, console: Console, todo: dict[str, float], total: int) -> None:
-        self.console, self.total, self.done = console, total, total - len(todo)
-        self.estimate = Estimate(todo)
+    def __init__(self, board: Board) -> None:
+        self.board = board
         self.cell: Cell | None = None
-        self.began = self.stage_began = time.monotonic()
+        self.began = self.stage_began = self.spoke = time.monotonic()
         self.stage: Stage | None = None
-        self.stage_from = 0
+        self.stage_from, self.share = 0, 0.0
 
     def begin(self, cell: Cell) -> None:
-        self.cell, self.stage = cell, None
+        self.cell, self.stage, self.share = cell, None, 0.0
         self.began = time.monotonic()
+        self.board.begun(self)
 
-    def end(self, line: str, cell_id: str, seconds: float | None) -> None:
-        self.done += 1
-        self.estimate.finished(cell_id, seconds)
-        self.cell = None
-        self.say(f"[{self.done}/{self.total}] {line}")
-
-    def say(self, line: str) -> None:
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-    def measures(self, progress: Progress) -> tuple[str, float | None]:
-        """The cell's state as words, and the seconds left of the sweep."""
+    def report(self, progress: Progress) -> None:
         now = time.monotonic()
         if progress.stage != self.stage:
             self.stage, self.stage_began, self.stage_from = progress.stage, now, progress.done
         seconds = now - self.stage_began
         rate = (progress.done - self.stage_from) / seconds if seconds > 0 else 0.0
+        self.share = progress.share_of_cell()
         cell_id = self.cell.id if self.cell else ""
-        elapsed, share = now - self.began, progress.share_of_cell()
         words = [f"{progress.stage} {progress.done}/{progress.total}"]
         if rate > 0:
             words.append(f"{rate:.1f} it/s" if rate >= 1 else f"{1 / rate:.1f} s/it")
-        words.append(f"{duration(self.estimate.cell_left(cell_id, elapsed, share))} left")
+        words.append(f"{duration(self.board.estimate.cell_left(cell_id, now - self.began, self.share))} left")
         words.append(progress.note)
-        return ", ".join(word for word in words if word), self.estimate.sweep_left(cell_id, elapsed, share)
+        if self.cell is not None:
+            self.board.reported(self, ", ".join(word for word in words if word))
+
+    def end(self, line: str, cell_id: str, seconds: float | None) -> None:
+        self.board.done += 1
+        self.board.estimate.finished(cell_id, seconds)
+        self.cell = None
+        self.say(f"[{self.board.done}/{self.board.total}] {line}")
+        self.board.ended(self)
+
+    def say(self, line: str) -> None:
+        self.board.say(line)
 
 
-class PlainDisplay(_Shown):
-    """Lines for a log: one a cell, and one every `every` seconds while it runs."""
+class Board:
+    """A sweep's progress for a log: one line a cell, and one every `every` seconds while it runs."""
 
-    def __init__(self, console: Console, todo: dict[str, float], total: int, every: float = 10.0) -> None:
-        super().__init__(console, todo, total)
-        self.every, self.last = every, time.monotonic()
+    def __init__(
+        self, console: Console, todo: dict[str, float], total: int, workers: int = 1, every: float = 10.0
+    ) -> None:
+        self.console, self.total, self.done, self.every = console, total, total - len(todo), every * workers
+        self.estimate = Estimate(todo)
+        self.lanes = [Lane(self) for _ in range(workers)]
 
-    def report(self, progress: Progress) -> None:
-        words, left = self.measures(progress)
+    def left(self) -> float | None:
+        """Seconds left of the sweep."""
         now = time.monotonic()
-        if self.cell is None or now - self.last < self.every:
-            return
-        self.last = now
-        self.say(f"[{self.done}/{self.total}] {self.cell.label()}: {words}; sweep: {duration(left)} left")
+        running = {lane.cell.id: (now - lane.began, lane.share) for lane in self.lanes if lane.cell}
+        return self.estimate.sweep_left(running, len(self.lanes))
+
+    def say(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def begun(self, lane: Lane) -> None:
+        """A lane has begun a cell."""
+
+    def reported(self, lane: Lane, words: str) -> None:
+        """A lane's cell got on."""
+        now = time.monotonic()
+        if lane.cell is not None and now - lane.spoke >= self.every:
+            lane.spoke = now
+            self.say(f"[{self.done}/{self.total}] {lane.cell.label()}: {words}; sweep: {duration(self.left())} left")
+
+    def ended(self, lane: Lane) -> None:
+        """A lane's cell has ended."""
 
 
-class LiveDisplay(_Shown):
-    """Two bars on a terminal: the sweep, and its current cell."""
+class LiveBoard(Board):
+    """Bars on a terminal: the sweep, and the cell of each lane."""
 
-    def __init__(self, console: Console, todo: dict[str, float], total: int) -> None:
+    def __init__(self, console: Console, todo: dict[str, float], total: int, workers: int = 1) -> None:
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bars
         from rich.table import Column
 
-        super().__init__(console, todo, total)
+        super().__init__(console, todo, total, workers)
         narrow, wide = Column(no_wrap=True), Column(ratio=1, no_wrap=True, overflow="ellipsis")
         self.bars = Bars(
             TextColumn("{task.description}", table_column=narrow),
@@ -186,38 +207,32 @@ class LiveDisplay(_Shown):
             expand=True,
         )
         self.overall = self.bars.add_task("sweep", total=total, completed=self.done, words=f"{self.done}/{total} cells")
-        self.current: Any = None
+        self.bar_of: dict[Lane, Any] = {}
 
-    def begin(self, cell: Cell) -> None:
-        super().begin(cell)
-        if self.current is not None:
-            self.bars.remove_task(self.current)
-        self.current = self.bars.add_task(cell.label().replace("[", r"\["), total=1.0, words="starting")
+    def begun(self, lane: Lane) -> None:
+        assert lane.cell is not None
+        self.ended(lane)
+        self.bar_of[lane] = self.bars.add_task(lane.cell.label().replace("[", r"\["), total=1.0, words="starting")
 
-    def report(self, progress: Progress) -> None:
-        words, left = self.measures(progress)
-        if self.current is None:
-            return
-        share = progress.share_of_cell()
-        self.bars.update(self.current, completed=share, words=words.replace("[", r"\["))
-        about = f"{self.done}/{self.total} cells, {duration(left)} left"
-        self.bars.update(self.overall, completed=self.done + share, words=about)
+    def reported(self, lane: Lane, words: str) -> None:
+        self.bars.update(self.bar_of[lane], completed=lane.share, words=words.replace("[", r"\["))
+        begun = sum(other.share for other in self.lanes if other.cell)
+        about = f"{self.done}/{self.total} cells, {duration(self.left())} left"
+        self.bars.update(self.overall, completed=self.done + begun, words=about)
 
-    def end(self, line: str, cell_id: str, seconds: float | None) -> None:
-        super().end(line, cell_id, seconds)
-        if self.current is not None:
-            self.bars.remove_task(self.current)
-            self.current = None
+    def ended(self, lane: Lane) -> None:
+        if lane in self.bar_of:
+            self.bars.remove_task(self.bar_of.pop(lane))
         self.bars.update(self.overall, completed=self.done, words=f"{self.done}/{self.total} cells")
 
 
 @contextmanager
-def display(console: Console, todo: dict[str, float], total: int) -> Iterator[Display]:
+def board(console: Console, todo: dict[str, float], total: int, workers: int = 1) -> Iterator[Board]:
     """Bars on a terminal, plain lines elsewhere. `todo` maps each cell still to do to its weight."""
     if not console.is_terminal:
-        yield PlainDisplay(console, todo, total)
+        yield Board(console, todo, total, workers)
         return
-    live = LiveDisplay(console, todo, total)
+    live = LiveBoard(console, todo, total, workers)
     with live.bars:
         yield live
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import platform
 import subprocess
 from importlib.metadata import version
@@ -29,7 +28,7 @@ def commit() -> str:
 
 @functools.cache
 def hardware() -> str:
-    """The accelerator, or the processor and the cores this process may use."""
+    """The accelerator, or the processor and the threads that torch uses."""
     import torch
 
     if torch.cuda.is_available():
@@ -40,5 +39,4 @@ def hardware() -> str:
         name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass  # not Linux, or a kernel that does not say: the platform's own name stands
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {cores} cores"
+    return f"{name}, {torch.get_num_threads()} threads"

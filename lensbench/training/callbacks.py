@@ -21,24 +21,18 @@ class LossCurve(lightning.Callback):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[tuple[int, torch.Tensor, float, torch.Tensor, float]] = []
-        self.gradient_norm = torch.tensor(float("nan"))
         self.began = time.perf_counter()
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self.began = time.perf_counter()
 
-    def on_before_optimizer_step(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
-        gradients = [p.grad for p in module.parameters() if p.grad is not None]
-        self.gradient_norm = torch.nn.utils.get_total_norm(gradients)
-
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, step: int
     ) -> None:
+        assert isinstance(module, LensModule)
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         seconds = time.perf_counter() - self.began
-        self.rows.append((step + 1, outputs["loss"].detach(), rate, self.gradient_norm, seconds))
+        self.rows.append((step + 1, outputs["loss"].detach(), rate, module.gradient_norm, seconds))
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         lines = [f"{s},{float(loss):.6g},{rate:.6g},{float(norm):.6g},{t:.3f}" for s, loss, rate, norm, t in self.rows]

@@ -1,4 +1,4 @@
-"""The LightningModule: flow-matching loss, AdamW, averaged weights."""
+"""The LightningModule: flow-matching loss, optimiser, averaged weights."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning
 import torch
+from torch.optim import Optimizer
 
 from lensbench.experiment import Experiment, Training
 from lensbench.model.autoencoder import Pixels
@@ -16,6 +17,7 @@ from lensbench.model.flow import flow_loss
 from lensbench.model.transformer import LensConfig, LensTransformer
 from lensbench.streams import stream_key
 from lensbench.training.datamodule import Batch
+from lensbench.training.optimizer import new_optimizer
 
 DECAY_SHARE = 0.3  # of the steps, under schedule="wsd"
 WORTH_SPLITTING = 0.1  # share of a step's tokens: what a second forward pass costs, about
@@ -65,6 +67,7 @@ class LensModule(lightning.LightningModule):
         self.pixels = Pixels(experiment.model.patch_size)
         self.denoiser = new_denoiser(config, experiment.seed)
         self.averaged = copy.deepcopy(self.denoiser).requires_grad_(False)
+        self.gradient_norm = torch.tensor(float("nan"))  # of the last step, before clipping
 
     def training_step(self, batch: Batch, step: int) -> torch.Tensor:
         latents, grid = self.pixels.encode(batch.images)
@@ -90,11 +93,16 @@ class LensModule(lightning.LightningModule):
         decay = min(self.experiment.training.ema_decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.denoiser.parameters()), 1 - decay)
 
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        self.gradient_norm = torch.nn.utils.clip_grad_norm_(
+            self.denoiser.parameters(), self.experiment.training.clip, foreach=True
+        )
+
     def configure_optimizers(self) -> Any:
-        recipe = self.experiment.training
-        matrices = [p for p in self.denoiser.parameters() if p.ndim > 1]
-        others = [p for p in self.denoiser.parameters() if p.ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(recipe, step))
+        optimizer = new_optimizer(self.denoiser, self.experiment.training)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: rate_factor(self.experiment.training, step)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -41,7 +41,6 @@ def train(
         max_steps=experiment.training.steps,
         accelerator="auto",
         devices=1,
-        gradient_clip_val=experiment.training.clip,
         callbacks=[
             LossCurve(directory / "train.csv"),
             ScoringCheckpoints(directory / "checkpoints", scoring_steps(experiment)),

@@ -23,5 +23,5 @@ def test_without_git_the_version_stands_in(monkeypatch: pytest.MonkeyPatch) -> N
     assert re.fullmatch(r"v\d+\.\d+\.\d+", commit.__wrapped__())
 
 
-def test_the_hardware_names_a_processor_and_its_cores() -> None:
-    assert re.search(r"\d+ cores|NVIDIA|GPU", hardware())
+def test_the_hardware_names_a_processor_and_its_threads() -> None:
+    assert re.search(r"\d+ threads|NVIDIA|GPU", hardware())

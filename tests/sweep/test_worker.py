@@ -30,7 +30,7 @@ from lensbench.streams import numpy_stream
 from lensbench.sweep.cellfiles import OUTCOME_COLUMNS, RECORD_COLUMNS
 from lensbench.sweep.progress import Progress
 from lensbench.sweep.sweep import Sweep
-from lensbench.sweep.worker import StoppedError, work
+from lensbench.sweep.session import StoppedError, work
 
 runs, steps = Path(sys.argv[1]), 20
 pause = float(sys.argv[2])

@@ -1,0 +1,209 @@
+"""Workers in processes of their own, which share this machine's cores or GPUs.
+
+Small models gain: two cells with one core each train faster than one after the other with two. Every process is a full
+worker (lensbench.sweep.worker) that writes what it does, a JSON object a line, into one pipe; this module starts
+them, reads the pipe and stops them. Whichever process dies, its cell's lock goes with it and another takes the cell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from lensbench.sweep import cellfiles
+from lensbench.sweep.progress import Progress
+from lensbench.sweep.quiet import quiet
+from lensbench.sweep.study import Study
+from lensbench.sweep.sweep import Cell, Sweep, cells
+from lensbench.sweep.worker import Session, no_room, real_run_cell, take_turns
+
+if TYPE_CHECKING:
+    from lensbench.sweep.progress import Board
+
+MOST_WORKERS = 8  # on one machine without a GPU, unless asked for more: each holds a corpus and a model
+LONGEST_LINE = 1000  # of text in an event: writes of up to 4,096 bytes into a pipe do not mix
+
+
+def cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpus() -> list[str]:
+    """The visible NVIDIA GPUs, as CUDA_VISIBLE_DEVICES names them."""
+    if not any(Path("/dev").glob("nvidia[0-9]*")):
+        return []  # without importing torch
+    import torch
+
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return [names[n] if n < len(names) and names[n] else str(n) for n in range(torch.cuda.device_count())]
+
+
+def default_workers(n_cells: int) -> int:
+    """A worker a GPU or, without one, a core; the same however many of the cells are already complete."""
+    return max(1, min(n_cells, len(gpus()) or min(cores(), MOST_WORKERS)))
+
+
+def run_in_processes(
+    sweep: Sweep,
+    runs: Path,
+    todo: list[Cell],
+    session: Session,
+    board: Board,
+    completed: Callable[[Cell], None],
+    workers: int,
+) -> None:
+    """Run the cells of `todo` in at most `workers` processes; `completed` is told of each that gets complete.
+
+    Each process has its share of the cores, whether or not all `workers` are needed: the number of threads changes
+    the last digits, and a sweep that is continued must give the digits of one that was not.
+
+    Raises OSError when the disk is full. No process outlives the call.
+    """
+    reading, writing = os.pipe()
+    children: list[tuple[subprocess.Popen[str], IO[str]]] = []
+    try:
+        with os.fdopen(reading) as events:
+            try:
+                for lane in range(min(workers, len(todo))):
+                    children.append(_start(sweep, runs, todo, lane, workers, writing))
+            finally:
+                os.close(writing)  # so that the pipe ends when the last child does
+            _follow(events, runs, todo, session, board, completed)
+        for lane, (child, output) in enumerate(children):
+            if child.wait() != 0:
+                output.seek(0)
+                last = (output.read().strip().splitlines() or ["no message"])[-1]
+                board.say(f"worker {lane + 1} ended early with exit code {child.returncode}: {last}")
+        for cell in todo:
+            session.failed[cell.id] = cellfiles.why_unfinished(runs / cell.id)
+    finally:
+        _stop([child for child, _ in children])
+        for _, output in children:
+            output.close()
+
+
+def _start(
+    sweep: Sweep, runs: Path, todo: list[Cell], lane: int, workers: int, writing: int
+) -> tuple[subprocess.Popen[str], IO[str]]:
+    threads = str(max(1, cores() // workers))
+    environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    if devices := gpus():
+        environment["CUDA_VISIBLE_DEVICES"] = devices[lane % len(devices)]
+    output = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed by the caller
+    child = subprocess.Popen(
+        [sys.executable, "-P", "-m", "lensbench.sweep.processes"],
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=output,
+        pass_fds=[writing],
+        env=environment,
+        text=True,
+    )
+    assert child.stdin is not None
+    task = {"sweep": sweep.model_dump(mode="json"), "runs": str(runs), "todo": [cell.id for cell in todo]}
+    with contextlib.suppress(BrokenPipeError), child.stdin:  # a child that could not start is reported by its exit
+        json.dump(task | {"lane": lane, "events": writing}, child.stdin)
+    return child, output
+
+
+def _follow(
+    events: IO[str],
+    runs: Path,
+    todo: list[Cell],
+    session: Session,
+    board: Board,
+    completed: Callable[[Cell], None],
+) -> None:
+    waiting = {cell.id: cell for cell in todo}
+    for line in events:
+        event = json.loads(line)
+        lane = board.lanes[event["lane"]]
+        match event["event"]:
+            case "begin":
+                lane.begin(waiting[event["cell"]])
+            case "report":
+                lane.report(Progress(**event["progress"]))
+            case "end" if event["cell"] in waiting:  # each worker tells the end of every cell: the first is its own
+                cell = waiting.pop(event["cell"])
+                todo.remove(cell)
+                lane.end(event["line"], cell.id, event["seconds"])
+                if (runs / cell.id / "records.parquet").exists():
+                    session.complete.append(cell.id)
+                    completed(cell)
+                else:
+                    session.failed[cell.id] = cellfiles.why_unfinished(runs / cell.id)
+            case "full":
+                raise OSError(event["errno"], event["line"])
+
+
+def _stop(children: list[subprocess.Popen[str]]) -> None:
+    # A worker may be killed at any time: what it leaves is redone.
+    for child in children:
+        child.terminate()
+    for child in children:
+        try:
+            child.wait(10)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+class _Events:
+    """The child's side: a `Display` that writes events. A parent that is gone ends the child."""
+
+    def __init__(self, lane: int, descriptor: int) -> None:
+        self.lane, self.descriptor = lane, descriptor
+
+    def write(self, event: str, **values: Any) -> None:
+        line = json.dumps({"lane": self.lane, "event": event} | values) + "\n"
+        try:
+            os.write(self.descriptor, line.encode())
+        except BrokenPipeError:
+            raise SystemExit(1) from None
+
+    def begin(self, cell: Cell) -> None:
+        self.write("begin", cell=cell.id)
+
+    def report(self, progress: Progress) -> None:
+        self.write("report", progress=asdict(progress))
+
+    def end(self, line: str, cell_id: str, seconds: float | None) -> None:
+        self.write("end", line=line[:LONGEST_LINE], cell=cell_id, seconds=seconds)
+
+    def say(self, line: str) -> None:
+        """Waiting for a sister is nothing to tell."""
+
+
+def _child() -> int:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which decides
+    quiet()
+    task = json.load(sys.stdin)
+    runs, show = Path(task["runs"]), _Events(task["lane"], task["events"])
+    sweep = Sweep.model_validate(task["sweep"])
+    every = cells(sweep)
+    by_id = {cell.id: cell for cell in every}
+    try:
+        study = Study(runs, sweep, every)
+        take_turns(study, runs, [by_id[cell_id] for cell_id in task["todo"]], Session(), show, real_run_cell())
+    except Exception as error:
+        if full := no_room(error, runs):
+            show.write("full", errno=full.errno, line=(full.strerror or "")[:LONGEST_LINE])
+            return 1
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_child())
