@@ -17,7 +17,7 @@ experiment = Experiment(
     images=4096,
     model=Model(depth=3, patch_size=4),
     training=Training(
-        steps=1500,
+        steps=1400,
         batch=32,
         optimizer="muon",
         learning_rate=6e-3,

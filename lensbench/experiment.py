@@ -117,7 +117,7 @@ class Model(Part):
 class Training(Part):
     """The training recipe."""
 
-    steps: int = Field(1500, ge=1, description="optimiser steps")
+    steps: int = Field(1400, ge=1, description="optimiser steps")
     batch: int = Field(32, ge=1, description="images in a step")
     optimizer: Literal["adamw", "muon"] = Field(
         "muon", description="of the blocks' matrices; everything else is AdamW's. Lens itself is trained with adamw"
