@@ -3,7 +3,7 @@
 Hypothesis: a model trained on detailed captions follows prompts better than one trained on alt-text, everything else
     being the same, and more so for colors, positions and color attribution than for single objects.
 Command: lensbench run sweeps/demo.py
-Expected cost: one to two minutes a cell on two CPU cores at depth 3.
+Expected cost: two minutes a cell at depth 3, one at depth 2, two cells at a time on two CPU cores.
 Result: see sweeps/demo.py.
 
 At most two objects a scene: with up to four, a model of this size needs more than ten minutes to tell them apart.

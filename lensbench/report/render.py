@@ -150,7 +150,7 @@ def to_console(table: Table, width: int = 110) -> Text:
         if all(_block_width(table, labels, block, candidate) <= width for block in tried):
             blocks, layout = tried, candidate
             break
-    out = Text(f" {table.title}\n", style="bold")
+    out = Text().append(f" {table.title}\n", style="bold")  # as the style of the whole it would reach every cell
     for k, block in enumerate(blocks):
         out.append("\n" if k else "")
         out.append_text(_console_block(table, labels, block, layout))

@@ -289,7 +289,10 @@ def _difference_cell(found: Paired, digits: int, factor: float, more: bool) -> C
     shown = bounds(low, high, digits)
     if found.kind == "seeds":
         shown = f"({signed(low, digits)} to {signed(high, digits)})"
-    emphasis = ("better" if (found.estimate > 0) == more else "worse") if found.significant else "unclear"
+    if found.significant:
+        emphasis = "better" if (found.estimate > 0) == more else "worse"
+    else:  # an interval may be clear of zero by itself and not after Holm's correction
+        emphasis = "" if found.low > 0 or found.high < 0 else "unclear"
     return Cell(
         text=signed(found.estimate * factor, digits),
         value=found.estimate,

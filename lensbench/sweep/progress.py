@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from lensbench.experiment import Experiment
     from lensbench.sweep.sweep import Cell
 
-Stage = Literal["captions", "training", "scoring"]
+Stage = Literal["latents", "captions", "training", "scoring"]
 
-# The part of a cell's time each stage takes, roughly: only the first cell's estimate leans on it.
-SHARE = {"captions": (0.0, 0.1), "training": (0.1, 0.7), "scoring": (0.7, 1.0)}
+# The part of a cell's time each stage takes, roughly: only the first cell's estimate leans on it. Latents are computed
+# by one cell for all.
+SHARE = {"latents": (0.0, 0.0), "captions": (0.0, 0.1), "training": (0.1, 0.7), "scoring": (0.7, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,7 @@ def weight(experiment: Experiment) -> float:
     trained = 3 * recipe.steps * recipe.batch
     judged = 6 * plan.images_per_task * len(plan.forms) + plan.scene_images
     sampled = 2 * plan.sampling_steps * judged * len(plan.at)
-    tokens = (experiment.corpus.size_px / experiment.model.patch_size) ** 2
-    depth = experiment.model.depth
+    tokens, depth = experiment.image_tokens, experiment.model.depth
     # parameters grow with depth^3, but small models are bound by overhead, which grows with depth alone
     return (trained + sampled) * (tokens + 16) * depth * (1 + depth**2 / 64)
 
@@ -132,7 +132,7 @@ class Lane:
         if progress.stage != self.stage:
             self.stage, self.stage_began, self.stage_from = progress.stage, now, progress.done
         seconds = now - self.stage_began
-        rate = (progress.done - self.stage_from) / seconds if seconds > 0 else 0.0
+        rate = (progress.done - self.stage_from) / seconds if seconds > 0.5 else 0.0  # a first batch says little
         self.share = progress.share_of_cell()
         cell_id = self.cell.id if self.cell else ""
         words = [f"{progress.stage} {progress.done}/{progress.total}"]

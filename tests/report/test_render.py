@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from lensbench.report.grid import arrange
 from lensbench.report.render import escape, to_console, to_csv, to_latex, to_markdown
@@ -53,6 +54,18 @@ def test_rows_are_rows(built, name):
     assert to_latex(table, "x").count(r" \\" + "\n") == len(table.rows) + 1 + any(c.group for c in table.columns)
     widths = {line.replace("\\|", "").count("|") for line in to_markdown(table).splitlines() if line.startswith("|")}
     assert len(widths) == 1
+
+
+def test_only_the_best_cells_are_bold_on_a_terminal(built):
+    table = built["main"]
+    out = io.StringIO()
+    Console(file=out, force_terminal=True, width=120, color_system="standard").print(to_console(table, 120))
+    best = [cell.text + cell.mark for row in table.rows for cell in row.cells if cell.emphasis == "best"]
+    rows = "\n".join(line for line in out.getvalue().splitlines() if re.search(r"\d\.\d", line))
+    bold = [text.split()[0] for text in re.findall(r"\x1b\[1m([^\x1b]+)\x1b\[0m", rows)]
+    assert best
+    assert sorted(bold) == sorted(best)
+    assert len(best) < sum(len(row.cells) for row in table.rows)
 
 
 @pytest.mark.parametrize("name", ["main", "differences", "scores", "data"])
