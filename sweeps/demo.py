@@ -5,8 +5,8 @@ Hypothesis: detailed captions beat alt-text on colors, position and color attrib
 Command: lensbench run sweeps/demo.py
 Expected cost: 12 cells, ten minutes on two CPU cores.
 Result: at depth 3 and on detailed prompts detailed captions reach 98.3 % of GenEval, alt-text 9.4 %: +89.0 points
-    [83.0, 94.9]; position +97.5 [63.8, 100], color attribution +96.3 [90.6, 100]. At depth 2 they reach 42.7 %. On short
-    prompts brief captions lead with 40.8 %, and detailed captions are no better than alt-text.
+    [83.0, 94.9]; position +97.5 [63.8, 100], color attribution +96.3 [90.6, 100]. At depth 2 they reach 42.7 %. On
+    short prompts brief captions lead with 40.8 %, and detailed captions are no better than alt-text.
 """
 
 from experiments.shapes import experiment

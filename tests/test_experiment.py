@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lensbench.experiment import Experiment, FolderCorpus, one_line
+from lensbench.experiment import Autoencoder, Experiment, FolderCorpus, TextEncoder, one_line
 
 # For one dotted field each: values that fit whatever the others are.
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
@@ -84,6 +84,67 @@ def test_where_the_work_is_done_is_no_part_of_the_hash(name: str, folder: str) -
     assert here.hash() != Experiment(corpus=FolderCorpus(path=Path("/here"), digest="e")).hash()
 
 
+def test_an_autoencoder_is_science_and_where_it_lies_is_not() -> None:
+    latents = {"autoencoder.kind": "flux2", "model.patch_size": 2, "corpus.size_px": 32}
+    here, there = (Experiment().replace({**latents, "autoencoder.model": folder}) for folder in ("/here", "org/there"))
+    pinned = here.replace({"autoencoder.digest": "a" * 64})
+    pixels = here.replace({"autoencoder.kind": "pixels"})
+    assert here.hash() == there.hash()
+    assert len({here.hash(), pinned.hash(), pixels.hash()}) == 3
+    assert pixels.hash() == Experiment().replace({"model.patch_size": 2, "corpus.size_px": 32}).hash()
+    assert (here.image_tokens, pixels.image_tokens) == (4, 256)
+
+
+def test_a_part_that_came_later_leaves_the_hash_of_earlier_runs_as_it_was() -> None:
+    said = json.loads(Experiment().canonical_json())
+    assert "autoencoder" not in said
+    assert json.loads(Experiment(autoencoder=Autoencoder(model="/any")).canonical_json()) == said
+
+
+def test_where_a_text_encoder_lies_is_no_part_of_the_hash_and_which_it_is_is() -> None:
+    digest = "ab" * 32
+    here, there = (TextEncoder(kind="qwen3", model=model, digest=digest) for model in ("/here", "Qwen/Qwen3-0.6B"))
+    assert Experiment(text_encoder=here).hash() == Experiment(text_encoder=there).hash()
+    others: list[dict[str, Any]] = [{"digest": "cd" * 32}, {"layers": (1,)}, {"max_tokens": 64}, {"kind": "gpt_oss"}]
+    hashes = {Experiment(text_encoder=TextEncoder(**here.model_dump() | other)).hash() for other in others}
+    assert len(hashes - {Experiment(text_encoder=here).hash()}) == len(others)
+
+
+def test_a_field_that_says_nothing_is_no_part_of_the_hash() -> None:
+    # An experiment on MiniLM is the same science as before other encoders were known.
+    assert TextEncoder().science() == {"kind": "minilm", "layers": [1, 3, 5], "max_tokens": 128}
+
+
+@pytest.mark.parametrize("kind", ["minilm", "qwen3", "gpt_oss"])
+def test_a_new_kind_of_text_encoder_brings_its_own_layers_and_window(kind: str) -> None:
+    for base in (Experiment(), Experiment(text_encoder=TextEncoder(kind="gpt_oss", digest="ab" * 32))):
+        own = TextEncoder.model_validate({"kind": kind})
+        changed = base.replace({"text_encoder.kind": kind}).text_encoder
+        assert changed == (base.text_encoder if base.text_encoder.kind == kind else own)
+        both = base.replace({"text_encoder.layers": (0, 2), "text_encoder.kind": kind}).text_encoder
+        assert both == changed.model_copy(update={"layers": (0, 2)})
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"text_encoder.kind": "bert"}, "'minilm', 'qwen3' or 'gpt_oss'"),
+        ({"text_encoder.kind": ["qwen3"]}, "'minilm', 'qwen3' or 'gpt_oss'"),
+        ({"text_encoder.model": "/a"}, "model and digest are for kind='qwen3' or 'gpt_oss'"),
+        ({"text_encoder.kind": "qwen3", "text_encoder.model": ""}, "model is empty: give a folder, or Qwen/Qwen3-0.6B"),
+        ({"text_encoder.kind": "qwen3", "text_encoder.prefix_tokens": 3}, "prefix_tokens=3 is for kind='gpt_oss'"),
+        ({"text_encoder.kind": "gpt_oss", "text_encoder.max_tokens": 97}, "max_tokens=97 leaves no room"),
+        ({"text_encoder.kind": "qwen3", "text_encoder.digest": "abc"}, "text_encoder.digest: String should match"),
+        ({"text_encoder.layers": ()}, "text_encoder.layers"),
+    ],
+)
+def test_a_text_encoder_that_does_not_fit_is_one_line(changed: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match="text_encoder") as caught:
+        Experiment().replace(changed)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_the_hash_is_the_same_in_another_process() -> None:
     code = "from lensbench.experiment import Experiment; print(Experiment(seed=3).hash())"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -111,6 +172,13 @@ def test_an_unknown_field_is_refused_by_name(dotted: str) -> None:
         ({"captions.wrong": 0.5}, ["captions", "set='dose'"]),
         ({"captions.set": "poetic"}, ["captions.set='poetic'", "alt, brief, detailed, dose"]),
         ({"model.patch_size": 7}, ["model.patch_size=7", "corpus.size_px=24"]),
+        ({"autoencoder.kind": "flux2"}, ["model.patch_size=4", "autoencoder.kind='flux2'", "must be 2"]),
+        (
+            {"autoencoder.kind": "flux2", "model.patch_size": 2},
+            ["corpus.size_px=24", "autoencoder.kind='flux2'", "multiple of 16"],
+        ),
+        ({"autoencoder.digest": "a" * 64}, ["autoencoder", "digest is for kind='flux2'"]),
+        ({"autoencoder.digest": "abc"}, ["autoencoder.digest", "'abc'"]),
         ({"model.depth": 0, "images": -1}, ["model.depth", "images"]),
     ],
 )

@@ -1,6 +1,7 @@
 """Text features, encoded once and kept on disk by what made them: the texts, the encoder and its layers.
 
-A cache is one folder: `values.npy` (tokens, K, E) float16, every text's tokens one after the other, and `offsets.npy`.
+A cache is one folder: `values.npy` (tokens, K, E) in the encoder's type, every text's tokens one after the other, and
+`offsets.npy`. NumPy has no bfloat16: its bits are kept as int16.
 The texts are distinct and sorted, so the same captions share one cache whatever order they come in.
 """
 
@@ -13,24 +14,11 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 
-
-class Encoder(Protocol):
-    """A frozen text encoder: features of K layers for each token, and what they depend on."""
-
-    layers: tuple[int, ...]
-    max_tokens: int
-
-    @property
-    def digest(self) -> str: ...
-
-    def encode(self, texts: Sequence[str]) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """K tensors (B, T, E) and a mask (B, T), true where a token is real."""
-        ...
+from lensbench.model.text_encoder import TextEncoder
 
 
 @dataclass(frozen=True)
@@ -49,13 +37,15 @@ class TextFeatures:
         lengths = self.token_counts(texts)
         longest = max(1, int(lengths.max()))
         layers, width = self.values.shape[1:]
-        padded = np.zeros((len(texts), longest, layers, width), dtype=np.float16)
+        padded = np.zeros((len(texts), longest, layers, width), dtype=self.values.dtype)
         for place, (text, length) in enumerate(zip(texts, lengths, strict=True)):
             if length:
                 start = self.offsets[self.rows[text]]
                 padded[place, :length] = self.values[start : start + length]
         mask = torch.arange(longest)[None, :] < torch.from_numpy(lengths)[:, None]
         stacked = torch.from_numpy(padded)
+        if stacked.dtype == torch.int16:
+            stacked = stacked.view(torch.bfloat16)
         return [stacked[:, :, layer].float() for layer in range(layers)], mask
 
     def token_counts(self, texts: Sequence[str]) -> np.ndarray:
@@ -66,7 +56,7 @@ class TextFeatures:
 
 def encode_texts(
     texts: Sequence[str],
-    encoder: Encoder,
+    encoder: TextEncoder,
     cache: Path,
     *,
     batch: int = 64,
@@ -94,7 +84,7 @@ def encode_texts(
 def _write(
     folder: Path,
     distinct: list[str],
-    encoder: Encoder,
+    encoder: TextEncoder,
     made_from: dict[str, object],
     batch: int,
     report: Callable[[int, int], None] | None,
@@ -105,9 +95,10 @@ def _write(
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
         layers, mask = encoder.encode([distinct[i] for i in chosen])
-        stacked = torch.stack(layers, dim=2).to(torch.float16)
+        stacked, real = torch.stack(layers, dim=2).to(encoder.dtype).cpu(), mask.cpu()
+        bits = stacked.view(torch.int16) if stacked.dtype == torch.bfloat16 else stacked
         for place, i in enumerate(chosen):
-            encoded[i] = stacked[place, mask[place]].numpy()
+            encoded[i] = bits[place, real[place]].numpy()
         if report is not None:
             report(start + len(chosen), len(order))
     counts = [len(encoded[i]) for i in range(len(distinct))]

@@ -69,6 +69,20 @@ def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
     return guided * (norm / torch.linalg.vector_norm(guided, dim=-1, keepdim=True).clamp_min(1e-12))
 
 
+def guidance_schedule(scale: float, interval: tuple[float, float], steps: int, image_tokens: int) -> tuple[float, ...]:
+    """One guidance scale a step: `scale` while the noise level is within `interval` (low, high), ends included, else 1.
+
+    Guidance in a limited interval is Kynkäänniemi et al. 2024 (arXiv 2404.07724); (0, 1) is every step. Raises
+    ValueError for a scale or an interval that cannot be.
+    """
+    low, high = interval
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"guidance_interval={low:g} {high:g}: must be two noise levels, 0 <= low < high <= 1")
+    if not (math.isfinite(scale) and scale >= 1):
+        raise ValueError(f"guidance={scale:g}: must be at least 1, which is none")
+    return tuple(scale if low <= level <= high else 1.0 for level in sigmas(steps, image_tokens)[:-1])
+
+
 @torch.no_grad()
 def sample(
     model: Denoiser,
@@ -77,24 +91,32 @@ def sample(
     text_mask: Tensor,
     grid: tuple[int, int],
     steps: int,
-    guidance: float,
+    guidance: float | Sequence[float],
 ) -> Tensor:
     """Latents (B, N, C) from noise (B, N, C) in Euler steps.
 
-    With guidance other than 1, the unconditional half (zero features, no real token) rides in the same batch.
+    `guidance` is one scale, or one for each step. At a scale other than 1 the unconditional half (zero features, no
+    real token) rides in the same batch; at 1 there is none. The state is kept in the type of the noise, and the model
+    is given it in the type of the text features. Raises ValueError when there is not one scale a step.
     """
-    features, mask = list(text_features), text_mask
-    if guidance != 1:
-        features = [torch.cat([layer, torch.zeros_like(layer)]) for layer in features]
-        mask = torch.cat([mask, torch.zeros_like(mask)])
     levels = sigmas(steps, noise.shape[1])
+    scales = list(guidance) if isinstance(guidance, Sequence) else [guidance] * steps
+    if len(scales) != steps:
+        raise ValueError(f"guidance has {len(scales)} scales for {steps} steps: give one number, or one for each step")
+    alone = both = (list(text_features), text_mask)
+    if any(scale != 1 for scale in scales):
+        both = (
+            [torch.cat([layer, torch.zeros_like(layer)]) for layer in text_features],
+            torch.cat([text_mask, torch.zeros_like(text_mask)]),
+        )
     latents = noise
-    for level, following in itertools.pairwise(levels):
-        batch = latents if guidance == 1 else torch.cat([latents, latents])
+    for (level, following), scale in zip(itertools.pairwise(levels), scales, strict=True):
+        features, mask = alone if scale == 1 else both
+        batch = latents if scale == 1 else torch.cat([latents, latents])
         timestep = torch.full((batch.shape[0],), level, dtype=torch.float32, device=noise.device)
-        velocity = model(batch, timestep, features, mask, grid)
-        if guidance != 1:
+        velocity = model(batch.to(features[0].dtype), timestep, features, mask, grid).to(noise.dtype)
+        if scale != 1:
             conditional, unconditional = velocity.chunk(2)
-            velocity = guide(conditional, unconditional, guidance)
+            velocity = guide(conditional, unconditional, scale)
         latents = latents + (following - level) * velocity
     return latents

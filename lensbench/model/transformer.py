@@ -17,8 +17,6 @@ because published checkpoints have them, and never get a gradient (nor would the
 from __future__ import annotations
 
 import dataclasses
-import functools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,9 +24,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor, nn
 
-TIME_CHANNELS = 256  # sinusoids the time is expanded into
-THETA = 10_000.0  # base of the rotary and of the sinusoidal frequencies
-EPS = 1e-6
+from lensbench.model.attention import JointAttention, Packing, rotary_table
+from lensbench.model.layers import ModulatedLayerNorm, RMSNorm, SwiGLU, TimeTextEmbed, modulated
+
 TEXT_EPS = 1e-5
 QUERY_KEY_BIAS_STD = 1.5  # at the start
 
@@ -103,103 +101,6 @@ class LensConfig:
         return int(self.inner_dim / 3 * 8)
 
 
-class UnitRMS(torch.autograd.Function):
-    """x / rms(x) over the last axis. Torch's own, on the CPU, takes two to six times as long, forward and backward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        inverse = torch.rsqrt(norm.square() / x.shape[-1] + eps)
-        unit = x * inverse
-        ctx.save_for_backward(unit, inverse)
-        return unit
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        unit, inverse = ctx.saved_tensors
-        along = torch.linalg.vecdot(grad, unit).unsqueeze(-1) / unit.shape[-1]
-        return torch.addcmul(grad, unit, along, value=-1).mul_(inverse), None
-
-
-def unit_rms(x: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x**2) + eps) over the last axis, by whatever is fastest where x is."""
-    if x.device.type == "cpu" and x.dtype == torch.float32:
-        return UnitRMS.apply(x, eps)
-    return F.rms_norm(x, x.shape[-1:], None, eps)
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square norm of `width` channels with a weight for each."""
-
-    def __init__(self, width: int, eps: float = EPS) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return unit_rms(x, self.eps) * self.weight
-
-
-class SwiGLU(nn.Module):
-    """`w2(silu(w1 x) * w3 x)`, no bias."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.w1 = nn.Linear(width, hidden, bias=False)
-        self.w2 = nn.Linear(hidden, width, bias=False)
-        self.w3 = nn.Linear(width, hidden, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.w2(F.silu(self.w1(x)) * self.w3(x))
-
-
-class JointAttention(nn.Module):
-    """The weights of one attention over image and text tokens together; `Block` computes it."""
-
-    def __init__(self, width: int, head_dim: int) -> None:
-        super().__init__()
-        self.norm_q = RMSNorm(head_dim)
-        self.norm_k = RMSNorm(head_dim)
-        self.norm_added_q = RMSNorm(head_dim)
-        self.norm_added_k = RMSNorm(head_dim)
-        self.img_qkv = nn.Linear(width, 3 * width)
-        self.txt_qkv = nn.Linear(width, 3 * width)
-        self.to_out = nn.ModuleList([nn.Linear(width, width)])
-        self.to_add_out = nn.Linear(width, width)
-        self.head_dim = head_dim
-
-    def forward(
-        self, image: Tensor, text: Tensor, rotary: Tensor, mask: Tensor, *, text_out: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """image (B, N, D), text (B, T, D), rotary (N+T, 1, 1, d/2), mask (B, 1, 1, N+T) -> both streams, mixed."""
-        batch, image_tokens, width = image.shape
-        joint = torch.cat([self.img_qkv(image), self.txt_qkv(text)], dim=1)  # (B, S, 3D), S = N + T
-        tokens = joint.shape[1]
-        joint = joint.view(batch, tokens, 3, -1, self.head_dim)
-        queries_keys, values = joint.split([2, 1], dim=2)
-        rotated = self.rotate(queries_keys, rotary, image_tokens).to(values.dtype)
-        q, k = (x.transpose(1, 2) for x in rotated.unbind(2))  # (B, heads, S, d)
-        if not text_out:
-            q = q[:, :, :image_tokens]
-        out = F.scaled_dot_product_attention(q, k, values.squeeze(2).transpose(1, 2), attn_mask=mask)
-        out = out.transpose(1, 2).reshape(batch, -1, width)
-        if not text_out:
-            return self.to_out[0](out), None
-        image_out, rest = out.split([image_tokens, tokens - image_tokens], dim=1)
-        return self.to_out[0](image_out), self.to_add_out(rest)
-
-    def rotate(self, x: Tensor, rotary: Tensor, image_tokens: int) -> Tensor:
-        """Queries and keys (B, S, 2, heads, d), normalised, then turned by their positions in pairs of channels."""
-        image = torch.stack([self.norm_q.weight, self.norm_k.weight])
-        text = torch.stack([self.norm_added_q.weight, self.norm_added_k.weight])
-        weight = torch.cat(
-            [image.expand(image_tokens, -1, -1), text.expand(x.shape[1] - image_tokens, -1, -1)]
-        ).unsqueeze(2)  # (S, 2, 1, d)
-        pairs = (unit_rms(x, EPS) * weight).float().unflatten(-1, (-1, 2))
-        return torch.view_as_real(torch.view_as_complex(pairs) * rotary).flatten(-2)
-
-
 class Block(nn.Module):
     """One double-stream block: attention, then MLP, both modulated by the time."""
 
@@ -216,73 +117,32 @@ class Block(nn.Module):
         self.txt_mlp = SwiGLU(width, hidden)
 
     def forward(
-        self,
-        image: Tensor,
-        text: Tensor,
-        time: Tensor,
-        rotary: Tensor,
-        mask: Tensor,
-        *,
-        text_out: bool = True,
+        self, image: Tensor, text: Tensor, time: Tensor, rotary: Tensor, packing: Packing, *, text_out: bool = True
     ) -> tuple[Tensor, Tensor]:
-        """image (B, N, D), text (B, T, D), time (B, 1, D) after its SiLU -> image, text (untouched if not text_out)."""
+        """image (B, N, D), text (B, T, D) or packed (M, D), time (B, 1, D) after its SiLU -> image, text.
+
+        The text comes back untouched if not `text_out`.
+        """
         # The SiLU is the same for all blocks and was applied once; [1] is the linear.
         shift1, scale1, gate1, shift2, scale2, gate2 = self.img_mod[1](time).chunk(6, dim=-1)
-        t_shift1, t_scale1, t_gate1, t_shift2, t_scale2, t_gate2 = self.txt_mod[1](time).chunk(6, dim=-1)
+        t_modulation = self.txt_mod[1](time)
+        if not text_out:
+            t_modulation = t_modulation[..., : 2 * image.shape[-1]]
+        t_shift1, t_scale1, *t_rest = packing.spread(t_modulation).chunk(6 if text_out else 2, dim=-1)
         image_mixed, text_mixed = self.attn(
             modulated(image, self.img_norm1, shift1, scale1),
             modulated(text, self.txt_norm1, t_shift1, t_scale1),
             rotary,
-            mask,
+            packing,
             text_out=text_out,
         )
         image = torch.addcmul(image, gate1, image_mixed)
         image = torch.addcmul(image, gate2, self.img_mlp(modulated(image, self.img_norm2, shift2, scale2)))
         if text_out:
+            t_gate1, t_shift2, t_scale2, t_gate2 = t_rest
             text = torch.addcmul(text, t_gate1, text_mixed)
             text = torch.addcmul(text, t_gate2, self.txt_mlp(modulated(text, self.txt_norm2, t_shift2, t_scale2)))
         return image, text
-
-
-def modulated(x: Tensor, norm: RMSNorm, shift: Tensor, scale: Tensor) -> Tensor:
-    """`norm(x) * (1 + scale) + shift`, with the norm's weight folded into the scale, which has one row an image."""
-    return torch.addcmul(shift, unit_rms(x, norm.eps), (1 + scale) * norm.weight)
-
-
-class TimestepEmbedder(nn.Module):
-    """Timesteps (B,) in [0, 1] -> (B, D): 1000 times the timestep as sinusoids, linear, SiLU, linear."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.linear_1 = nn.Linear(TIME_CHANNELS, width)
-        self.linear_2 = nn.Linear(width, width)
-
-    def forward(self, timestep: Tensor) -> Tensor:
-        waves = sinusoids(1000 * timestep.float()).to(self.linear_1.weight.dtype)
-        return self.linear_2(F.silu(self.linear_1(waves)))
-
-
-class TimeTextEmbed(nn.Module):
-    """Only the published name: Lens embeds the time alone."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.timestep_embedder = TimestepEmbedder(width)
-
-    def forward(self, timestep: Tensor) -> Tensor:
-        return self.timestep_embedder(timestep)
-
-
-class ModulatedLayerNorm(nn.Module):
-    """LayerNorm without weights, modulated by the time; here the scale comes before the shift."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width, 2 * width)
-
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        scale, shift = self.linear(time).chunk(2, dim=-1)
-        return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=EPS), 1 + scale)
 
 
 class LensTransformer(nn.Module):
@@ -350,48 +210,28 @@ class LensTransformer(nn.Module):
         if any(layer.shape[:2] != text_mask.shape for layer in text_features):
             shapes = [tuple(layer.shape) for layer in text_features]
             raise ValueError(f"text features {shapes} do not match their mask {tuple(text_mask.shape)}")
-        image = self.img_in(latents)
-        text = self.txt_in(torch.cat([norm(x) for norm, x in zip(self.txt_norm, text_features, strict=True)], dim=-1))
-        time = F.silu(self.time_text_embed(timestep)).unsqueeze(1)  # (B, 1, D)
+        empty = ~text_mask.any(dim=1)
+        if bool(empty.any()) and any(bool(layer[empty].any()) for layer in text_features):
+            raise ValueError(
+                "text_mask is all false in a row whose features are not zero: unconditional rows have zeros"
+            )
+        packing = Packing.of(text_mask, image_tokens)
+        text = [packing.pack(layer) for layer in text_features]
         rotary = rotary_table(self.config.axes_dims_rope, grid, text_tokens, latents.device)
-        # Added to the attention scores: minus infinity where a key is padding.
-        mask = image.new_zeros(text_mask.shape).masked_fill_(~text_mask, -math.inf)
-        mask = F.pad(mask, (image_tokens, 0))[:, None, None, :]
+        return self.velocity(latents, timestep, text, rotary, packing)
+
+    def compile_velocity(self) -> None:
+        """From now on compute by torch.compile: one compilation for padded batches and one for those that are not."""
+        self.velocity = torch.compile(self.velocity, dynamic=True, fullgraph=True)  # type: ignore[method-assign]
+
+    def velocity(
+        self, latents: Tensor, timestep: Tensor, layers: list[Tensor], rotary: Tensor, packing: Packing
+    ) -> Tensor:
+        """`forward` once the text is packed: what `compile_velocity` compiles, without a branch on values."""
+        image = self.img_in(latents)
+        text = self.txt_in(torch.cat([norm(x) for norm, x in zip(self.txt_norm, layers, strict=True)], dim=-1))
+        time = F.silu(self.time_text_embed(timestep)).unsqueeze(1)  # (B, 1, D)
         last = len(self.transformer_blocks) - 1
         for n, block in enumerate(self.transformer_blocks):
-            image, text = block(image, text, time, rotary, mask, text_out=n < last)
+            image, text = block(image, text, time, rotary, packing, text_out=n < last)
         return self.proj_out(self.norm_out(image, time))
-
-
-def sinusoids(x: Tensor) -> Tensor:
-    """x (B,) as cosines and sines (B, 256) of frequencies falling from 1 to nearly 1 / 10,000, cosines first."""
-    half = TIME_CHANNELS // 2
-    frequencies = torch.exp(-math.log(THETA) / half * torch.arange(half, device=x.device, dtype=x.dtype))
-    angles = x[:, None] * frequencies
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
-
-
-@functools.lru_cache(maxsize=512)
-def rotary_table(axes: tuple[int, ...], grid: tuple[int, int], text_tokens: int, device: torch.device) -> Tensor:
-    """exp(i * angle) (H*W + T, 1, 1, d/2), complex64, of the joint sequence, image first.
-
-    Height and width run from -(n - n//2) to n//2 - 1, the frame is 0; text token i is at max(H//2, W//2) + i on all
-    three axes.
-    """
-    # Cached tensors outlive the call: made under inference mode they could not be trained with.
-    with torch.inference_mode(False), torch.no_grad():
-        height, width = grid
-        rows = torch.arange(height, dtype=torch.float64) - (height - height // 2)
-        columns = torch.arange(width, dtype=torch.float64) - (width - width // 2)
-        frames = torch.zeros(1, 1, dtype=torch.float64)
-        image = torch.stack(torch.broadcast_tensors(frames, rows[:, None], columns[None, :]), dim=-1)
-        text = max(height // 2, width // 2) + torch.arange(text_tokens, dtype=torch.float64)
-        positions = torch.cat([image.reshape(-1, 3), text[:, None].expand(-1, 3)])  # (S, 3)
-        angles = torch.cat(
-            [
-                positions[:, axis, None] * THETA ** (-torch.arange(0, channels, 2, dtype=torch.float64) / channels)
-                for axis, channels in enumerate(axes)
-            ],
-            dim=1,
-        )  # (S, d/2)
-        return torch.polar(torch.ones_like(angles), angles)[:, None, None, :].to(device, torch.complex64)

@@ -121,7 +121,10 @@ def _freeze(frame: pd.DataFrame, path: Path) -> Path:
 
 def _provenance(results: Results, evaluation: dict[str, Any]) -> str:
     records = results.records
-    digests = ("corpus_digest", "captions_digest", "prompts_digest", "judge_digest", "commit", "hardware")
+    digests = (
+        *("corpus_digest", "captions_digest", "prompts_digest", "judge_digest", "text_encoder_digest"),
+        *("autoencoder_digest", "commit", "hardware"),
+    )
     found = {name: sorted({str(v) for v in records[name].dropna()} - {""}) for name in digests if name in records}
     told = {
         "sweep": results.sweep_name,

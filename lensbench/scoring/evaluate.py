@@ -18,8 +18,9 @@ import torch
 from lensbench.captions.store import captions
 from lensbench.data.corpus import Corpus
 from lensbench.data.features import TextFeatures
+from lensbench.data.latents import Latents
 from lensbench.experiment import Captions, Experiment, Form
-from lensbench.model.autoencoder import Pixels
+from lensbench.model.autoencoder import Autoencoder
 from lensbench.model.flow import draw_timesteps, flow_loss, timestep_mean
 from lensbench.model.transformer import LensTransformer
 from lensbench.scoring.detectors import ShapesJudge
@@ -119,12 +120,17 @@ def score(
     judge: ShapesJudge,
     plan: Plan,
     features: TextFeatures,
+    autoencoder: Autoencoder,
+    real: Latents,
     *,
     final: bool,
     report: Callable[[int], None],
 ) -> Scores:
-    """Scores of a checkpoint; the distance, the alignment and the validation loss only of the final one."""
-    checkpoint = _Checkpoint(denoiser.eval(), judge, plan, features, report, Scores())
+    """Scores of a checkpoint; the distance, the alignment and the validation loss only of the final one.
+
+    `real` are the latents of the held-out images, in the order of `plan.keys`.
+    """
+    checkpoint = _Checkpoint(denoiser.eval(), judge, plan, features, autoencoder, real, report, Scores())
     for form in plan.experiment.evaluation.forms:
         if plan.prompts:
             checkpoint.geneval(form)
@@ -142,20 +148,21 @@ class _Checkpoint:
     judge: ShapesJudge
     plan: Plan
     features: TextFeatures
+    autoencoder: Autoencoder
+    real: Latents
     report: Callable[[int], None]
     scores: Scores
 
     def draw(self, protocol: str, texts: list[str], keys: list[tuple[int, int]]) -> np.ndarray:
         """Images (n, S, S, 3) uint8 of texts, each from the noise of its (prompt index, sample)."""
         e = self.plan.experiment
-        patch = e.model.patch_size
-        side = e.corpus.size_px // patch
+        side = e.corpus.size_px // self.autoencoder.stride
         return generate(
             self.denoiser,
-            Pixels(patch),
+            self.autoencoder,
             self.features,
             texts,
-            sampling_noise(e.evaluation.prompt_seed, protocol, keys, side * side, 3 * patch**2),
+            sampling_noise(e.evaluation.prompt_seed, protocol, keys, side * side, self.autoencoder.channels),
             (side, side),
             steps=e.evaluation.sampling_steps,
             guidance=e.evaluation.guidance,
@@ -206,10 +213,9 @@ class _Checkpoint:
         e = self.plan.experiment
         device = next(self.denoiser.parameters()).device
         texts = self.plan.held_out[form][: e.evaluation.validation_images]
-        keys = self.plan.keys[: len(texts)]
         losses = []
-        for start in range(0, len(keys), batch):
-            latents, grid = Pixels(e.model.patch_size).encode(self.plan.corpus.images(keys[start : start + batch]))
+        for start in range(0, len(texts), batch):
+            latents = self.real.gather(np.arange(start, min(start + batch, len(texts))))
             seed = e.evaluation.prompt_seed
             noise = torch.randn(latents.shape, generator=torch_stream(seed, "validation noise", start))
             stream = torch_stream(seed, "validation timesteps", start)
@@ -222,7 +228,7 @@ class _Checkpoint:
                 timesteps.to(device),
                 [layer.to(device) for layer in text_features],
                 text_mask.to(device),
-                grid,
+                self.real.grid,
             )
             losses.append(loss.cpu())
         values = torch.cat(losses).double().numpy()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from lensbench.data.features import TextFeatures
-from lensbench.model.autoencoder import Pixels
+from lensbench.model.autoencoder import Autoencoder
 from lensbench.model.flow import sample
 from lensbench.model.transformer import LensTransformer
 from lensbench.streams import torch_stream
@@ -31,22 +31,23 @@ def sampling_noise(
 @torch.inference_mode()
 def generate(
     denoiser: LensTransformer,
-    pixels: Pixels,
+    autoencoder: Autoencoder,
     features: TextFeatures,
     texts: Sequence[str],
     noise: torch.Tensor,
     grid: tuple[int, int],
     *,
     steps: int,
-    guidance: float,
+    guidance: float | Sequence[float],
     batch: int = 128,
     report: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """One image a text, (n, S, S, 3) uint8, rounded as a saved picture is. `report(n)` after each batch of n.
 
-    Texts of like length share a batch, so that little of it is padding.
+    Texts of like length share a batch, so that little of it is padding. The denoiser computes in its own type.
+    `guidance` is one scale, or one for each step.
     """
-    device = next(denoiser.parameters()).device
+    weights = next(denoiser.parameters())
     order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), i))
     out: dict[int, np.ndarray] = {}
     for start in range(0, len(order), batch):
@@ -54,14 +55,14 @@ def generate(
         text_features, text_mask = features.gather([texts[i] for i in chosen])
         latents = sample(
             denoiser,
-            noise[chosen].to(device),
-            [layer.to(device) for layer in text_features],
-            text_mask.to(device),
+            noise[chosen].to(weights.device),
+            [layer.to(weights) for layer in text_features],
+            text_mask.to(weights.device),
             grid,
             steps,
             guidance,
         )
-        images = pixels.decode(latents, grid).clamp(0, 1).mul(255).round().to(torch.uint8)
+        images = autoencoder.decode(latents, grid).clamp(0, 1).mul(255).round().to(torch.uint8)
         for place, image in zip(chosen, images.permute(0, 2, 3, 1).cpu().numpy(), strict=True):
             out[place] = image
         if report is not None:

@@ -20,11 +20,14 @@ from lensbench.captions.store import captions
 from lensbench.captions.store import digest as captions_digest
 from lensbench.data.corpus import open_corpus
 from lensbench.data.features import TextFeatures, encode_texts
+from lensbench.data.latents import Latents, encode_images
+from lensbench.experiment import Autoencoder as AutoencoderConfig
 from lensbench.experiment import Experiment
 from lensbench.experiment import TextEncoder as TextEncoderConfig
+from lensbench.model.autoencoder import Autoencoder, open_autoencoder
 from lensbench.model.checkpoint import load
 from lensbench.model.sizes import denoiser_config, train_flops_per_image
-from lensbench.model.text_encoder import MiniLM
+from lensbench.model.text_encoder import TextEncoder, open_text_encoder
 from lensbench.model.transformer import LensConfig
 from lensbench.scoring.detectors import ShapesJudge
 from lensbench.scoring.evaluate import Plan, Scores, plan, score
@@ -41,8 +44,27 @@ corpus_of = functools.lru_cache(maxsize=4)(open_corpus)
 
 
 @functools.lru_cache(maxsize=2)
-def encoder_of(config: TextEncoderConfig) -> MiniLM:
-    return MiniLM(layers=config.layers, max_tokens=config.max_tokens)
+def encoder_of(config: TextEncoderConfig) -> TextEncoder:
+    """The text encoder of a cell. Raises ValueError for other weights than the published ones that are not pinned."""
+    encoder = open_text_encoder(config)
+    if not config.published and config.digest is None:
+        raise ValueError(
+            f"text_encoder.model={config.model} may be any model: give text_encoder.digest={encoder.digest!r}, so that "
+            "the experiment says which weights it is about"
+        )
+    return encoder
+
+
+@functools.lru_cache(maxsize=2)
+def autoencoder_of(config: AutoencoderConfig, patch_size: int) -> Autoencoder:
+    """The autoencoder of a cell. Raises ValueError for other weights than the published ones that are not pinned."""
+    autoencoder = open_autoencoder(config, patch_size)
+    if not config.published and config.digest is None:
+        raise ValueError(
+            f"autoencoder.model={config.model} may be any model: give autoencoder.digest={autoencoder.digest!r}, so "
+            "that the experiment says which weights it is about"
+        )
+    return autoencoder
 
 
 @functools.cache
@@ -63,6 +85,7 @@ def run_cell(experiment: Experiment, directory: Path, *, cache: Path, report: Re
     (directory / "experiment.json").write_text(json.dumps(json.loads(experiment.model_dump_json()), indent=1))
     judge = judge_of()  # before the training: a judge that fails its self-test must not cost a run
     corpus = corpus_of(experiment.corpus, experiment.images)
+    autoencoder = autoencoder_of(experiment.autoencoder, experiment.model.patch_size)
     encoder = encoder_of(experiment.text_encoder)
     texts = captions(corpus, experiment.captions, corpus.train_keys)
     what = plan(experiment, corpus)
@@ -72,11 +95,24 @@ def run_cell(experiment: Experiment, directory: Path, *, cache: Path, report: Re
             of, encoder, cache, report=lambda done, total: report(Progress("captions", done, total, note))
         )
 
+    def latents(keys: list[str], note: str) -> Latents:
+        return encode_images(
+            corpus,
+            keys,
+            autoencoder,
+            cache,
+            device=_device(),
+            report=lambda done, total: report(Progress("latents", done, total, note)),
+        )
+
+    train_latents = latents(corpus.train_keys, "training images")
+    held_out_latents = latents(what.keys, "held-out images")
     # Prompts apart from captions: every cell shares theirs, whatever its arm.
     prompt_features = encode(what.texts(), "prompts")
     train_features = encode(texts, experiment.captions.set)
+    encoder.unload()  # it can be larger than the denoiser
     config = denoiser_config(experiment, encoder.width)
-    batches = TrainingBatches(experiment, corpus.images(corpus.train_keys), texts, train_features)
+    batches = TrainingBatches(experiment, train_latents, texts, train_features)
     trained = time.perf_counter()
     train(
         experiment,
@@ -87,7 +123,10 @@ def run_cell(experiment: Experiment, directory: Path, *, cache: Path, report: Re
     )
     train_seconds = time.perf_counter() - trained
 
-    checkpoints = _score_all(experiment, judge, what, prompt_features, directory, report)
+    scorer = functools.partial(
+        score, judge=judge, plan=what, features=prompt_features, autoencoder=autoencoder, real=held_out_latents
+    )
+    checkpoints = _score_all(experiment, what, scorer, directory, report)
     token_counts = train_features.token_counts(texts)
     flops = _train_flops_per_image(experiment, config, token_counts)
     cell = {"cell": experiment.cell_id(), "experiment_hash": experiment.hash()}
@@ -96,6 +135,8 @@ def run_cell(experiment: Experiment, directory: Path, *, cache: Path, report: Re
         "captions_digest": captions_digest(corpus.train_keys, texts),
         "prompts_digest": what.digest(),
         "judge_digest": judge.digest,
+        "text_encoder_digest": encoder.digest,
+        "autoencoder_digest": autoencoder.digest,
         "commit": commit(),
         "hardware": hardware(),
     }
@@ -122,7 +163,7 @@ def run_cell(experiment: Experiment, directory: Path, *, cache: Path, report: Re
 
 def _train_flops_per_image(experiment: Experiment, config: LensConfig, token_counts: np.ndarray) -> float:
     """Mean over image visits of the useful training FLOPs: padding is not counted, dropped captions have no text."""
-    image_tokens = (experiment.corpus.size_px // experiment.model.patch_size) ** 2
+    image_tokens = experiment.image_tokens
     lengths, visits = np.unique(token_counts, return_counts=True)
     with_text = [train_flops_per_image(config, image_tokens, int(length)) for length in lengths]
     without_text = train_flops_per_image(config, image_tokens, 0)
@@ -130,12 +171,15 @@ def _train_flops_per_image(experiment: Experiment, config: LensConfig, token_cou
     return dropout * without_text + (1 - dropout) * float(np.average(with_text, weights=visits))
 
 
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def _score_all(
-    experiment: Experiment, judge: ShapesJudge, what: Plan, features: TextFeatures, directory: Path, report: Report
+    experiment: Experiment, what: Plan, scorer: Callable[..., Scores], directory: Path, report: Report
 ) -> dict[int, Scores]:
     steps = scoring_steps(experiment)
     total = sum(what.images(final=step == steps[-1]) for step in steps)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     done = 0
 
     def drawn(n: int) -> None:
@@ -145,8 +189,8 @@ def _score_all(
 
     found = {}
     for step in steps:
-        denoiser = load(directory / "checkpoints" / checkpoint_name(step)).to(device)
-        found[step] = score(denoiser, judge, what, features, final=step == steps[-1], report=drawn)
+        denoiser = load(directory / "checkpoints" / checkpoint_name(step)).to(_device())
+        found[step] = scorer(denoiser, final=step == steps[-1], report=drawn)
     return found
 
 

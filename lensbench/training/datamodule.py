@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lensbench.captions.policy import dropped_text
 from lensbench.data.features import TextFeatures
+from lensbench.data.latents import Latents
 from lensbench.experiment import Experiment
 from lensbench.model.flow import draw_timesteps, timestep_mean
 from lensbench.streams import numpy_stream, torch_stream
@@ -23,9 +24,10 @@ from lensbench.streams import numpy_stream, torch_stream
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's input: images (B, 3, S, S) uint8, noise (B, N, C), timesteps (B,), text features and mask."""
+    """One step's input: latents (B, H*W, C), their grid (H, W), noise (B, H*W, C), timesteps (B,), text and mask."""
 
-    images: torch.Tensor
+    latents: torch.Tensor
+    grid: tuple[int, int]
     noise: torch.Tensor
     timesteps: torch.Tensor
     text_features: list[torch.Tensor]
@@ -52,25 +54,24 @@ def flow_input(seed: int, step: int, batch: int, image_tokens: int, channels: in
 class TrainingBatches(Dataset[Batch]):
     """The batch of every step, by step number."""
 
-    def __init__(
-        self, experiment: Experiment, images: torch.Tensor, texts: Sequence[str], features: TextFeatures
-    ) -> None:
-        if len(images) != len(texts):
-            raise ValueError(f"{len(images)} images but {len(texts)} captions")
-        self.experiment, self.images, self.texts, self.features = experiment, images, texts, features
+    def __init__(self, experiment: Experiment, latents: Latents, texts: Sequence[str], features: TextFeatures) -> None:
+        if len(latents) != len(texts):
+            raise ValueError(f"{len(latents)} images but {len(texts)} captions")
+        self.experiment, self.latents, self.texts, self.features = experiment, latents, texts, features
 
     def __len__(self) -> int:
         return self.experiment.training.steps
 
     def __getitem__(self, step: int) -> Batch:
         e = self.experiment
-        batch, patch = e.training.batch, e.model.patch_size
-        chosen = image_order(e.seed, len(self.images), step, batch)
+        batch = e.training.batch
+        chosen = image_order(e.seed, len(self.latents), step, batch)
         dropped = dropped_text(e.captions, e.seed, step, batch)
         texts = ["" if drop else self.texts[i] for i, drop in zip(chosen, dropped, strict=True)]
-        noise, timesteps = flow_input(e.seed, step, batch, (e.corpus.size_px // patch) ** 2, 3 * patch**2)
+        latents = self.latents.gather(chosen)
+        noise, timesteps = flow_input(e.seed, step, *latents.shape)
         text_features, text_mask = self.features.gather(texts)
-        return Batch(self.images[torch.from_numpy(chosen)], noise, timesteps, text_features, text_mask)
+        return Batch(latents, self.latents.grid, noise, timesteps, text_features, text_mask)
 
 
 class LensData(lightning.LightningDataModule):
@@ -88,4 +89,5 @@ class LensData(lightning.LightningDataModule):
             return tensor.to(device, non_blocking=True)
 
         features = [move(layer) for layer in batch.text_features]
-        return Batch(move(batch.images), move(batch.noise), move(batch.timesteps), features, move(batch.text_mask))
+        latents, noise, timesteps = move(batch.latents), move(batch.noise), move(batch.timesteps)
+        return Batch(latents, batch.grid, noise, timesteps, features, move(batch.text_mask))

@@ -12,7 +12,6 @@ import torch
 from torch.optim import Optimizer
 
 from lensbench.experiment import Experiment, Training
-from lensbench.model.autoencoder import Pixels
 from lensbench.model.flow import flow_loss
 from lensbench.model.transformer import LensConfig, LensTransformer
 from lensbench.streams import stream_key
@@ -20,7 +19,6 @@ from lensbench.training.datamodule import Batch
 from lensbench.training.optimizer import new_optimizer
 
 DECAY_SHARE = 0.3  # of the steps, under schedule="wsd"
-WORTH_SPLITTING = 0.1  # share of a step's tokens: what a second forward pass costs, about
 
 
 def new_denoiser(config: LensConfig, seed: int) -> LensTransformer:
@@ -42,20 +40,6 @@ def rate_factor(training: Training, step: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-def rows_by_length(text_mask: torch.Tensor, image_tokens: int) -> list[tuple[torch.Tensor, int]]:
-    """The rows of a batch in one group or, where that saves enough padding, in two, each with its longest text.
-
-    The loss of a batch is the same in one piece or in groups. Two forward passes cost more overhead than one.
-    """
-    lengths = text_mask.sum(1)
-    order = torch.argsort(lengths, stable=True)
-    halves = [(rows, max(1, int(lengths[rows].max()))) for rows in order.tensor_split(2) if len(rows)]
-    longest = max(length for _, length in halves)
-    computed = sum(len(rows) * (image_tokens + length) for rows, length in halves)
-    saved = 1 - computed / (len(order) * (image_tokens + longest))
-    return halves if saved > WORTH_SPLITTING else [(torch.arange(len(order), device=order.device), longest)]
-
-
 class LensModule(lightning.LightningModule):
     """Trains `denoiser`; `averaged` follows it as an exponential moving average and is what is sampled from."""
 
@@ -64,28 +48,20 @@ class LensModule(lightning.LightningModule):
     def __init__(self, experiment: Experiment, config: LensConfig) -> None:
         super().__init__()
         self.experiment = experiment
-        self.pixels = Pixels(experiment.model.patch_size)
         self.denoiser = new_denoiser(config, experiment.seed)
         self.averaged = copy.deepcopy(self.denoiser).requires_grad_(False)
         self.gradient_norm = torch.tensor(float("nan"))  # of the last step, before clipping
 
     def training_step(self, batch: Batch, step: int) -> torch.Tensor:
-        latents, grid = self.pixels.encode(batch.images)
-        total = latents.new_zeros(())
-        for rows, longest in rows_by_length(batch.text_mask, latents.shape[1]):
-            total = (
-                total
-                + flow_loss(
-                    self.denoiser,
-                    latents[rows],
-                    batch.noise[rows],
-                    batch.timesteps[rows],
-                    [layer[rows, :longest] for layer in batch.text_features],
-                    batch.text_mask[rows, :longest],
-                    grid,
-                ).sum()
-            )
-        return total / len(latents)
+        return flow_loss(
+            self.denoiser,
+            batch.latents,
+            batch.noise,
+            batch.timesteps,
+            batch.text_features,
+            batch.text_mask,
+            batch.grid,
+        ).mean()
 
     @torch.no_grad()
     def on_train_batch_end(self, outputs: torch.Tensor | Mapping[str, Any] | None, batch: Batch, step: int) -> None:

@@ -37,10 +37,13 @@ def train(
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     module = LensModule(experiment, config)
+    if experiment.training.compiled:
+        module.denoiser.compile_velocity()
     trainer = lightning.Trainer(
         max_steps=experiment.training.steps,
         accelerator="auto",
         devices=1,
+        precision="bf16-mixed" if experiment.training.precision == "bf16" else "32-true",
         callbacks=[
             LossCurve(directory / "train.csv"),
             ScoringCheckpoints(directory / "checkpoints", scoring_steps(experiment)),

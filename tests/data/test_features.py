@@ -1,5 +1,6 @@
 """Text features: what is cached is what the encoder says, and a cache is whole or absent."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from lensbench.data.features import encode_texts
-from lensbench.model.text_encoder import MiniLM
+from lensbench.model.minilm import MiniLM
 
 TEXTS = ["a red circle", "a small blue ring left of a large cross", "a red circle", "IMG_2041.jpg"]
 
@@ -61,3 +62,42 @@ def test_an_interrupted_cache_is_not_taken_for_a_whole_one(encoder: MiniLM, tmp_
         encode_texts(TEXTS, encoder, tmp_path, batch=1, report=interrupt)
     features = encode_texts(TEXTS, encoder, tmp_path)
     assert len(features.offsets) == 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_features_are_kept_in_the_encoders_type_without_loss(dtype: torch.dtype, tmp_path: Path) -> None:
+    features = encode_texts(TEXTS, Constant(dtype), tmp_path)
+    layers, mask = features.gather([TEXTS[1], "", TEXTS[0]])
+    assert mask.sum(1).tolist() == [len(TEXTS[1]), 0, len(TEXTS[0])]
+    for number, layer in enumerate(layers):
+        assert layer.dtype == torch.float32
+        assert not layer[~mask].any()
+        assert (layer[mask] == Constant.values(dtype, number)).all()
+
+
+class Constant:
+    """A text encoder of one token a letter, whose features use its type's last bit and whole range."""
+
+    layers = (0, 1)
+    max_tokens = 64
+    width = 5
+    digest = "constant"
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    @staticmethod
+    def values(dtype: torch.dtype, layer: int) -> torch.Tensor:
+        kind = torch.finfo(dtype)
+        return torch.tensor([1 + kind.eps, -kind.max / 4, kind.max / 2, kind.tiny, layer + 1.0])
+
+    def encode(self, texts: Sequence[str]) -> tuple[list[torch.Tensor], torch.Tensor]:
+        lengths = torch.tensor([len(text) for text in texts])
+        mask = torch.arange(int(lengths.max()))[None, :] < lengths[:, None]
+        return [mask[:, :, None] * self.values(self.dtype, layer) for layer in self.layers], mask
+
+    def truncated(self, texts: Sequence[str]) -> int:
+        return 0
+
+    def unload(self) -> None:
+        pass

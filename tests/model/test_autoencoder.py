@@ -1,4 +1,4 @@
-"""Pixels as latents: exact both ways, in Lens's channel order."""
+"""Pixels as latents: exact both ways, in Lens's channel order; and what every autoencoder refuses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lensbench.model.autoencoder import Pixels
+from lensbench.experiment import Autoencoder as AutoencoderConfig
+from lensbench.model.autoencoder import Pixels, open_autoencoder, patchify, unpatchify
 
 
 @settings(max_examples=30, deadline=None)
@@ -22,6 +23,17 @@ def test_bytes_come_back_exactly(patch, rows, columns, seed):
     assert latents.abs().max() <= 1
     back = pixels.decode(latents, grid)
     assert torch.equal((back * 255).round().to(torch.uint8), images)
+
+
+@settings(max_examples=30, deadline=None)
+@given(p=st.integers(1, 4), rows=st.integers(1, 4), columns=st.integers(1, 4), channels=st.integers(1, 5))
+def test_patches_are_torchs_pixel_unshuffle_row_by_row(p, rows, columns, channels):
+    images = torch.arange(2.0 * channels * rows * columns * p * p).reshape(2, channels, rows * p, columns * p)
+    tokens, grid = patchify(images, p)
+    assert grid == (rows, columns)
+    # torch's order of channels is (c, p1, p2) too
+    assert torch.equal(tokens, torch.nn.functional.pixel_unshuffle(images, p).flatten(2).transpose(1, 2))
+    assert torch.equal(unpatchify(tokens, grid, p), images)
 
 
 def test_every_byte_value_comes_back():
@@ -43,7 +55,23 @@ def test_tokens_run_row_by_row_with_channels_c_p1_p2():
     assert (latents[0] > 0).nonzero().tolist() == [[1 * 3 + 2, 1 * 4 + 1 * 2 + 0]]
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 9, 8), (1, 3, 8, 9), (1, 1, 8, 8)])
-def test_broken_patches_are_refused(shape):
-    with pytest.raises(ValueError, match="whole patches of 4x4"):
+@pytest.mark.parametrize("shape", [(1, 3, 9, 8), (1, 3, 8, 9), (1, 1, 8, 8), (3, 8, 8), (1, 3, 0, 8)])
+def test_images_that_are_not_whole_patches_are_refused(shape):
+    with pytest.raises(ValueError, match=r"images: got shape .* expected .* multiples of 4") as caught:
         Pixels(4).encode(torch.zeros(shape))
+    assert str(shape) in str(caught.value)
+
+
+def test_images_of_integers_that_are_not_bytes_are_refused():
+    with pytest.raises(ValueError, match=r"images: got torch.int64, expected uint8"):
+        Pixels(4).encode(torch.zeros(1, 3, 8, 8, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 48), (1, 6, 47), (6, 48)])
+def test_latents_that_do_not_fit_the_grid_are_refused(shape):
+    with pytest.raises(ValueError, match=r"latents: got shape .* expected \(B, 6, 48\) for the grid \(2, 3\)"):
+        Pixels(4).decode(torch.zeros(shape), (2, 3))
+
+
+def test_without_an_autoencoder_the_patches_are_of_pixels():
+    assert open_autoencoder(AutoencoderConfig(), 5) == Pixels(5)

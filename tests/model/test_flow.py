@@ -11,7 +11,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lensbench.model.flow import draw_timesteps, flow_loss, guide, sample, shift_exponent, sigmas, timestep_mean
+from lensbench.model.flow import (
+    draw_timesteps,
+    flow_loss,
+    guidance_schedule,
+    guide,
+    sample,
+    shift_exponent,
+    sigmas,
+    timestep_mean,
+)
 
 GRID = (2, 3)
 TEXT = [torch.zeros(4, 5, 7)]
@@ -141,3 +150,71 @@ def test_guidance_rides_in_one_batch_and_one_needs_none():
         assert real.tolist() == [True] * 4 + [False] * 4
         for layer in sums:
             assert layer.tolist() == [35.0] * 4 + [0.0] * 4
+
+
+def test_a_schedule_guides_the_steps_it_says_and_the_others_have_no_unconditional_half():
+    calls = []
+
+    def model(x, timestep, features, mask, grid):
+        calls.append((len(x), len(features[0]), len(mask)))
+        # The two halves differ, so that guidance shows.
+        return torch.where(mask.any(dim=1)[:, None, None], x, torch.ones_like(x))
+
+    noise = torch.randn(4, 6, 3, generator=torch.Generator().manual_seed(0))
+    scheduled = sample(model, noise, TEXT, MASK, GRID, 4, [1.0, 5.0, 1.0, 2.0])
+    assert calls == [(n, n, n) for n in (4, 8, 4, 8)]
+    assert torch.equal(
+        sample(model, noise, TEXT, MASK, GRID, 4, [5.0] * 4), sample(model, noise, TEXT, MASK, GRID, 4, 5.0)
+    )
+    assert not torch.equal(scheduled, sample(model, noise, TEXT, MASK, GRID, 4, 5.0))
+    assert not torch.equal(scheduled, sample(model, noise, TEXT, MASK, GRID, 4, 1.0))
+
+
+@pytest.mark.parametrize("scales", [[], [2.0, 2.0], [2.0] * 4])
+def test_a_schedule_has_one_scale_a_step(scales):
+    with pytest.raises(ValueError, match=f"guidance has {len(scales)} scales for 3 steps"):
+        sample(lambda x, *_: x, torch.randn(4, 6, 3), TEXT, MASK, GRID, 3, scales)
+
+
+@given(
+    scale=st.floats(1, 20),
+    ends=st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted).filter(lambda ends: ends[0] < ends[1]),
+    steps=st.integers(1, 60),
+    tokens=st.integers(1, 5000),
+)
+def test_an_interval_guides_between_its_noise_levels_alone(scale, ends, steps, tokens):
+    scales = guidance_schedule(scale, tuple(ends), steps, tokens)
+    assert len(scales) == steps
+    for level, used in zip(sigmas(steps, tokens), scales, strict=False):
+        assert used == (scale if ends[0] <= level <= ends[1] else 1.0)
+    assert guidance_schedule(scale, (0.0, 1.0), steps, tokens) == (scale,) * steps
+
+
+@pytest.mark.parametrize(
+    ("scale", "interval", "said"),
+    [
+        (0.9, (0, 1), "guidance=0.9: must be at least 1"),
+        (math.nan, (0, 1), "guidance=nan"),
+        (math.inf, (0, 1), "guidance=inf"),
+        (2.0, (0.5, 0.5), "guidance_interval=0.5 0.5"),
+        (2.0, (-0.1, 1), "guidance_interval=-0.1 1"),
+        (2.0, (0, math.nan), "guidance_interval=0 nan"),
+    ],
+)
+def test_guidance_that_cannot_be_is_refused(scale, interval, said):
+    with pytest.raises(ValueError, match=said):
+        guidance_schedule(scale, interval, 4, 16)
+
+
+def test_the_model_computes_in_the_type_of_the_text_and_the_state_stays_exact():
+    seen = set()
+
+    def model(x, timestep, features, mask, grid):
+        seen.update({x.dtype, features[0].dtype})
+        return torch.ones_like(x)
+
+    got = sample(model, torch.zeros(4, 6, 3), [TEXT[0].bfloat16()], MASK, GRID, 3, 5.0)
+    assert seen == {torch.bfloat16}
+    assert got.dtype == torch.float32
+    # Steps from 1 to 0 along a velocity of 1: bfloat16 would have added up to something else.
+    torch.testing.assert_close(got, -torch.ones(4, 6, 3), atol=1e-6, rtol=0)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lensbench.model.sizes import forward_flops, lens, parameter_count, train_flops_per_image
+from lensbench.model.sizes import backward_flops, forward_flops, lens, parameter_count, train_flops_per_image
 from lensbench.model.transformer import LensConfig, LensTransformer
 
 POSSIBLE = [*range(1, 9), *range(10, 49, 2)]
@@ -60,22 +60,39 @@ def test_impossible_depths_are_refused(depth):
         lens(depth)
 
 
-@pytest.mark.parametrize(("depth", "grid", "text"), [(1, (4, 4), 10), (3, (4, 4), 1), (4, (6, 6), 30), (8, (2, 8), 60)])
-def test_flops_agree_with_torch(depth, grid, text):
-    config = lens(depth, in_channels=48, out_channels=3, patch_size=4, enc_hidden_dim=96, selected_layer_index=(1, 3))
-    model = LensTransformer(config)
-    image, batch = grid[0] * grid[1], 2
-    latents = torch.randn(batch, image, 48)
-    features = [torch.randn(batch, text, 96) for _ in range(2)]
-    given_ = (latents, torch.rand(batch), features, torch.ones(batch, text, dtype=torch.bool), grid)
+@settings(max_examples=12, deadline=None)
+@given(
+    depth=st.sampled_from([1, 2, 3, 5, 8]),
+    side=st.integers(1, 6),
+    text=st.integers(1, 60),
+    patch=st.integers(1, 4),
+    encoder=st.integers(1, 300),
+    layers=st.integers(1, 3),
+    batch=st.integers(1, 2),
+)
+@example(depth=1, side=6, text=1, patch=4, encoder=1, layers=1, batch=1)  # where the data's products weigh most
+def test_flops_agree_with_torch(depth, side, text, patch, encoder, layers, batch):
+    config = lens(
+        depth,
+        patch_size=patch,
+        out_channels=3,
+        in_channels=3 * patch**2,
+        enc_hidden_dim=encoder,
+        selected_layer_index=tuple(range(layers)),
+    )
+    with torch.device("meta"):
+        model = LensTransformer(config)
+    model.to_empty(device="cpu")
+    latents = torch.zeros(batch, side * side, config.in_channels)
+    features = [torch.zeros(batch, text, encoder) for _ in range(layers)]
+    given_ = (latents, torch.zeros(batch), features, torch.ones(batch, text, dtype=torch.bool), (side, side))
     with sdpa_kernel(SDPBackend.MATH):  # torch's counter knows no CPU flash attention
         with FlopCounterMode(display=False) as forward:
             loss = model(*given_).sum()
         with FlopCounterMode(display=False) as backward:
             loss.backward()
-    expected = forward_flops(config, image, text)
-    assert forward.get_total_flops() == pytest.approx(batch * expected, rel=0.01)
-    # Two forward passes, but where inputs are data and need no gradient: one product of the two, 2 FLOPs each.
-    first = (image * 48 + 256) * config.inner_dim
-    assert backward.get_total_flops() == pytest.approx(batch * (2 * expected - 2 * first), rel=0.01)
-    assert train_flops_per_image(config, image, text) == 3 * expected
+    measured = forward.get_total_flops(), backward.get_total_flops()
+    shape = (config, side * side, text)
+    assert measured[0] == pytest.approx(batch * forward_flops(*shape), rel=0.01)
+    assert measured[1] == pytest.approx(batch * backward_flops(*shape), rel=0.01)
+    assert sum(measured) == pytest.approx(batch * train_flops_per_image(*shape), rel=0.01)

@@ -229,7 +229,9 @@ def test_float32_gradients_agree_with_float64():
 def test_padding_changes_nothing(lengths, padding, fill):
     model = make()
     latents, timestep, features, mask, grid = inputs(lengths, 6)
-    extra = [torch.cat([f, torch.full((len(lengths), padding, f.shape[2]), fill)], 1) for f in features]
+    # Whatever stands in the padding; but a row without a real token is unconditional, and zero all through.
+    filled = fill * mask.any(1).float()[:, None, None]
+    extra = [torch.cat([f, filled.expand(-1, padding, f.shape[2])], 1) for f in features]
     longer = torch.cat([mask, torch.zeros(len(lengths), padding, dtype=torch.bool)], 1)
     with torch.no_grad():
         short = model(latents, timestep, features, mask, grid)
@@ -255,7 +257,8 @@ def test_text_time_and_place_all_matter():
     with torch.no_grad():
         base = model(latents, timestep, features, mask, grid)
         reworded = model(latents, timestep, [f.flip(1) for f in features], mask, grid)
-        unconditional = model(latents, timestep, features, torch.zeros_like(mask), grid)
+        nothing = [torch.zeros_like(f) for f in features]
+        unconditional = model(latents, timestep, nothing, torch.zeros_like(mask), grid)
         later = model(latents, timestep / 2, features, mask, grid)
         turned = model(latents, timestep, features, mask, (grid[1], grid[0]))
     assert unconditional.isfinite().all()
@@ -311,6 +314,9 @@ def test_wrong_shapes_are_refused():
         model(latents, timestep, features[:1], mask, grid)
     with pytest.raises(ValueError, match="do not match their mask"):
         model(latents, timestep, features, mask[:, :4], grid)
+    features[1][1, 0] = 1.0
+    with pytest.raises(ValueError, match="all false in a row whose features are not zero"):
+        model(latents, timestep, features, mask, grid)
 
 
 @pytest.mark.parametrize(

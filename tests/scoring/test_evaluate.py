@@ -6,14 +6,16 @@ import torch
 
 from lensbench.data.corpus import open_corpus
 from lensbench.data.features import TextFeatures, encode_texts
+from lensbench.data.latents import PatchedImages
 from lensbench.data.shapes import render, scene_matching
 from lensbench.experiment import Experiment
+from lensbench.model.autoencoder import Pixels
+from lensbench.model.minilm import MiniLM
 from lensbench.model.sizes import denoiser_config
-from lensbench.model.text_encoder import MiniLM
 from lensbench.model.transformer import LensTransformer
 from lensbench.scoring import evaluate
 from lensbench.scoring.detectors import ShapesJudge
-from lensbench.scoring.evaluate import Plan, plan, score
+from lensbench.scoring.evaluate import Plan, Scores, plan, score
 from lensbench.streams import numpy_stream
 
 BASE = Experiment().replace(
@@ -38,6 +40,12 @@ def plan_of(experiment: Experiment) -> Plan:
 @pytest.fixture(scope="module")
 def features(tmp_path_factory: pytest.TempPathFactory) -> TextFeatures:
     return encode_texts(plan_of(BASE).texts(), MiniLM(layers=(0,)), tmp_path_factory.mktemp("cache"))
+
+
+def scored(denoiser: LensTransformer, what: Plan, features: TextFeatures, **how) -> Scores:  # type: ignore[no-untyped-def]
+    pixels = Pixels(BASE.model.patch_size)
+    real = PatchedImages(what.corpus.images(what.keys), pixels)
+    return score(denoiser, ShapesJudge.load(), what, features, pixels, real, **how)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +84,7 @@ def test_a_model_that_draws_what_it_is_asked_scores_full_marks(
     monkeypatch.setattr(evaluate._Checkpoint, "draw", perfect)
     what, drawn = plan_of(BASE), []
     denoiser = LensTransformer(denoiser_config(BASE, 384))
-    scores = score(denoiser, ShapesJudge.load(), what, features, final=True, report=drawn.append)
+    scores = scored(denoiser, what, features, final=True, report=drawn.append)
     found = {(row["metric"], row["prompt_form"]): row for row in scores.records}
     for form in ("short", "detailed"):
         assert found["geneval", form]["value"] == pytest.approx(1.0, abs=0.03)
@@ -94,6 +102,6 @@ def test_a_model_that_draws_noise_scores_nothing(features: TextFeatures) -> None
     torch.manual_seed(0)
     denoiser = LensTransformer(denoiser_config(BASE, 384))
     what = plan_of(BASE)
-    scores = score(denoiser, ShapesJudge.load(), what, features, final=False, report=lambda n: None)
+    scores = scored(denoiser, what, features, final=False, report=lambda n: None)
     assert {row["metric"] for row in scores.records} == {"geneval", *(f"geneval.{p.task}" for p in what.prompts)}
     assert all(row["value"] <= 0.05 for row in scores.records if row["metric"] == "geneval")

@@ -6,8 +6,8 @@ import torch
 
 from lensbench.data.features import TextFeatures, encode_texts
 from lensbench.model.autoencoder import Pixels
+from lensbench.model.minilm import MiniLM
 from lensbench.model.sizes import lens
-from lensbench.model.text_encoder import MiniLM
 from lensbench.model.transformer import LensTransformer
 from lensbench.scoring.generate import generate, sampling_noise
 

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from lensbench.captions.store import captions
 from lensbench.data.corpus import open_corpus
 from lensbench.data.features import encode_texts
+from lensbench.data.latents import StoredLatents, encode_images
 from lensbench.experiment import Experiment
+from lensbench.model.autoencoder import open_autoencoder
+from lensbench.model.minilm import MiniLM
 from lensbench.model.sizes import denoiser_config
-from lensbench.model.text_encoder import MiniLM
 from lensbench.training.datamodule import TrainingBatches, flow_input, image_order
 from lensbench.training.module import new_denoiser
 
@@ -43,13 +45,21 @@ def test_noise_and_timesteps_are_those_of_seed_and_step(seed: int, step: int) ->
     assert ((timesteps > 0) & (timesteps < 1)).all()
 
 
-@pytest.fixture(scope="module")
-def arms(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], TrainingBatches]:
+@pytest.fixture(scope="module", params=["pixels", "flux2"])
+def arms(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[str, int], TrainingBatches]:
     cache: Path = tmp_path_factory.mktemp("cache")
     encoder = MiniLM(layers=(0,), max_tokens=96)
     base = Experiment().replace(
         {"images": 48, "training.batch": 16, "training.steps": 8, "text_encoder.layers": (0,), "captions.dropout": 0.3}
     )
+    if request.param == "flux2":
+        model = str(request.getfixturevalue("flux2_folder"))
+        base = base.replace(
+            {"autoencoder.kind": "flux2", "autoencoder.model": model, "corpus.size_px": 32, "model.patch_size": 2}
+        )
+    autoencoder = open_autoencoder(base.autoencoder, base.model.patch_size)
     made = {}
     for arm in ("alt", "brief", "detailed"):
         for seed in (0, 1):
@@ -57,7 +67,8 @@ def arms(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Trai
             corpus = open_corpus(experiment.corpus, experiment.images)
             texts = captions(corpus, experiment.captions, corpus.train_keys)
             features = encode_texts(texts, encoder, cache)
-            made[arm, seed] = TrainingBatches(experiment, corpus.images(corpus.train_keys), texts, features)
+            latents = encode_images(corpus, corpus.train_keys, autoencoder, cache)
+            made[arm, seed] = TrainingBatches(experiment, latents, texts, features)
     return made
 
 
@@ -66,7 +77,7 @@ def test_arms_with_one_seed_differ_in_their_text_alone(arms: dict[tuple[str, int
         batches = {arm: arms[arm, 0][step] for arm in ("alt", "brief", "detailed")}
         first = batches["alt"]
         for batch in batches.values():
-            assert torch.equal(batch.images, first.images)
+            assert torch.equal(batch.latents, first.latents)
             assert torch.equal(batch.noise, first.noise)
             assert torch.equal(batch.timesteps, first.timesteps)
             # the same image visits are trained without text
@@ -87,7 +98,7 @@ def test_arms_with_one_seed_start_from_the_same_weights(arms: dict[tuple[str, in
 
 def test_seeds_differ_in_order_noise_and_timesteps(arms: dict[tuple[str, int], TrainingBatches]) -> None:
     a, b = arms["alt", 0][0], arms["alt", 1][0]
-    assert not torch.equal(a.images, b.images)
+    assert not torch.equal(a.latents, b.latents)
     assert not torch.equal(a.noise, b.noise)
     assert not torch.equal(a.timesteps, b.timesteps)
 
@@ -95,4 +106,25 @@ def test_seeds_differ_in_order_noise_and_timesteps(arms: dict[tuple[str, int], T
 def test_a_caption_for_every_image_or_an_error(arms: dict[tuple[str, int], TrainingBatches]) -> None:
     whole = arms["alt", 0]
     with pytest.raises(ValueError, match="48 images but 47 captions"):
-        TrainingBatches(whole.experiment, whole.images, whole.texts[:-1], whole.features)
+        TrainingBatches(whole.experiment, whole.latents, whole.texts[:-1], whole.features)
+
+
+def test_batches_have_the_autoencoders_shape_and_the_images_of_their_step(
+    arms: dict[tuple[str, int], TrainingBatches],
+) -> None:
+    batches = arms["brief", 1]
+    e = batches.experiment
+    autoencoder = open_autoencoder(e.autoencoder, e.model.patch_size)
+    corpus = open_corpus(e.corpus, e.images)
+    for step in (0, 5):
+        batch = batches[step]
+        chosen = [corpus.train_keys[i] for i in image_order(1, 48, step, 16)]
+        latents, grid = autoencoder.encode(corpus.images(chosen))
+        # float16 on disk
+        torch.testing.assert_close(batch.latents, latents, atol=1e-4, rtol=2**-10)
+        assert batch.grid == grid
+        assert batch.latents.dtype == torch.float32
+        assert batch.noise.shape == batch.latents.shape == (16, e.image_tokens, autoencoder.channels)
+        assert denoiser_config(e, 384).in_channels == autoencoder.channels
+        assert e.corpus.size_px == grid[0] * autoencoder.stride
+    assert isinstance(batches.latents, StoredLatents) == (e.autoencoder.kind == "flux2")
