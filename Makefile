@@ -27,7 +27,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 paper: $(INSTALLED)
-	$(BIN)/lensbench report sweeps/demo.py
 	$(BIN)/python -m lensbench.report.paper results/demo paper
 	cd paper && pdflatex -interaction=nonstopmode -halt-on-error main.tex && pdflatex -interaction=nonstopmode -halt-on-error main.tex
 

@@ -60,8 +60,6 @@ def run(
 
     Stop it whenever you like: the same command goes on where it stopped.
     """
-    import shlex
-
     from rich.console import Console
 
     sweep = _prepared(sweep_file, corpus)
@@ -78,8 +76,7 @@ def run(
         processes = workers or default_workers(len(cells(sweep)))
         session = work(sweep, runs, console=console, workers=processes, open_mirror=open_tracker)
     except StoppedError as stopped:
-        again = shlex.join(["lensbench", *sys.argv[1:]])
-        print(f"lensbench: {stopped} in {runs}; continue with: {again}", file=sys.stderr)
+        print(f"lensbench: {stopped} in {runs}; continue with: {_again()}", file=sys.stderr)
         raise typer.Exit(stopped.exit_code) from None
     if not _report(sweep, runs, results) or session.failed:
         raise typer.Exit(1)
@@ -176,8 +173,6 @@ def generate(
 
     Stop it whenever you like: the same command goes on where it stopped.
     """
-    import shlex
-
     from rich.console import Console
 
     from lensbench.sweep.quiet import quiet
@@ -204,8 +199,7 @@ def generate(
     try:
         draw(pipeline, asked, wishes, out, Console())
     except DrawingStoppedError as stopped:
-        again = shlex.join(["lensbench", *sys.argv[1:]])
-        print(f"lensbench: {stopped} in {out}; continue with: {again}", file=sys.stderr)
+        print(f"lensbench: {stopped} in {out}; continue with: {_again()}", file=sys.stderr)
         raise typer.Exit(130) from None
 
 
@@ -289,8 +283,11 @@ def judge_train(
 ) -> None:
     """Train the judge from nothing and write its weights."""
     from lensbench.scoring import detectors, judge_training
+    from lensbench.sweep.worker import check_writable
 
-    judge_training.train(out or detectors.WEIGHTS)
+    weights = out or detectors.WEIGHTS
+    check_writable(weights.parent)
+    judge_training.train(weights)
 
 
 @judge_app.command("check")
@@ -334,6 +331,17 @@ def _prepared(sweep_file: Path, corpus: Path | None) -> Sweep:
     return Sweep(name=sweep.name, base=base, factors=sweep.factors, reference=sweep.reference)
 
 
+def _again() -> str:
+    # The command line as it can be typed again: the program by its path where it is not on PATH.
+    import shlex
+    import shutil
+
+    program = Path(sys.argv[0])
+    found = shutil.which(program.name)
+    known = not program.is_file() or (found is not None and Path(found).samefile(program))
+    return shlex.join(["lensbench" if known else os.path.relpath(program), *sys.argv[1:]])
+
+
 def _report(sweep: Sweep, runs: Path, results: Path) -> bool:
     # Whether every cell is in the report.
     from rich.console import Console
@@ -346,10 +354,14 @@ def _report(sweep: Sweep, runs: Path, results: Path) -> bool:
             print(f"missing: cell {row['cell']}: {row['reason']}")
         print(f"no cell of {sweep.name} is complete in {runs}: there is nothing to report")
         return False
-    from lensbench.report.build import build
+    from lensbench.report.build import build, is_complete
     from lensbench.scoring.extractors import not_scored
 
-    build(found, results / sweep.name, runs, Console())
+    folder = results / sweep.name
+    if not found.complete and is_complete(folder):
+        folder = folder.with_name(f"{sweep.name}.partial")
+        print(f"{results / sweep.name} holds a complete report, which stays: this one goes to {folder}")
+    build(found, folder, runs, Console())
     if sweep.base.corpus.kind == "folder":
         for reason in not_scored():
             print(f"not scored: {reason}")

@@ -17,6 +17,7 @@ Where = "where"  # metadata that marks a field as no part of the science
 # Metadata of a field that came after the first runs: its default is what they did, and is left out of the hash.
 Added = "added"
 Form = Literal["short", "detailed"]
+LONGEST_SHOWN = 80  # characters of a wrong value, in an error
 
 
 class Part(BaseModel):
@@ -372,6 +373,11 @@ def one_line(error: ValidationError) -> str:
     for item in error.errors():
         where = ".".join(str(p) for p in item["loc"] if p not in ("shapes", "folder")) or "experiment"
         message = item["msg"].removeprefix("Value error, ")
-        given = "" if item["type"] in ("extra_forbidden", "value_error") else f" (given {item['input']!r})"
+        given = repr(item["input"])
+        if item["type"] in ("extra_forbidden", "value_error", "missing"):
+            given = ""
+        elif len(given) > LONGEST_SHOWN:
+            given = given[:LONGEST_SHOWN] + "..."
+        given = f" (given {given})" if given else ""
         parts.append(f"{where}: {message}{given}")
     return "; ".join(parts)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from lensbench.experiment import Autoencoder, Experiment, FolderCorpus, TextEncoder, one_line
+from lensbench.sweep.sweep import Sweep
 
 # For one dotted field each: values that fit whatever the others are.
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
@@ -201,3 +202,12 @@ def test_unknown_keys_are_refused_at_every_depth() -> None:
 def test_an_experiment_cannot_be_changed_in_place() -> None:
     with pytest.raises(ValidationError):
         Experiment().seed = 3  # type: ignore[misc]
+
+
+def test_a_long_wrong_value_is_cut_and_a_missing_one_shows_nothing() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Experiment.model_validate({"images": "x" * 5000})
+    assert len(one_line(caught.value)) < 250
+    with pytest.raises(ValidationError) as caught:
+        Sweep.model_validate({"name": "q", "base": Experiment(), "factors": {"captions.set": ("alt", "brief")}})
+    assert one_line(caught.value) == "reference: Field required"

@@ -106,10 +106,12 @@ def turned(x: Tensor, rotary: Tensor) -> Tensor:
 def attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
     """Softmax attention of (B, heads, S, d); mask (B, 1, 1, S), true where a key is real, or None."""
     if queries.device.type == "cpu" and queries.dtype == torch.bfloat16:
-        # torch's attention for the CPU takes several times as long backward in bfloat16 as in float32.
-        with torch.autocast("cpu", enabled=False):
-            wide = F.scaled_dot_product_attention(queries.float(), keys.float(), values.float(), attn_mask=mask)
-        return wide.to(values.dtype)
+        # In bfloat16 two matrix products take half the time of torch's fused attention for the CPU, both ways.
+        with torch.autocast("cpu", enabled=False):  # which would do the softmax in float32
+            scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
+            if mask is not None:
+                scores = scores.masked_fill(~mask, -torch.inf)
+            return scores.softmax(dim=-1) @ values
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
 
 

@@ -119,6 +119,15 @@ def _freeze(frame: pd.DataFrame, path: Path) -> Path:
     return path
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether a folder holds the report of a sweep from which no cell was missing."""
+    try:
+        told = json.loads((folder / "provenance.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(told, dict) and told.get("missing") == []
+
+
 def _provenance(results: Results, evaluation: dict[str, Any]) -> str:
     records = results.records
     digests = (

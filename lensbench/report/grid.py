@@ -85,8 +85,8 @@ class Paired(NamedTuple):
 
     @property
     def significant(self) -> bool:
-        """Whether the difference stands after Holm's correction."""
-        return self.p_holm < SIGNIFICANT
+        """Whether the difference stands after Holm's correction, and its interval, if any, leaves out zero."""
+        return self.p_holm < SIGNIFICANT and (self.kind != "95%" or self.clear)
 
     def flipped(self) -> Paired:
         """The same comparison the other way round."""

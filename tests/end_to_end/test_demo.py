@@ -1,6 +1,7 @@
 """The main job at its smallest real size, through the real command: run, interrupt, run again, read what it wrote."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,3 +179,11 @@ def test_a_report_on_half_a_sweep_says_what_is_missing(
     done = lensbench("report", "tiny.py", cwd=tmp_path)
     assert cells[0].parent.name in done.stdout
     assert "missing" in done.stdout.lower()
+    # A complete report is never replaced by one of some of the cells.
+    whole = shutil.copytree(finished[0] / "results", tmp_path / "results", dirs_exist_ok=True) / "tiny"
+    before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    done = lensbench("report", "tiny.py", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "holds a complete report, which stays: this one goes to results/tiny.partial" in done.stdout
+    assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
+    assert "missing" in (tmp_path / "results" / "tiny.partial" / "main.md").read_text()
