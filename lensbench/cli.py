@@ -249,6 +249,7 @@ def sizes(
     from lensbench.experiment import TextEncoder
     from lensbench.model.memory import Setting
     from lensbench.report import sizes as report
+    from lensbench.report.terminal import print_tables
 
     gpu_bytes = report.memory_bytes(memory)
     per_word = tokens_per_word or TOKENS_PER_WORD
@@ -272,7 +273,7 @@ def sizes(
     setting = Setting(optimizer or asked.setting.optimizer, precision or asked.setting.precision)
     asked = replace(asked, setting=setting)
     found = report.costs(asked, batch, gpu_bytes)
-    report.tell(Console(), report.tables(found, asked))
+    print_tables(Console(), report.tables(found, asked))
     if csv:
         report.write_csv(found, csv)
 

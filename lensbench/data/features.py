@@ -8,9 +8,6 @@ The texts are distinct and sorted, so the same captions share one cache whatever
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lensbench.data.cache import kept
 from lensbench.model.text_encoder import TextEncoder
 
 
@@ -73,9 +71,7 @@ def encode_texts(
         "layers": list(encoder.layers),
         "max_tokens": encoder.max_tokens,
     }
-    folder = cache / "text" / hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:24]
-    if not (folder / "offsets.npy").exists():
-        _write(folder, distinct, encoder, made_from, batch, report)
+    folder = kept(cache, "text", made_from, lambda empty: _write(empty, distinct, encoder, batch, report))
     offsets = np.load(folder / "offsets.npy")
     values = np.load(folder / "values.npy", mmap_mode="r")
     return TextFeatures({text: row for row, text in enumerate(distinct)}, offsets, values)
@@ -85,7 +81,6 @@ def _write(
     folder: Path,
     distinct: list[str],
     encoder: TextEncoder,
-    made_from: dict[str, object],
     batch: int,
     report: Callable[[int, int], None] | None,
 ) -> None:
@@ -102,15 +97,6 @@ def _write(
         if report is not None:
             report(start + len(chosen), len(order))
     counts = [len(encoded[i]) for i in range(len(distinct))]
-    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
-    try:
-        values = np.concatenate([encoded[i] for i in range(len(distinct))]) if distinct else np.zeros((0, 1, 1), "f2")
-        np.save(partial / "values.npy", values)
-        np.save(partial / "offsets.npy", np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
-        (partial / "made_from.json").write_text(json.dumps(made_from, indent=1))
-        os.replace(partial, folder)
-    except OSError:
-        shutil.rmtree(partial, ignore_errors=True)
-        if not (folder / "offsets.npy").exists():  # else another process was first, with the same content
-            raise
+    values = np.concatenate([encoded[i] for i in range(len(distinct))]) if distinct else np.zeros((0, 1, 1), "f2")
+    np.save(folder / "values.npy", values)
+    np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))

@@ -11,10 +11,6 @@ error of 2^-11 of a value against 2^-8). Latents beyond its range are refused, n
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import shutil
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +19,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from lensbench.data.cache import kept
 from lensbench.data.corpus import Corpus
 from lensbench.model.autoencoder import Autoencoder, Pixels
 
@@ -100,9 +97,10 @@ def encode_images(
         "keys": hashlib.sha256("\0".join(keys).encode()).hexdigest(),
         "autoencoder": autoencoder.digest,
     }
-    folder = cache / "latents" / hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:24]
-    if not folder.exists():
-        _write(folder, corpus, keys, autoencoder, made_from, torch.device(device), batch, report)
+    where = torch.device(device)
+    folder = kept(
+        cache, "latents", made_from, lambda empty: _write(empty, corpus, keys, autoencoder, where, batch, report)
+    )
     side = size // autoencoder.stride
     return StoredLatents(np.load(folder / "values.npy", mmap_mode="r"), (side, side))
 
@@ -112,34 +110,22 @@ def _write(
     corpus: Corpus,
     keys: Sequence[str],
     autoencoder: Autoencoder,
-    made_from: dict[str, object],
     device: torch.device,
     batch: int,
     report: Callable[[int, int], None] | None,
 ) -> None:
     shape = (len(keys), (corpus.config.size_px // autoencoder.stride) ** 2, autoencoder.channels)
-    partial = folder.with_name(f"{folder.name}.partial-{uuid.uuid4().hex[:8]}")
-    partial.mkdir(parents=True)
-    try:
-        values = np.lib.format.open_memmap(partial / "values.npy", "w+", np.float16, shape)
-        for start in range(0, len(keys), batch):
-            chosen = keys[start : start + batch]
-            latents, _ = autoencoder.encode(corpus.images(chosen).to(device))
-            halves = latents.to(torch.float16)
-            if not halves.isfinite().all():
-                raise ValueError(
-                    f"the autoencoder's latents of images {start} to {start + len(chosen) - 1} do not fit float16 "
-                    f"(largest {float(latents.abs().max()):g}): its statistics are not those of its latents"
-                )
-            values[start : start + len(chosen)] = halves.cpu().numpy()
-            if report is not None:
-                report(start + len(chosen), len(keys))
-        values.flush()
-        del values
-        (partial / "made_from.json").write_text(json.dumps(made_from, indent=1))
-        os.replace(partial, folder)
-    except OSError:
-        if not folder.exists():  # else another process was first, with the same content
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    values = np.lib.format.open_memmap(folder / "values.npy", "w+", np.float16, shape)
+    for start in range(0, len(keys), batch):
+        chosen = keys[start : start + batch]
+        latents, _ = autoencoder.encode(corpus.images(chosen).to(device))
+        halves = latents.to(torch.float16)
+        if not halves.isfinite().all():
+            raise ValueError(
+                f"the autoencoder's latents of images {start} to {start + len(chosen) - 1} do not fit float16 "
+                f"(largest {float(latents.abs().max()):g}): its statistics are not those of its latents"
+            )
+        values[start : start + len(chosen)] = halves.cpu().numpy()
+        if report is not None:
+            report(start + len(chosen), len(keys))
+    values.flush()

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lensbench.model.pretrained import PICKLES
 from lensbench.model.transformer import LensConfig, LensTransformer
 
 CONFIG = "config.json"
@@ -26,7 +27,6 @@ INDEX = f"{WEIGHTS}.index.json"
 SHARD = re.compile(r"diffusion_pytorch_model-\d{5}-of-\d{5}\.safetensors")
 SHARD_BYTES = 10 * 10**9  # diffusers' own limit of a file
 PREFIXES = ("net.", "model.diffusion_model.")
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 DTYPES = ("F64", "F32", "F16", "BF16")  # that a denoiser runs in
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lensbench.experiment import LATENTS
 from lensbench.model.autoencoder import as_floats, check_images, check_latents, patchify, unpatchify
+from lensbench.model.pretrained import PICKLES, brief, from_hub
 
 CLASS = "AutoencoderKLFlux2"
 CHANNELS, DOWNSAMPLING, PATCH = LATENTS["flux2"]
@@ -82,7 +83,9 @@ def _folder(model: str) -> Path:
     """The folder with the autoencoder's config and weights: local, or fetched from the hub."""
     place = Path(model).expanduser()
     if not place.is_dir():
-        place = _from_hub(model)
+        # The autoencoder's own files alone: a pipeline's repository holds its denoiser and its text encoder too.
+        wanted = ("config.json", WEIGHTS, f"{WEIGHTS}.index.json")
+        place = from_hub(model, "autoencoder.model", [f"{part}{file}" for part in ("", "vae/") for file in wanted])
     if not (place / "config.json").is_file() and (place / "vae").is_dir():
         place /= "vae"
     if not (place / "config.json").is_file():
@@ -92,29 +95,13 @@ def _folder(model: str) -> Path:
     return place
 
 
-def _from_hub(model: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    # The autoencoder's own files alone: a pipeline's repository holds its denoiser and its text encoder too.
-    wanted = [
-        f"{folder}{name}" for folder in ("", "vae/") for name in ("config.json", WEIGHTS, f"{WEIGHTS}.index.json")
-    ]
-    try:
-        return Path(snapshot_download(model, allow_patterns=wanted))
-    except Exception as error:  # the hub's client has no one class for a model that it cannot get
-        raise ValueError(
-            f"autoencoder.model={model!r}: no such folder here, and not to be had from the hub ({_brief(error)}); "
-            "download it where there is a network, or give the folder that it lies in"
-        ) from None
-
-
 def _load(folder: Path) -> Any:
     from diffusers import AutoencoderKLFlux2
     from diffusers.utils import logging
 
     _check_config(folder / "config.json")
     if not any(folder.glob(WEIGHTS)):
-        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
         found = f"; {pickles[0]} is a pickle, which can run code when it is opened" if pickles else ""
         raise ValueError(f"{folder}: no {WEIGHTS}{found}")
     level = logging.get_verbosity()
@@ -130,7 +117,7 @@ def _load(folder: Path) -> Any:
             torch_dtype=torch.float32,
         )
     except Exception as error:  # diffusers has no one class for what it cannot read
-        raise ValueError(f"{folder}: it cannot be read as an {CLASS} ({_brief(error)})") from None
+        raise ValueError(f"{folder}: it cannot be read as an {CLASS} ({brief(error)})") from None
     finally:
         logging.set_verbosity(level)
     wrong = [f"{name} has shape {tuple(got)}, not {tuple(due)}" for name, got, due in sorted(info["mismatched_keys"])]
@@ -160,10 +147,6 @@ def _check_config(path: Path) -> None:
     for key, value in expected.items():
         if got[key] != value:
             raise ValueError(f"{path}: {key}: got {got[key]}, expected {value}, which FLUX.2's autoencoder has")
-
-
-def _brief(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _digest(folder: Path, vae: Any) -> str:

@@ -46,23 +46,28 @@ def locate(name: str) -> ModelFiles:
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        folder = _from_hub(name)
+        if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+            raise ValueError(f"text_encoder.model={name!r}: no such folder")
+        # A repository may be a pipeline's, with more than its text encoder.
+        subfolders = [f"{part}/{file}" for part in ("text_encoder", "tokenizer") for file in WANTED]
+        folder = from_hub(name, "text_encoder.model", [*WANTED, *subfolders])
     if (folder / "text_encoder" / CONFIG).is_file() and (folder / "tokenizer").is_dir():
         return ModelFiles(folder / "text_encoder", folder / "tokenizer")
     return ModelFiles(folder, folder)
 
 
-def _from_hub(name: str) -> Path:
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
-        raise ValueError(f"text_encoder.model={name!r}: no such folder")
+def from_hub(name: str, argument: str, wanted: Sequence[str]) -> Path:
+    """The files of a hub repository that match `wanted`, downloaded if need be.
+
+    Raises ValueError, one line, naming the `argument` that gave the name, when they cannot be had.
+    """
     from huggingface_hub import snapshot_download
 
-    subfolders = [f"{part}/{file}" for part in ("text_encoder", "tokenizer") for file in WANTED]
     try:
-        return Path(snapshot_download(name, allow_patterns=[*WANTED, *subfolders]))
+        return Path(snapshot_download(name, allow_patterns=list(wanted)))
     except Exception as error:  # the library has no one class for a network or a repository that fails
         raise ValueError(
-            f"text_encoder.model={name!r}: no such folder here, and not to be had from the hub ({_brief(error)}); "
+            f"{argument}={name!r}: no such folder here, and not to be had from the hub ({brief(error)}); "
             "download it where there is a network, or give the folder that it lies in"
         ) from None
 
@@ -82,7 +87,7 @@ def read_config(files: ModelFiles, config_class: Any) -> Any:
     try:
         return config_class.from_dict(values)
     except Exception as error:  # the library has no one class for a value that does not fit
-        raise ValueError(f"{path}: not a {config_class.__name__} ({_brief(error)})") from None
+        raise ValueError(f"{path}: not a {config_class.__name__} ({brief(error)})") from None
 
 
 def weight_files(files: ModelFiles) -> list[Path]:
@@ -138,7 +143,7 @@ def load_tokenizer(files: ModelFiles) -> Any:
             # The class that reads the file as it is; the one named beside it may build parts of it anew.
             return PreTrainedTokenizerFast.from_pretrained(files.tokenizer, local_files_only=True)
         except Exception as error:  # the library has no one class for a tokenizer it cannot read
-            raise ValueError(f"{files.tokenizer}: the tokenizer cannot be read ({_brief(error)})") from None
+            raise ValueError(f"{files.tokenizer}: the tokenizer cannot be read ({brief(error)})") from None
 
 
 def load_blocks(model_class: Any, folder: Path, config: Any, blocks: int, **options: Any) -> Any:
@@ -163,7 +168,7 @@ def load_blocks(model_class: Any, folder: Path, config: Any, blocks: int, **opti
             )
         except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             raise ValueError(
-                f"{folder}: the weights cannot be read as a {model_class.__name__} ({_brief(error)})"
+                f"{folder}: the weights cannot be read as a {model_class.__name__} ({brief(error)})"
             ) from None
     wrong = [f"{name} has shape {tuple(got)}, not {tuple(due)}" for name, got, due in sorted(found["mismatched_keys"])]
     wrong += [f"{name} is missing" for name in sorted(found["missing_keys"])]
@@ -205,6 +210,7 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _brief(error: BaseException) -> str:
-    lines = str(error).split("\n")
-    return f"{type(error).__name__}: {lines[0].strip()}" if lines[0].strip() else type(error).__name__
+def brief(error: BaseException) -> str:
+    """The class of an error and the first line of its message."""
+    first = str(error).strip().partition("\n")[0].strip()
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +20,13 @@ from lensbench.report.headline import headline
 from lensbench.report.pictures import sheets
 from lensbench.report.table import Table
 from lensbench.report.tables import tables
+from lensbench.report.terminal import print_tables, say
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from lensbench.sweep.sweep import Results
 
-PIPED_WIDTH = 110  # columns of the tables where there is no terminal to ask
 MISSING_SHOWN = 12
 PROVENANCE = "provenance.json"
 
@@ -122,7 +121,7 @@ def _freeze(frame: pd.DataFrame, path: Path) -> Path:
 def is_complete(folder: Path) -> bool:
     """Whether a folder holds the report of a sweep from which no cell was missing."""
     try:
-        told = json.loads((folder / "provenance.json").read_text())
+        told = json.loads((folder / PROVENANCE).read_text())
     except (OSError, ValueError):
         return False
     return isinstance(told, dict) and told.get("missing") == []
@@ -175,33 +174,18 @@ def _headline_latex(findings: list[str]) -> str:
 
 
 def _tell(console: Console, results: Results, findings: list[str], shown: list[Table], missing: list[str]) -> None:
-    from rich.text import Text
-
-    width = min(console.width, 120) if console.is_terminal else PIPED_WIDTH
-
-    def say(text: str, style: str = "", indent: str = " ") -> None:
-        for line in textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=" " * len(indent)):
-            console.print(Text(line, style), soft_wrap=True)
-
     console.print()
     for sentence in findings:
-        say(sentence, "bold", " • ")
-    told: set[str] = set()
-    for table in shown:
-        console.print()
-        console.print(render.to_console(table, width), soft_wrap=True, end="")
-        for note in table.notes:
-            if note not in told:
-                say(note, "dim")
-        told |= set(table.notes)
+        say(console, sentence, "bold", " • ")
+    print_tables(console, shown)
     for note in results.notes:
-        say(f"note: {note}", "yellow")
+        say(console, f"note: {note}", "yellow")
     if missing:
         console.print()
         for line in missing[:MISSING_SHOWN]:
-            say(line, "yellow")
+            say(console, line, "yellow")
         if len(missing) > MISSING_SHOWN:
-            say(f"and {len(missing) - MISSING_SHOWN} more missing cells, in summary.md", "yellow")
+            say(console, f"and {len(missing) - MISSING_SHOWN} more missing cells, in summary.md", "yellow")
 
 
 def _tell_files(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from lensbench.model.transformer import LensConfig
 from lensbench.report.table import DASH, Cell, Column, Row, Table
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    pass
 
 GIB = 2**30
 DEPTHS = (4, 6, 8, 12, 16, 24, 32, 48)
@@ -241,22 +240,6 @@ def _fits_table(found: Sequence[Cost]) -> Table:
     memory = f"{found[0].gpu_bytes / GIB:g} GiB"
     notes = (f"{100 * HEADROOM:.0f} % of the memory is left free for what is not counted. {DASH}: not one image fits.",)
     return Table("fits", f"Largest batch on one GPU of {memory}", tuple(columns), tuple(rows), notes)
-
-
-def tell(console: Console, built: Sequence[Table]) -> None:
-    """Print tables with their notes, fitted to the terminal."""
-    from rich.text import Text
-
-    from lensbench.report.build import PIPED_WIDTH
-    from lensbench.report.render import to_console
-
-    width = min(console.width, 120) if console.is_terminal else PIPED_WIDTH
-    for table in built:
-        console.print()
-        console.print(to_console(table, width), soft_wrap=True, end="")
-        for note in table.notes:
-            for line in textwrap.wrap(note, width, initial_indent=" ", subsequent_indent=" "):
-                console.print(Text(line, "dim"), soft_wrap=True)
 
 
 def amount(n: int) -> str:

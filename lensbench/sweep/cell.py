@@ -47,11 +47,7 @@ corpus_of = functools.lru_cache(maxsize=4)(open_corpus)
 def encoder_of(config: TextEncoderConfig) -> TextEncoder:
     """The text encoder of a cell. Raises ValueError for other weights than the published ones that are not pinned."""
     encoder = open_text_encoder(config)
-    if not config.published and config.digest is None:
-        raise ValueError(
-            f"text_encoder.model={config.model} may be any model: give text_encoder.digest={encoder.digest!r}, so that "
-            "the experiment says which weights it is about"
-        )
+    _refuse_unpinned("text_encoder", config, encoder.digest)
     return encoder
 
 
@@ -59,12 +55,16 @@ def encoder_of(config: TextEncoderConfig) -> TextEncoder:
 def autoencoder_of(config: AutoencoderConfig, patch_size: int) -> Autoencoder:
     """The autoencoder of a cell. Raises ValueError for other weights than the published ones that are not pinned."""
     autoencoder = open_autoencoder(config, patch_size)
+    _refuse_unpinned("autoencoder", config, autoencoder.digest)
+    return autoencoder
+
+
+def _refuse_unpinned(part: str, config: TextEncoderConfig | AutoencoderConfig, digest: str) -> None:
     if not config.published and config.digest is None:
         raise ValueError(
-            f"autoencoder.model={config.model} may be any model: give autoencoder.digest={autoencoder.digest!r}, so "
-            "that the experiment says which weights it is about"
+            f"{part}.model={config.model} may be any model: give {part}.digest={digest!r}, so that the experiment says "
+            "which weights it is about"
         )
-    return autoencoder
 
 
 @functools.cache
