@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lensbench.captions.store import captions
+from lensbench.captions.texts import captions
 from lensbench.experiment import Captions, TextEncoder
 
 if TYPE_CHECKING:

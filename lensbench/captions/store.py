@@ -1,71 +1,299 @@
-"""The text of each image under a caption policy, its digest and its statistics.
+"""Caption sets on disk: one row an image key, append-only, safe to read while they are written.
 
-A caption depends on the corpus, the caption set and the image's key alone; never on the seed of a run.
+A set is a folder. `set.json` says who makes it; sealed rows lie in Parquet files that never change; rows that came
+since the last seal lie in `journal.jsonl`, a line each, so that what was paid for survives a killed process. Only the
+holder of the set's lock writes. Readers take no lock: they read the journal first and the Parquet files after it, so a
+row on its way from one to the other is seen at least once, and a row seen twice is shown once.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import os
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
-from lensbench.captions.scene_writer import write
-from lensbench.data.corpus import Corpus, ShapesWorld
-from lensbench.experiment import Captions
-from lensbench.streams import numpy_stream
+from lensbench.locks import file_lock
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+State = Literal["done", "refused", "truncated", "failed"]
+STATES: tuple[State, ...] = get_args(State)
+SEAL_ROWS = 5000  # rows in the journal before they become a Parquet file
+SYNC_SECONDS = 1.0  # a power cut costs at most the rows of this long; a killed process costs none
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """What a caption set looks like: how many texts, their mean length, how many differ.
+class CaptionRow(NamedTuple):
+    """One caption, or why there is none. `key` is the sha256 of the image's bytes, `created` ISO 8601 in UTC.
 
-    `mean_tokens` and `max_tokens` are NaN and 0 where no token counts were given.
+    Token counts and cost are None where nothing was paid.
     """
 
-    count: int
-    distinct: int
-    mean_words: float
-    mean_tokens: float
-    max_tokens: int
+    key: str
+    captioner: str
+    prompt_version: str
+    parameters: str
+    text: str
+    state: State
+    finish_reason: str
+    input_tokens: int | None
+    output_tokens: int | None
+    cost_usd: float | None
+    created: str
 
 
-def captions(corpus: Corpus, policy: Captions, keys: Sequence[str]) -> list[str]:
-    """One text for each key, in the keys' order.
+class Maker(NamedTuple):
+    """What made every caption of a set; `parameters` is canonical JSON. Another maker is another set."""
 
-    Raises ValueError naming the caption sets that exist when the folder does not have the policy's.
+    captioner: str
+    prompt_version: str
+    parameters: str
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    types = {"input_tokens": pa.int64(), "output_tokens": pa.int64(), "cost_usd": pa.float64()}
+    return pa.schema([(name, types.get(name, pa.string())) for name in CaptionRow._fields])
+
+
+class CaptionSet:
+    """A caption set to read. Raises ValueError when the folder holds none."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.name = folder, folder.name
+        try:
+            self.maker = Maker(**json.loads((folder / "set.json").read_text()))
+        except FileNotFoundError:
+            raise ValueError(f"no caption set in {folder}: it has no set.json") from None
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{folder / 'set.json'} cannot be read: {error}") from None
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Every row once, a piece at a time, as it stands now; sealed rows first."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        journal = _journal_rows(self.folder)
+        waiting = {row.key: row for row in journal}
+        wanted = list(columns or CaptionRow._fields)
+        for path in _parts(self.folder):
+            try:
+                file = pq.ParquetFile(path, memory_map=True)
+                for batch in file.iter_batches(columns=list(dict.fromkeys(["key", *wanted]))):
+                    if waiting:
+                        for key in batch.column("key").to_pylist():
+                            waiting.pop(key, None)
+                    yield batch.select(wanted)
+            except pa.ArrowInvalid as error:
+                raise ValueError(f"{path} is damaged: {error}") from None
+        if waiting:
+            yield _table(waiting.values()).select(wanted).combine_chunks().to_batches()[0]
+
+    def table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Every row, in memory."""
+        import pyarrow as pa
+
+        wanted = list(columns or CaptionRow._fields)
+        schema = pa.schema([_schema().field(name) for name in wanted])
+        return pa.Table.from_batches([batch.cast(schema) for batch in self.batches(wanted)], schema=schema)
+
+    def keys(self) -> set[str]:
+        """Every key that has a row, whatever its state."""
+        return {key for batch in self.batches(["key"]) for key in batch.column("key").to_pylist()}
+
+    def texts(self, keys: Collection[str] | None = None) -> dict[str, str]:
+        """Key -> text of every row that is done, of `keys` alone if given."""
+        wanted = None if keys is None else frozenset(keys)
+        return {key: text for key, text in self._done() if wanted is None or key in wanted}
+
+    def counts(self) -> dict[State, int]:
+        """Rows in each state."""
+        found = dict.fromkeys(STATES, 0)
+        for batch in self.batches(["state"]):
+            for item in batch.column("state").value_counts().to_pylist():
+                found[item["values"]] += item["counts"]
+        return found
+
+    def cost_usd(self) -> float:
+        """Dollars paid for the rows."""
+        import pyarrow.compute as pc
+
+        return sum(pc.sum(batch.column("cost_usd")).as_py() or 0.0 for batch in self.batches(["cost_usd"]))
+
+    def digest(self) -> str:
+        """sha256 of the set's done texts, whatever their order on disk: over the sorted sha256 of each key and text."""
+        rows = sorted(hashlib.sha256(f"{key}\0{text}".encode()).digest() for key, text in self._done())
+        return hashlib.sha256(b"".join(rows)).hexdigest()
+
+    def _done(self) -> Iterator[tuple[str, str]]:
+        for batch in self.batches(["key", "text", "state"]):
+            for key, text, state in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                if state == "done":
+                    yield key, text
+
+
+def caption_sets(corpus: Path) -> list[CaptionSet]:
+    """The caption sets of an imported corpus, sorted by name."""
+    return [CaptionSet(path.parent) for path in sorted((corpus / "captions").glob("*/set.json"))]
+
+
+@contextmanager
+def writing(folder: Path, maker: Maker) -> Iterator[CaptionWriter]:
+    """The only writer of a set, made where there is none; what it was given is sealed when it closes.
+
+    Raises ValueError when another process is writing the set, or when the set has another maker.
     """
-    if isinstance(corpus, ShapesWorld):
-        return [_scene_caption(corpus, policy, key) for key in keys]
-    texts = corpus.texts(policy.set)
-    return [texts[key] for key in keys]
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / "lock"
+    with file_lock(lock, wait=False) as free:
+        if not free:
+            raise ValueError(f"caption set {folder.name!r} is being written by process {lock.read_text() or '?'}")
+        lock.write_text(str(os.getpid()))
+        _claim(folder, maker)
+        writer = CaptionWriter(folder)
+        try:
+            yield writer
+        finally:
+            writer.close()
 
 
-def _scene_caption(world: ShapesWorld, policy: Captions, key: str) -> str:
-    split, index = world.split_and_index(key)
-    # The stream leaves the dose out, so that the doses of one image differ as little as their shares do.
-    rng = numpy_stream(world.config.world_seed, f"caption/{policy.set}/{split}", index)
-    return write(world.scene(key), policy.set, rng, policy.present, policy.wrong)
+class CaptionWriter:
+    """Adds rows to a set whose lock it holds: see `writing`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for left in folder.glob("*.partial"):
+            left.unlink()
+        rows = _journal_rows(folder)
+        self._journal = os.open(folder / "journal.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._waiting: list[CaptionRow] = []
+        self._synced = time.monotonic()
+        self._keys: set[str] | None = None
+        if rows:  # left by a process that did not close; its last line may be half written
+            sealed = {k for path in _parts(folder) for k in _column(path, "key")}
+            self._waiting = [row for row in {row.key: row for row in rows}.values() if row.key not in sealed]
+        self._seal()
+
+    @property
+    def keys(self) -> set[str]:
+        """Every key that has a row. Read from disk when first asked for."""
+        if self._keys is None:
+            self._keys = CaptionSet(self.folder).keys()
+        return self._keys
+
+    def add(self, row: CaptionRow) -> bool:
+        """Keep a row; False where its key has one already. When this returns, the row survives the process."""
+        row = _check(row)
+        if row.key in self.keys:
+            return False
+        line = json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n"
+        _write_whole(self._journal, line.encode())
+        self.keys.add(row.key)
+        self._waiting.append(row)
+        if len(self._waiting) >= SEAL_ROWS:
+            self._seal()
+        elif time.monotonic() - self._synced > SYNC_SECONDS:
+            os.fdatasync(self._journal)
+            self._synced = time.monotonic()
+        return True
+
+    def add_part(self, name: str, rows: Iterable[CaptionRow]) -> int:
+        """Rows as one Parquet file, which replaces an earlier one of this name: for imports, which may come again.
+
+        Their keys must be in no other file; that is not checked, so that an import's memory stays flat. Returns how
+        many there are.
+        """
+        checked = [_check(row) for row in rows]
+        _publish(_table(checked), self.folder / f"part-{name}.parquet")
+        self._keys = None
+        return len(checked)
+
+    def close(self) -> None:
+        """Seal what waits and let go of the journal."""
+        self._seal()
+        os.close(self._journal)
+
+    def _seal(self) -> None:
+        if self._waiting:
+            number = sum(1 for _ in self.folder.glob("rows-*.parquet"))
+            _publish(_table(self._waiting), self.folder / f"rows-{number:06d}.parquet")
+            self._waiting = []
+        os.ftruncate(self._journal, 0)
 
 
-def digest(keys: Sequence[str], texts: Sequence[str]) -> str:
-    """sha256 over every key with its text, whatever their order, in hexadecimal."""
-    assert len(keys) == len(texts), "one text for each key"
-    found = hashlib.sha256()
-    for key, text in sorted(zip(keys, texts, strict=True)):
-        for part in (key.encode(), text.encode()):
-            found.update(len(part).to_bytes(8, "little") + part)
-    return found.hexdigest()
+def _claim(folder: Path, maker: Maker) -> None:
+    path = folder / "set.json"
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(maker._asdict(), indent=1))
+        os.replace(partial, path)
+    theirs = CaptionSet(folder).maker
+    for field, had, given in zip(Maker._fields, theirs, maker, strict=True):
+        if had != given:
+            raise ValueError(
+                f"caption set {folder.name!r} was made with {field} {had!r}, not {given!r}: captions of two makers are "
+                "two sets; choose another name"
+            )
 
 
-def statistics(texts: Sequence[str], token_counts: Sequence[int] | None = None) -> Statistics:
-    """Count, distinct texts, mean words and, with one token count for each text, mean and largest length in tokens."""
-    n = len(texts)
-    if not n:
-        raise ValueError("no captions to describe")
-    return Statistics(
-        count=n,
-        distinct=len(set(texts)),
-        mean_words=sum(len(text.split()) for text in texts) / n,
-        mean_tokens=sum(token_counts) / n if token_counts is not None else float("nan"),
-        max_tokens=max(token_counts) if token_counts is not None else 0,
+def _check(row: CaptionRow) -> CaptionRow:
+    assert row.state in STATES, f"state {row.state!r} is none of {STATES}"
+    assert row.state != "done" or row.text.strip(), f"{row.key}: done without a text"
+    # JSON can carry half of a surrogate pair, which is no character and fits no UTF-8.
+    return row._replace(text=row.text.encode(errors="replace").decode())
+
+
+def _write_whole(file: int, line: bytes) -> None:
+    # A line cut short by a full disk is taken back, so that the journal holds whole lines alone.
+    end = os.fstat(file).st_size
+    try:
+        written = os.write(file, line)
+        while written < len(line):
+            written += os.write(file, line[written:])
+    except OSError:
+        os.ftruncate(file, end)
+        raise
+
+
+def _journal_rows(folder: Path) -> list[CaptionRow]:
+    # A last line without its end was being written when it was read, or when its process died: it does not count.
+    try:
+        whole, _, _ = (folder / "journal.jsonl").read_bytes().rpartition(b"\n")
+    except FileNotFoundError:
+        return []
+    return [CaptionRow(*json.loads(line)) for line in whole.split(b"\n") if line]
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.parquet"))
+
+
+def _column(path: Path, name: str) -> list[str]:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(path, columns=[name]).column(name).to_pylist()
+
+
+def _table(rows: Iterable[CaptionRow]) -> pa.Table:
+    import pyarrow as pa
+
+    columns = list(zip(*rows, strict=True)) or [()] * len(CaptionRow._fields)
+    return pa.Table.from_arrays(
+        [pa.array(column, field.type) for column, field in zip(columns, _schema(), strict=True)], schema=_schema()
     )
+
+
+def _publish(table: pa.Table, path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    partial = path.with_suffix(".partial")
+    pq.write_table(table, partial, compression="zstd")
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)

@@ -24,13 +24,13 @@ from lensbench.drawing.meter import Meter, shown
 from lensbench.drawing.pipeline import Pipeline
 from lensbench.drawing.prompts import Prompts
 from lensbench.experiment import Experiment
+from lensbench.locks import file_lock
 from lensbench.model.flow import guidance_schedule
 from lensbench.model.text_encoder import open_text_encoder
 from lensbench.scoring.generate import generate, sampling_noise
 from lensbench.scoring.picture_folder import PictureFolder
 from lensbench.sweep.progress import duration
 from lensbench.sweep.provenance import commit, hardware
-from lensbench.sweep.study import file_lock
 from lensbench.sweep.worker import check_writable
 
 if TYPE_CHECKING:

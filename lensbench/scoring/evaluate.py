@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lensbench.captions.store import captions
+from lensbench.captions.texts import captions
 from lensbench.data.corpus import Corpus
 from lensbench.data.features import TextFeatures
 from lensbench.data.latents import Latents

@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lensbench.captions.store import captions
-from lensbench.captions.store import digest as captions_digest
+from lensbench.captions.texts import captions
+from lensbench.captions.texts import digest as captions_digest
 from lensbench.data.corpus import open_corpus
 from lensbench.data.features import TextFeatures, encode_texts
 from lensbench.data.latents import Latents, encode_images

@@ -7,13 +7,12 @@ cell's directory decides whether it is complete. Every change is made under one 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from lensbench.locks import file_lock
 
 if TYPE_CHECKING:
     import optuna
@@ -27,24 +26,6 @@ def study_name(sweep: Sweep, cells: list[Cell]) -> str:
     """The sweep's name and a short hash of its cells: a changed sweep is another study, over shared directories."""
     digest = hashlib.sha256(" ".join(sorted(cell.id for cell in cells)).encode()).hexdigest()
     return f"{sweep.name}-{digest[:8]}"
-
-
-@contextmanager
-def file_lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold an exclusive lock on a file, made if need be; yields False at once if `wait` is off and another holds it.
-
-    The kernel releases the lock when its holder dies, however it dies.
-    """
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 class Study:

@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from lensbench.locks import file_lock
 from lensbench.sweep import cellfiles
 from lensbench.sweep.progress import Display, Report, duration
-from lensbench.sweep.study import Study, file_lock
+from lensbench.sweep.study import Study
 from lensbench.sweep.sweep import Cell
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lensbench.captions.lengths import given_tokens, given_words, measured_lengths, published_lengths
-from lensbench.captions.store import captions
+from lensbench.captions.texts import captions
 from lensbench.data.corpus import open_corpus
 from lensbench.experiment import Captions, ShapesCorpus, TextEncoder
 from lensbench.model.minilm import MiniLM

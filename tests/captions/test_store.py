@@ -1,93 +1,238 @@
-"""Captions by key: the same wherever they are asked for, and nothing but text."""
+"""Caption sets on disk: one row a key whoever writes, whatever is killed, and readable all the while."""
 
 from __future__ import annotations
 
-import math
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
-from random import Random
 
+import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
-from lensbench.captions.store import captions, digest, statistics
-from lensbench.data.corpus import open_corpus
-from lensbench.experiment import Captions, FolderCorpus, ShapesCorpus
+from lensbench.captions import store
+from lensbench.captions.store import CaptionRow, CaptionSet, Maker, State, caption_sets, writing
 
-
-def photographs(folder: Path, sets: tuple[str, ...] = ("alt", "detailed"), count: int = 6) -> FolderCorpus:
-    for i in range(count):
-        Image.new("RGB", (20, 20), (40 * i, 10, 10)).save(folder / f"p{i}.png")
-        for name in sets:
-            (folder / f"p{i}.{name}.txt").write_text(f"{name} of {i}")
-    return FolderCorpus(path=folder, size_px=16)
+MAKER = Maker("gpt-4.1", "detailed-v1", "{}")
 
 
-@pytest.mark.parametrize("name", ["alt", "brief", "detailed", "dose"])
-def test_a_caption_depends_on_world_set_and_key_alone(name: str) -> None:
-    small = open_corpus(ShapesCorpus(), 8)
-    large = open_corpus(ShapesCorpus(size_px=48), 64)
-    policy = Captions(set=name)
-    keys = small.train_keys + small.validation_keys[:4]
-    texts = captions(small, policy, keys)
-    assert texts == captions(large, policy, keys)
-    assert texts[::-1] == captions(small, policy, keys[::-1])
-    assert all(texts)
-    assert texts != captions(open_corpus(ShapesCorpus(world_seed=1), 8), policy, keys)
+def key(n: int) -> str:
+    return hashlib.sha256(str(n).encode()).hexdigest()
 
 
-def test_dose_reads_its_shares() -> None:
-    world = open_corpus(ShapesCorpus(), 40)
-    words = {
-        present: statistics(captions(world, Captions(set="dose", present=present), world.train_keys)).mean_words
-        for present in (0.2, 0.6, 1.0)
-    }
-    assert words[0.2] < words[0.6] < words[1.0]
-    true, false = (captions(world, Captions(set="dose", wrong=w), world.train_keys) for w in (0.0, 0.5))
-    assert sum(a != b for a, b in zip(true, false, strict=True)) > 35
+def row(n: int, text: str | None = None, state: State = "done", cost: float | None = 0.25) -> CaptionRow:
+    text = f"picture {n}" if text is None else text
+    return CaptionRow(key(n), *MAKER, text, state, "stop", 100 + n, 20, cost, "2026-11-23T12:00:00+00:00")
 
 
-def test_a_folder_gives_its_sidecars(tmp_path: Path) -> None:
-    corpus = open_corpus(photographs(tmp_path), 100)
-    keys = corpus.train_keys + corpus.validation_keys
-    texts = captions(corpus, Captions(set="alt"), keys)
-    assert sorted(texts) == [f"alt of {i}" for i in range(6)]
-    assert captions(corpus, Captions(set="detailed"), keys) == [t.replace("alt", "detailed") for t in texts]
+def test_what_is_written_is_read_with_its_states_cost_and_digest(tmp_path: Path) -> None:
+    folder = tmp_path / "captions" / "detailed"
+    with writing(folder, MAKER) as writer:
+        assert writer.add(row(1))
+        assert writer.add(row(2, "", "refused"))
+        assert writer.add(row(3, "cut sho", "truncated"))
+        assert writer.add(row(4, "", "failed", None))
+        assert not writer.add(row(1, "another text"))
+    (found,) = caption_sets(tmp_path)
+    assert (found.name, found.maker) == ("detailed", MAKER)
+    assert found.texts() == {key(1): "picture 1"}
+    assert found.texts([key(2), key(9)]) == {}
+    assert found.counts() == {"done": 1, "refused": 1, "truncated": 1, "failed": 1}
+    assert found.cost_usd() == 0.75
+    assert found.keys() == {key(n) for n in (1, 2, 3, 4)}
+    assert CaptionRow(**found.table().to_pylist()[0]) == row(1)
+    assert found.table(["text", "key"]).column_names == ["text", "key"]
 
 
-def test_a_set_that_does_not_exist_is_named_with_those_that_do(tmp_path: Path) -> None:
-    corpus = open_corpus(photographs(tmp_path), 100)
-    with pytest.raises(ValueError, match=r"no caption set 'gpt' in .*there are alt, detailed .*cat\.gpt\.txt"):
-        captions(corpus, Captions(set="gpt"), corpus.train_keys)
+@settings(max_examples=40, deadline=None)
+@given(
+    runs=st.lists(st.lists(st.tuples(st.integers(0, 30), st.booleans()), max_size=12), max_size=5),
+    seal=st.integers(1, 6),
+)
+def test_one_row_a_key_over_any_number_of_runs_and_the_first_stays(
+    tmp_path_factory: pytest.TempPathFactory, runs: list[list[tuple[int, bool]]], seal: int
+) -> None:
+    folder = tmp_path_factory.mktemp("set")
+    expected: dict[str, CaptionRow] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "SEAL_ROWS", seal)
+        for number, run in enumerate([[], *runs]):
+            with writing(folder, MAKER) as writer:
+                for n, done in run:
+                    given = row(n, f"text {n} of run {number}" if done else "", "done" if done else "refused")
+                    assert writer.add(given) == (given.key not in expected)
+                    expected.setdefault(given.key, given)
+                    assert CaptionSet(folder).keys() == expected.keys()
+    rows = [CaptionRow(**found) for found in CaptionSet(folder).table().to_pylist()]
+    assert len(rows) == len(expected)
+    assert {found.key: found for found in rows} == expected
 
 
-def test_a_set_outside_the_corpus_is_asked_for(tmp_path: Path) -> None:
-    corpus = open_corpus(photographs(tmp_path, ("alt", "detailed", "gpt")), 100)
-    with pytest.raises(ValueError, match=r"'gpt' is not among corpus\.caption_sets"):
-        captions(corpus, Captions(set="gpt"), corpus.train_keys)
+def test_the_digest_is_of_the_texts_and_not_of_their_order_or_files(tmp_path: Path) -> None:
+    def written(name: str, rows: list[CaptionRow], sessions: int = 1) -> str:
+        for session in range(sessions):
+            with writing(tmp_path / name, MAKER) as writer:
+                for given in rows[session::sessions]:
+                    writer.add(given)
+        return CaptionSet(tmp_path / name).digest()
+
+    rows = [row(n) for n in range(20)]
+    whole = written("a", rows)
+    assert whole == written("b", rows[::-1], sessions=3)
+    assert whole == written("c", [*rows, row(99, "", "refused")])
+    assert whole != written("d", rows[1:])
+    assert whole != written("e", [*rows[1:], row(0, "picture 0.")])
 
 
-TEXTS = st.dictionaries(st.text(max_size=5), st.text(max_size=5), min_size=1, max_size=6)
+WRITE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_store import MAKER, row
+from lensbench.captions import store
+store.SEAL_ROWS = 7
+with store.writing(Path({folder!r}), MAKER) as writer:
+    for n in range({start}, 100000):
+        if writer.add(row(n)):
+            print(n, flush=True)
+"""
 
 
-@given(TEXTS, TEXTS, st.randoms())
-def test_the_digest_tells_captions_apart_and_not_their_order(a: dict, b: dict, random: Random) -> None:
-    shuffled = list(a.items())
-    random.shuffle(shuffled)
-    assert digest(*zip(*shuffled, strict=True)) == digest(list(a), list(a.values()))
-    assert (digest(list(a), list(a.values())) == digest(list(b), list(b.values()))) == (a == b)
+def test_every_row_that_was_acknowledged_survives_sigkill(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    acknowledged: set[int] = set()
+    delays = random.Random(0)
+    for _ in range(8):
+        code = WRITE.format(tests=str(Path(__file__).parent), folder=str(folder), start=0)
+        writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        assert writer.stdout is not None
+        acknowledged.add(int(writer.stdout.readline()))
+        time.sleep(delays.uniform(0, 0.15))
+        writer.send_signal(signal.SIGKILL)
+        acknowledged.update(int(line) for line in writer.stdout.read().splitlines() if line)
+        writer.wait()
+        found = CaptionSet(folder)
+        keys = [item for batch in found.batches(["key"]) for item in batch.column("key").to_pylist()]
+        assert len(keys) == len(set(keys))
+        assert {key(n) for n in acknowledged} <= set(keys)
+    with writing(folder, MAKER):
+        pass
+    assert not (folder / "journal.jsonl").read_bytes()
+    assert CaptionSet(folder).keys() >= {key(n) for n in acknowledged}
 
 
-def test_the_digest_sees_where_a_key_ends() -> None:
-    assert digest(["ab"], ["c"]) != digest(["a"], ["bc"])
+def test_a_reader_sees_every_row_once_while_rows_are_written_and_sealed(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    code = WRITE.format(tests=str(Path(__file__).parent), folder=str(folder), start=0)
+    writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    try:
+        last = int(writer.stdout.readline())
+        for _ in range(30):
+            last = int(writer.stdout.readline())
+            keys = CaptionSet(folder).table(["key"]).column("key").to_pylist()
+            assert len(keys) == len(set(keys))
+            assert {key(n) for n in range(last + 1)} <= set(keys)
+    finally:
+        writer.kill()
+        writer.wait()
+        writer.stdout.close()
 
 
-def test_statistics() -> None:
-    found = statistics(["a red ring", "a red ring", "ring"], [5, 5, 3])
-    assert (found.count, found.distinct, found.max_tokens) == (3, 2, 5)
-    assert found.mean_words == pytest.approx(7 / 3)
-    assert found.mean_tokens == pytest.approx(13 / 3)
-    assert math.isnan(statistics(["x"]).mean_tokens)
-    with pytest.raises(ValueError, match="no captions"):
-        statistics([])
+def test_a_second_writer_is_told_who_writes(tmp_path: Path) -> None:
+    said = f"'s' is being written by process {os.getpid()}"
+    with writing(tmp_path / "s", MAKER), pytest.raises(ValueError, match=said), writing(tmp_path / "s", MAKER):
+        pass
+    with writing(tmp_path / "s", MAKER):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (Maker("gpt-4.1-mini", "detailed-v1", "{}"), "captioner 'gpt-4.1', not 'gpt-4.1-mini'"),
+        (Maker("gpt-4.1", "detailed-v2", "{}"), "prompt_version 'detailed-v1', not 'detailed-v2'"),
+        (Maker("gpt-4.1", "detailed-v1", '{"seed":1}'), "parameters '{}', not"),
+    ],
+)
+def test_captions_of_another_maker_never_join_a_set(tmp_path: Path, other: Maker, said: str) -> None:
+    with writing(tmp_path / "s", MAKER) as writer:
+        writer.add(row(1))
+    with pytest.raises(ValueError, match=said), writing(tmp_path / "s", other):
+        pass
+    assert CaptionSet(tmp_path / "s").maker == MAKER
+
+
+def test_a_half_written_line_is_no_row_and_its_key_can_be_written_again(tmp_path: Path) -> None:
+    with writing(tmp_path / "s", MAKER) as writer:
+        writer.add(row(1))
+    with (tmp_path / "s" / "journal.jsonl").open("a") as journal:
+        journal.write(json.dumps(row(2)) + "\n" + json.dumps(row(3))[:40])
+    assert CaptionSet(tmp_path / "s").keys() == {key(1), key(2)}
+    with writing(tmp_path / "s", MAKER) as writer:
+        assert not writer.add(row(2))
+        assert writer.add(row(3))
+    assert CaptionSet(tmp_path / "s").texts() == {key(n): f"picture {n}" for n in (1, 2, 3)}
+
+
+def test_an_imported_part_that_comes_again_replaces_itself(tmp_path: Path) -> None:
+    with writing(tmp_path / "alt", MAKER) as writer:
+        assert writer.add_part("00000", [row(1), row(2)]) == 2
+        assert writer.add_part("00001", []) == 0
+    with writing(tmp_path / "alt", MAKER) as writer:
+        writer.add_part("00000", [row(1), row(2), row(3)])
+        assert not writer.add(row(3))
+        assert writer.add(row(4))
+    assert CaptionSet(tmp_path / "alt").texts() == {key(n): f"picture {n}" for n in (1, 2, 3, 4)}
+
+
+def test_half_a_surrogate_pair_and_line_breaks_are_kept_as_text_can_be(tmp_path: Path) -> None:
+    with writing(tmp_path / "s", MAKER) as writer:
+        writer.add(row(1, "a cat \ud83d"))
+        writer.add(row(2, "two\nlines\u2028here \U0001f408"))
+    assert CaptionSet(tmp_path / "s").texts() == {key(1): "a cat ?", key(2): "two\nlines\u2028here \U0001f408"}
+
+
+def test_a_full_disk_keeps_whole_rows_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with writing(tmp_path / "s", MAKER) as writer:
+        writer.add(row(1))
+        real = os.write
+
+        def full(file: int, data: bytes) -> int:
+            real(file, data[:10])
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "write", full)
+        with pytest.raises(OSError, match="No space"):
+            writer.add(row(2))
+        monkeypatch.setattr(os, "write", real)
+        assert writer.add(row(2))
+    assert CaptionSet(tmp_path / "s").keys() == {key(1), key(2)}
+
+
+def test_what_is_no_set_or_damaged_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no caption set in"):
+        CaptionSet(tmp_path)
+    (tmp_path / "set.json").write_text("{")
+    with pytest.raises(ValueError, match=r"set\.json cannot be read"):
+        CaptionSet(tmp_path)
+    (tmp_path / "set.json").write_text(json.dumps(MAKER._asdict()))
+    (tmp_path / "rows-000000.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(ValueError, match=r"rows-000000\.parquet is damaged"):
+        CaptionSet(tmp_path).table()
+
+
+def test_a_million_rows_are_read_a_piece_at_a_time(tmp_path: Path) -> None:
+    with writing(tmp_path / "s", MAKER) as writer:
+        writer.add_part("0", (row(n) for n in range(200_000)))
+    sizes = [batch.num_rows for batch in CaptionSet(tmp_path / "s").batches(["text"])]
+    assert sum(sizes) == 200_000
+    assert max(sizes) <= 65_536
+    assert isinstance(CaptionSet(tmp_path / "s").table(["cost_usd"]), pa.Table)

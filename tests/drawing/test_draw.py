@@ -22,12 +22,12 @@ from lensbench.drawing.draw import Drawer, DrawingStoppedError, Settings, Wishes
 from lensbench.drawing.pipeline import Parts, Pipeline, open_pipeline
 from lensbench.drawing.prompts import Prompts, find_prompts
 from lensbench.experiment import Experiment, TextEncoder
+from lensbench.locks import file_lock
 from lensbench.model.autoencoder import Pixels
 from lensbench.model.text_encoder import open_text_encoder
 from lensbench.model.transformer import LensTransformer
 from lensbench.scoring.generate import generate, sampling_noise
 from lensbench.scoring.picture_folder import PictureFolder
-from lensbench.sweep.study import file_lock
 
 Tree = Callable[[Path], dict[str, bytes]]
 TEXTS = ["a red circle", "a large blue ring at the top left is left of a small green cross", "", "two squares"]

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lensbench.captions.store import captions
+from lensbench.captions.texts import captions
 from lensbench.data.corpus import open_corpus
 from lensbench.data.features import encode_texts
 from lensbench.data.latents import StoredLatents, encode_images

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lensbench.captions.store import captions
+from lensbench.captions.texts import captions
 from lensbench.data.corpus import open_corpus
 from lensbench.data.features import encode_texts
 from lensbench.data.latents import encode_images

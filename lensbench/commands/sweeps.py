@@ -1,0 +1,155 @@
+"""`lensbench run`, `report` and `plan`: a sweep from its file to its tables."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lensbench.commands.again import again
+
+if TYPE_CHECKING:
+    from lensbench.sweep.sweep import Sweep
+
+SweepFile = Annotated[Path, typer.Argument(metavar="SWEEP.py", help="A file that defines `sweep = Sweep(...)`.")]
+Runs = Annotated[Path, typer.Option(help="Directory of the cells, the sweep's database and MLflow's.")]
+CorpusFolder = Annotated[
+    Path | None, typer.Option("--corpus", help="Your folder of images with sidecar captions, in place of the sweep's.")
+]
+ResultsFolder = Annotated[Path, typer.Option("--results", help="Tables, figures and LaTeX go to RESULTS/<sweep>.")]
+
+
+def run(
+    sweep_file: SweepFile,
+    runs: Runs = Path("runs"),
+    corpus: CorpusFolder = None,
+    results: ResultsFolder = Path("results"),
+    workers: Annotated[
+        int, typer.Option(min=0, help="Cells trained at a time, each in its own process; 0: one a GPU or core.")
+    ] = 0,
+) -> None:
+    """Run every cell of a sweep that is not complete, then report.
+
+    Stop it whenever you like: the same command goes on where it stopped.
+    """
+    from rich.console import Console
+
+    sweep = prepared(sweep_file, corpus)
+    from lensbench.sweep.processes import default_workers
+    from lensbench.sweep.session import StoppedError, work
+    from lensbench.sweep.sweep import cells
+    from lensbench.sweep.worker import check_writable
+    from lensbench.tracking import open_tracker
+
+    console = Console()
+    check_writable(runs)
+    check_writable(results / sweep.name)
+    try:
+        processes = workers or default_workers(len(cells(sweep)))
+        session = work(sweep, runs, console=console, workers=processes, open_mirror=open_tracker)
+    except StoppedError as stopped:
+        print(f"lensbench: {stopped} in {runs}; continue with: {again()}", file=sys.stderr)
+        raise typer.Exit(stopped.exit_code) from None
+    if not _report(sweep, runs, results) or session.failed:
+        raise typer.Exit(1)
+
+
+def report(
+    sweep_file: SweepFile,
+    runs: Runs = Path("runs"),
+    corpus: CorpusFolder = None,
+    results: ResultsFolder = Path("results"),
+) -> None:
+    """Write tables, figures and LaTeX from the cells that are complete; nothing is trained."""
+    from lensbench.sweep.worker import check_writable
+
+    sweep = prepared(sweep_file, corpus)
+    check_writable(results / sweep.name)
+    if not _report(sweep, runs, results):
+        raise typer.Exit(1)
+
+
+def plan(sweep_file: SweepFile, runs: Runs = Path("runs"), corpus: CorpusFolder = None) -> None:
+    """List the cells of a sweep: their factors, sizes and whether they are complete; nothing is trained."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from lensbench.model.sizes import denoiser_config, parameter_count
+    from lensbench.sweep.sweep import cells, collect
+
+    sweep = prepared(sweep_file, corpus)
+    reasons = {row["cell"]: row["reason"] for row in collect(sweep, runs).missing}
+    every = cells(sweep)
+    table = Table(title=f"{sweep.name}: {len(every)} cells", title_justify="left")
+    table.add_column("cell", no_wrap=True)
+    for title in (*every[0].levels, "parameters", "images", "samples seen", "state"):
+        table.add_column(title.replace(".", ".\n"), overflow="fold")
+    for cell in every:
+        experiment = cell.experiment
+        parameters = parameter_count(denoiser_config(experiment, experiment.text_encoder.width))
+        seen = experiment.training.steps * experiment.training.batch
+        sizes = (f"{parameters / 1e6:.2f} M", f"{experiment.images:,}", f"{seen:,}")
+        levels = (str(level) for level in cell.levels.values())
+        table.add_row(cell.id, *levels, *sizes, reasons.get(cell.id, "complete"))
+    Console().print(table)
+
+
+def prepared(sweep_file: Path, corpus: Path | None) -> Sweep:
+    """The sweep of a file with its corpus opened: a folder's digest is part of every cell's hash."""
+    from lensbench.experiment import FolderCorpus
+    from lensbench.sweep.sweep import Sweep, load
+
+    sweep = load(sweep_file)
+    config = sweep.base.corpus
+    if corpus is None and config.kind == "shapes":
+        return sweep
+    if isinstance(config, FolderCorpus):
+        if corpus is None and "path" not in config.model_fields_set:
+            raise ValueError(f"{sweep_file}: the sweep's corpus is a folder; say which with --corpus DIR")
+        folder = config.model_copy(update={"path": corpus or config.path})
+    else:
+        levels = tuple(str(level) for level in sweep.factors["captions.set"])
+        short = "alt" if "alt" in levels else str(sweep.reference["captions.set"])
+        detailed = "detailed" if "detailed" in levels else levels[-1]
+        folder = FolderCorpus(
+            path=corpus or Path("."),
+            size_px=config.size_px,
+            caption_sets=levels,
+            short_prompts=short,
+            detailed_prompts=detailed,
+        )
+    from lensbench.data.corpus import open_corpus
+
+    opened = open_corpus(folder, sweep.base.images)
+    for name, reason in sorted(opened.set_aside.items()):
+        print(f"set aside: {name}: {reason}")
+    base = sweep.base.model_copy(update={"corpus": opened.config})
+    return Sweep(name=sweep.name, base=base, factors=sweep.factors, reference=sweep.reference)
+
+
+def _report(sweep: Sweep, runs: Path, results: Path) -> bool:
+    # Whether every cell is in the report.
+    from rich.console import Console
+
+    from lensbench.sweep.sweep import collect
+
+    found = collect(sweep, runs)
+    if found.records.empty:
+        for row in found.missing:
+            print(f"missing: cell {row['cell']}: {row['reason']}")
+        print(f"no cell of {sweep.name} is complete in {runs}: there is nothing to report")
+        return False
+    from lensbench.report.build import build, is_complete
+    from lensbench.scoring.extractors import not_scored
+
+    folder = results / sweep.name
+    if not found.complete and is_complete(folder):
+        folder = folder.with_name(f"{sweep.name}.partial")
+        print(f"{results / sweep.name} holds a complete report, which stays: this one goes to {folder}")
+    build(found, folder, runs, Console())
+    if sweep.base.corpus.kind == "folder":
+        for reason in not_scored():
+            print(f"not scored: {reason}")
+    return found.complete
