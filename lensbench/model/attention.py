@@ -25,10 +25,10 @@ class Packing:
 
     shape: tuple[int, int]  # (B, T)
     places: Tensor | None = None  # (M,) of the real tokens in the flattened (B * T)
-    mask: Tensor | None = None  # (B, 1, 1, N + T), true where a token is real
+    padding: Tensor | None = None  # (B, 1, 1, T), true where a token is none
 
     @classmethod
-    def of(cls, text_mask: Tensor, image_tokens: int) -> Packing:
+    def of(cls, text_mask: Tensor) -> Packing:
         """The packing of a mask (B, T)."""
         if bool(text_mask.all()):
             return cls((text_mask.shape[0], text_mask.shape[1]))
@@ -36,7 +36,7 @@ class Packing:
         return cls(
             (text_mask.shape[0], text_mask.shape[1]),
             places,
-            F.pad(text_mask, (image_tokens, 0), value=True)[:, None, None],
+            ~text_mask[:, None, None],
         )
 
     def pack(self, x: Tensor) -> Tensor:
@@ -73,50 +73,65 @@ class JointAttention(nn.Module):
     def forward(
         self, image: Tensor, text: Tensor, rotary: Tensor, packing: Packing, *, text_out: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """image (B, N, D), text (B, T, D) or packed (M, D), rotary (2, N+T, 1, 1, d) -> both streams, mixed."""
-        batch, image_tokens, width = image.shape
-        image_qk, image_v = self.heads(self.img_qkv(image), self.norm_q, self.norm_k)
-        text_qk, text_v = (packing.pad(x) for x in self.heads(self.txt_qkv(text), self.norm_added_q, self.norm_added_k))
-        queries_keys = turned(torch.cat([image_qk, text_qk], dim=1), rotary)  # (B, S, 2, heads, d), S = N + T
-        values = torch.cat([image_v, text_v], dim=1).transpose(1, 2)
-        queries, keys = (x.transpose(1, 2) for x in queries_keys.unbind(2))  # (B, heads, S, d)
+        """image (B, N, D), text (B, T, D) or packed (M, D), rotary (2, N+T, d) -> both streams, mixed."""
+        image_tokens = image.shape[1]
+        streams = (
+            self.heads(self.img_qkv(image), self.norm_q, self.norm_k),
+            tuple(packing.pad(x) for x in self.heads(self.txt_qkv(text), self.norm_added_q, self.norm_added_k)),
+        )
+        # Joined with the tokens next to the channels, as attention reads them: (2, B, heads, S, d), S = N + T.
+        queries_keys = torch.cat([qk.permute(2, 0, 3, 1, 4) for qk, _ in streams], dim=3)
+        values = torch.cat([v.transpose(1, 2) for _, v in streams], dim=2)  # (B, heads, S, d)
+        queries, keys = turned(queries_keys, rotary).unbind(0)
         if not text_out:
             queries = queries[:, :, :image_tokens]
-        out = attention(queries, keys, values, packing.mask)
-        out = out.transpose(1, 2).reshape(batch, -1, width)
+        out = attention(queries, keys, values, packing.padding).transpose(1, 2).flatten(2)  # (B, S, D)
         if not text_out:
             return self.to_out[0](out), None
         image_out, text_mixed = out.split([image_tokens, out.shape[1] - image_tokens], dim=1)
         return self.to_out[0](image_out), self.to_add_out(packing.pack(text_mixed))
 
     def heads(self, qkv: Tensor, norm_q: RMSNorm, norm_k: RMSNorm) -> tuple[Tensor, Tensor]:
-        """qkv (..., 3D) -> queries and keys, normalised, (..., 2, heads, d), and values (..., heads, d)."""
+        """qkv (..., 3D) -> queries and keys, normalised, (..., 2, heads, d), and values (..., heads, d).
+
+        Queries are scaled by d^-0.5 here, where it costs nothing.
+        """
         queries_keys, values = qkv.unflatten(-1, (3, -1, self.head_dim)).split([2, 1], dim=-3)
-        weight = torch.stack([norm_q.weight, norm_k.weight]).unsqueeze(1)  # (2, 1, d)
+        weight = torch.stack([norm_q.weight * self.head_dim**-0.5, norm_k.weight]).unsqueeze(1)  # (2, 1, d)
         return (unit_rms(queries_keys, norm_q.eps) * weight).to(values.dtype), values.squeeze(-3)
 
 
 def turned(x: Tensor, rotary: Tensor) -> Tensor:
-    """x (B, S, 2, heads, d) with neighboring channels turned as pairs; rotary (2, S, 1, 1, d): see `rotary_table`."""
+    """x (..., S, d) with neighboring channels turned as pairs; rotary (2, S, d): see `rotary_table`."""
     cosines, sines = rotary.to(x.dtype)
     swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
     return torch.addcmul(x * cosines, swapped, sines)
 
 
-def attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """Softmax attention of (B, heads, S, d); mask (B, 1, 1, S), true where a key is real, or None."""
+def attention(queries: Tensor, keys: Tensor, values: Tensor, padding: Tensor | None) -> Tensor:
+    """Softmax attention of (B, heads, S, d), queries scaled already.
+
+    padding (B, 1, 1, T), true where one of the last T keys is none, or None where all are real.
+    """
     if queries.device.type == "cpu" and queries.dtype == torch.bfloat16:
         # In bfloat16 two matrix products take half the time of torch's fused attention for the CPU, both ways.
         with torch.autocast("cpu", enabled=False):  # which would do the softmax in float32
-            scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
-            if mask is not None:
-                scores = scores.masked_fill(~mask, -torch.inf)
+            scores = queries @ keys.transpose(-1, -2)
+            if padding is not None:
+                with torch.no_grad():  # its gradient is that of the softmax, which is zero there already
+                    scores[..., -padding.shape[-1] :].masked_fill_(padding, -torch.inf)
             return scores.softmax(dim=-1) @ values
-    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    return fused_attention(queries, keys, values, padding)
+
+
+def fused_attention(queries: Tensor, keys: Tensor, values: Tensor, padding: Tensor | None) -> Tensor:
+    """`attention` by torch's own kernel."""
+    mask = None if padding is None else F.pad(~padding, (keys.shape[2] - padding.shape[-1], 0), value=True)
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=1.0)
 
 
 def rotary_table(axes: tuple[int, ...], grid: tuple[int, int], text_tokens: int, device: torch.device) -> Tensor:
-    """Cosines and signed sines (2, H*W + T, 1, 1, d) of the joint sequence's angles, image first; see `turned`.
+    """Cosines and signed sines (2, H*W + T, d) of the joint sequence's angles, image first; see `turned`.
 
     Height and width run from -(n - n//2) to n//2 - 1, the frame is 0; text token i is at max(H//2, W//2) + i on all
     three axes.
@@ -145,4 +160,4 @@ def _rotary_table(axes: tuple[int, ...], grid: tuple[int, int], text_tokens: int
         )  # (S, d/2)
         cosines = angles.cos().repeat_interleave(2, dim=-1)
         sines = torch.stack([-angles.sin(), angles.sin()], dim=-1).flatten(-2)
-        return torch.stack([cosines, sines])[:, :, None, None, :].to(device, torch.float32)
+        return torch.stack([cosines, sines]).to(device, torch.float32)

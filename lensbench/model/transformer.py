@@ -215,7 +215,7 @@ class LensTransformer(nn.Module):
             raise ValueError(
                 "text_mask is all false in a row whose features are not zero: unconditional rows have zeros"
             )
-        packing = Packing.of(text_mask, image_tokens)
+        packing = Packing.of(text_mask)
         text = [packing.pack(layer) for layer in text_features]
         rotary = rotary_table(self.config.axes_dims_rope, grid, text_tokens, latents.device)
         return self.velocity(latents, timestep, text, rotary, packing)

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -118,7 +117,7 @@ class GpuNorm(torch.autograd.Function):
 def test_activations_with_a_gpus_kernels(depth, side, lengths, encoder, count, precision, monkeypatch):
     for module in (layers, attention):
         monkeypatch.setattr(module, "unit_rms", lambda x, eps: GpuNorm.apply(x.float(), eps))
-    monkeypatch.setattr(attention, "attention", lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, attn_mask=m))
+    monkeypatch.setattr(attention, "attention", attention.fused_attention)
     config = small(depth, encoder, count)
     context = functools.partial(torch.autocast, "cpu", torch.bfloat16, enabled=precision == "bf16")
     measured = saved_bytes(LensTransformer(config), inputs(config, side, lengths), context)
