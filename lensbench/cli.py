@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lensbench.commands import generate, judge, sizes, sweeps
+from lensbench.commands import captions, corpus, generate, judge, sizes, sweeps
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -18,7 +18,8 @@ app = typer.Typer(
 )
 for command in (sweeps.run, sweeps.report, sweeps.plan, generate.generate, sizes.sizes):
     app.command()(command)
-app.add_typer(judge.app, name="judge")
+for name, group in (("corpus", corpus.app), ("captions", captions.app), ("judge", judge.app)):
+    app.add_typer(group, name=name)
 
 
 def _version(asked: bool) -> None:

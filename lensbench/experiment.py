@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 Where = "where"  # metadata that marks a field as no part of the science
 # Metadata of a field that came after the first runs: its default is what they did, and is left out of the hash.
@@ -82,20 +84,91 @@ Corpus = Annotated[ShapesCorpus | FolderCorpus, Field(discriminator="kind")]
 
 
 class Captions(Part):
-    """The caption policy: which text a training image is given."""
+    """The caption policy: which text a training image is given.
+
+    A text is cut to the lengths of another set first, then to `max_words`, then to `max_tokens`; one that is shorter
+    stays as it is. What is left may be given to another image (`shuffled`), and is left out for a share of the visits.
+    """
 
     set: str = Field(
-        "detailed", min_length=1, description="caption set: alt, brief, detailed or dose; any name in a folder"
+        "detailed",
+        min_length=1,
+        description="caption set: alt, brief, detailed or dose; any name in a folder; or a mixture drawn anew at each "
+        "visit of an image, as in 0.8*detailed+0.2*alt",
     )
     present: float = Field(1.0, ge=0, le=1, description="set='dose': share of the scene's attributes that is mentioned")
     wrong: float = Field(0.0, ge=0, le=1, description="set='dose': share of the mentioned attributes that is false")
     dropout: float = Field(0.1, ge=0, lt=1, description="share of image visits trained without text, for guidance")
+    length_matched_to: Annotated[str | None, Added] = Field(
+        None,
+        min_length=1,
+        description="texts are cut so that their lengths in words follow those of this caption set; its own stay whole",
+    )
+    max_words: Annotated[int | None, Added] = Field(None, ge=1, description="texts end after this many words")
+    max_tokens: Annotated[int | None, Added] = Field(
+        None, ge=1, description="texts end after this many of the text encoder's tokens, without those it adds itself"
+    )
+    shuffled: Annotated[bool, Added] = Field(
+        False, description="control: every training image is given the text of another, always the same other"
+    )
+
+    @field_validator("set")
+    @classmethod
+    def canonical(cls, given: str) -> str:
+        return canonical_set(given)
+
+    @field_validator("length_matched_to")
+    @classmethod
+    def another_set(cls, given: str | None, info: ValidationInfo) -> str | None:
+        # A set has its own lengths already. To say so is no mistake: in a sweep every set meets every level.
+        return None if given == info.data.get("set") else given
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Each caption set that is drawn from and its share of the visits, the largest first; they sum to one."""
+        return {name: float(share) for name, share in _shares(self.set).items()}
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """Every caption set that is read, that of `length_matched_to` last."""
+        named = [*_shares(self.set), *([self.length_matched_to] if self.length_matched_to else [])]
+        return tuple(dict.fromkeys(named))
 
     @model_validator(mode="after")
-    def dose_only(self) -> Self:
-        if self.set != "dose" and (self.present != 1.0 or self.wrong != 0.0):
+    def fits_together(self) -> Self:
+        if "dose" not in self.sets and (self.present != 1.0 or self.wrong != 0.0):
             raise ValueError(f"present and wrong are for set='dose', not for set={self.set!r}")
         return self
+
+
+def canonical_set(given: str) -> str:
+    """A caption set's name as it is; a mixture with its largest share first: one spelling for equal mixtures.
+
+    Raises ValueError for a mixture whose shares do not sum to one, or that is not of the form 0.8*detailed+0.2*alt.
+    """
+    shares = _shares(given)
+    if len(shares) == 1:
+        return next(iter(shares))
+    return "+".join(f"{share.normalize():f}*{name}" for name, share in shares.items())
+
+
+def _shares(given: str) -> dict[str, Decimal]:
+    # Decimals, because the shares as they are written must sum to exactly one.
+    if "*" not in given:
+        return {given: Decimal(1)}
+    found: dict[str, Decimal] = {}
+    for part in given.split("+"):
+        match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\*([^*]+)", part.strip())
+        if match is None:
+            raise ValueError(f"{given!r}: a mixture is written as in 0.8*detailed+0.2*alt; {part.strip()!r} is not")
+        share, name = Decimal(match[1]), match[2].strip()
+        if name in found:
+            raise ValueError(f"{given!r}: {name} is there twice")
+        found[name] = share
+    if sum(found.values()) != 1:
+        raise ValueError(f"{given!r}: the shares sum to {sum(found.values())}, not to 1")
+    drawn = [(name, share) for name, share in found.items() if share]
+    return dict(sorted(drawn, key=lambda part: (-part[1], part[0])))
 
 
 # What each kind of text encoder is unless an experiment says otherwise. GPT-OSS-20B: as in the published Lens. Qwen3:
@@ -241,6 +314,15 @@ class Model(Part):
         return self
 
 
+class Start(Part):
+    """A checkpoint to start from, as the second stage of a training does; what it is, not where it lies, is hashed."""
+
+    path: Annotated[Path, Where] = Field(description="a cell's checkpoints/step-NNNNNN, or any that `generate` reads")
+    weights: str = Field(
+        pattern="^[0-9a-f]{64}$", description="sha256 of its weights, as an error says where it is another"
+    )
+
+
 class Training(Part):
     """The training recipe."""
 
@@ -251,6 +333,12 @@ class Training(Part):
     )
     learning_rate: float = Field(6e-3, gt=0, description="peak rate of AdamW")
     muon_learning_rate: float = Field(0.02, gt=0, description="peak rate of Muon")
+    rate_depth: Annotated[int | None, Added] = Field(
+        None, ge=1, description="depth the rates were found at: at depth d AdamW's for matrices is rate_depth / d of it"
+    )
+    start: Annotated[Start | None, Added] = Field(
+        None, description="a checkpoint to start from; random weights if none"
+    )
     warmup_steps: int = Field(30, ge=0, description="linear warm-up from zero")
     schedule: Literal["constant", "cosine", "wsd"] = Field(
         "wsd", description="rate after the warm-up; wsd holds it, then falls in a line to zero over the last 30 %"
@@ -264,6 +352,15 @@ class Training(Part):
     )
     compiled: Annotated[bool, Where] = Field(
         False, description="torch.compile the denoiser: a minute or two at the start, then faster steps"
+    )
+    accumulate: Annotated[int, Where] = Field(
+        1, ge=1, description="parts that a batch is computed in, for memory; doubled when a GPU's runs out"
+    )
+    activation_checkpointing: Annotated[bool, Where] = Field(
+        False, description="keep little of the forward pass and compute it twice: a third slower, far less memory"
+    )
+    resume_seconds: Annotated[float, Where] = Field(
+        300, gt=0, description="how often the whole state is written, so that a killed run goes on from there"
     )
 
 
@@ -319,8 +416,22 @@ class Experiment(Part):
                 f"multiple of {stride}"
             )
         known = SHAPES_CAPTION_SETS if self.corpus.kind == "shapes" else self.corpus.caption_sets
-        if self.captions.set not in known:
-            raise ValueError(f"captions.set={self.captions.set!r}: this corpus has {', '.join(known)}")
+        if absent := [name for name in self.captions.sets if name not in known]:
+            field = "length_matched_to" if absent[0] == self.captions.length_matched_to else "set"
+            raise ValueError(f"captions.{field}={absent[0]!r}: this corpus has {', '.join(known)}")
+        return self
+
+    @model_validator(mode="after")
+    def captions_fit(self) -> Self:
+        policy, encoder = self.captions, self.text_encoder
+        if policy.max_tokens is not None and policy.max_tokens >= encoder.max_tokens - encoder.prefix_tokens:
+            raise ValueError(
+                f"captions.max_tokens={policy.max_tokens} cuts nothing that fits the text encoder's window: "
+                f"text_encoder.max_tokens={encoder.max_tokens}"
+                + (f", {encoder.prefix_tokens} of them before the text" if encoder.prefix_tokens else "")
+            )
+        if policy.shuffled and self.images < 2:
+            raise ValueError("captions.shuffled needs at least two images")
         return self
 
     @property

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +100,28 @@ def mirror_cell(tracker: Tracker, directory: Path, levels: dict[str, Any] | None
             client.delete_run(run.info.run_id)
         _write_run(tracker, directory, levels or {}, digest)
     return True
+
+
+def attach(runs: Path, sweep: str, files: Sequence[Path], folder: str) -> str | None:
+    """Files as artifacts of a sweep's parent run, in the place of earlier ones. Returns why not, where that fails.
+
+    `runs` must hold the store. A sweep without a parent run has none made.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    import mlflow
+
+    try:
+        client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{(runs / DATABASE).resolve()}")
+        with _store_lock(runs):
+            experiment = client.get_experiment_by_name(EXPERIMENT)
+            asked = f"tags.`lensbench.sweep` = '{sweep}'"
+            parents = client.search_runs([experiment.experiment_id], asked, max_results=1) if experiment else []
+            for file in files if parents else ():
+                client.log_artifact(parents[0].info.run_id, str(file), folder)
+    except Exception as error:  # tracking is for looking: its failure is never the report's
+        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return None
 
 
 def _write_run(tracker: Tracker, directory: Path, levels: dict[str, Any], digest: str) -> None:

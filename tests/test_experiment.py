@@ -14,14 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lensbench.experiment import Autoencoder, Experiment, FolderCorpus, TextEncoder, one_line
+from lensbench.experiment import Autoencoder, Captions, Experiment, FolderCorpus, TextEncoder, canonical_set, one_line
 from lensbench.sweep.sweep import Sweep
 
 # For one dotted field each: values that fit whatever the others are.
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
-    "images": st.integers(1, 10**6),
+    "images": st.integers(2, 10**6),
     "captions.set": st.sampled_from(["alt", "brief", "detailed"]),
     "captions.dropout": st.floats(0, 0.99),
+    "captions.max_words": st.none() | st.integers(1, 100),
+    "captions.max_tokens": st.none() | st.integers(1, 100),
+    "captions.shuffled": st.booleans(),
     "text_encoder.layers": st.lists(st.integers(0, 5), min_size=1, max_size=4).map(tuple),
     "model.depth": st.integers(1, 8),
     "model.patch_size": st.sampled_from([2, 4, 8]),
@@ -172,6 +175,15 @@ def test_an_unknown_field_is_refused_by_name(dotted: str) -> None:
         ({"evaluation.forms": ("loud",)}, ["evaluation.forms", "'loud'"]),
         ({"captions.wrong": 0.5}, ["captions", "set='dose'"]),
         ({"captions.set": "poetic"}, ["captions.set='poetic'", "alt, brief, detailed, dose"]),
+        ({"captions.set": "0.5*alt+0.5*poetic"}, ["captions.set='poetic'", "alt, brief, detailed, dose"]),
+        ({"captions.set": "0.5*alt+0.4*brief"}, ["captions.set", "sum to 0.9, not to 1"]),
+        ({"captions.set": "0.5*alt+0.5*alt"}, ["captions.set", "alt is there twice"]),
+        ({"captions.set": "alt*0.5+brief*0.5"}, ["captions.set", "0.8*detailed+0.2*alt; 'alt*0.5' is not"]),
+        ({"captions.set": "0.5*alt+0.5*brief", "captions.present": 0.5}, ["captions", "set='dose'"]),
+        ({"captions.length_matched_to": "poetic"}, ["captions.length_matched_to='poetic'"]),
+        ({"captions.max_words": 0}, ["captions.max_words", "given 0"]),
+        ({"captions.max_tokens": 128}, ["captions.max_tokens=128", "text_encoder.max_tokens=128"]),
+        ({"captions.shuffled": True, "images": 1}, ["captions.shuffled", "two images"]),
         ({"model.patch_size": 7}, ["model.patch_size=7", "corpus.size_px=24"]),
         ({"autoencoder.kind": "flux2"}, ["model.patch_size=4", "autoencoder.kind='flux2'", "must be 2"]),
         (
@@ -211,3 +223,40 @@ def test_a_long_wrong_value_is_cut_and_a_missing_one_shows_nothing() -> None:
     with pytest.raises(ValidationError) as caught:
         Sweep.model_validate({"name": "q", "base": Experiment(), "factors": {"captions.set": ("alt", "brief")}})
     assert one_line(caught.value) == "reference: Field required"
+
+
+def test_new_parts_of_the_policy_leave_the_hash_of_earlier_runs_as_it_was() -> None:
+    assert Experiment().science()["captions"] == {"set": "detailed", "present": 1.0, "wrong": 0.0, "dropout": 0.1}
+    parts: list[dict[str, Any]] = [{"captions.max_words": 9}, {"captions.max_tokens": 9}, {"captions.shuffled": True}]
+    parts += [{"captions.length_matched_to": "alt"}, {"captions.set": "0.5*alt+0.5*detailed"}]
+    assert len({Experiment().hash(), *(Experiment().replace(part).hash() for part in parts)}) == 6
+
+
+SHARES = st.lists(st.integers(0, 1000), min_size=1, max_size=4).filter(any)
+
+
+@given(SHARES, st.randoms(), st.sampled_from(["{:g}*{}", " {:f} * {} "]))
+def test_equal_mixtures_are_one_experiment(parts: list[int], order: random.Random, form: str) -> None:
+    # whole thousandths that sum to one, in any order, with zeros and spaces
+    cuts = [0, *sorted(order.randint(0, 1000) for _ in parts[1:]), 1000]
+    shares = {name: (b - a) / 1000 for name, a, b in zip("wxyz", cuts, cuts[1:], strict=False)}
+    said = [form.replace(" * ", "*").format(share, name) for name, share in shares.items()]
+    first = "+".join(said)
+    order.shuffle(said)
+    spelled = [canonical_set(text) for text in (first, "+".join(said))]
+    assert spelled[0] == spelled[1] == canonical_set(spelled[0])
+    kept = {name: share for name, share in shares.items() if share}
+    assert Captions(set=first).shares == pytest.approx(kept)
+    assert Captions(set=first) == Captions(set=spelled[0])
+
+
+def test_a_mixture_names_every_set_that_it_reads() -> None:
+    policy = Captions(set="0.25*alt+0.75*detailed", length_matched_to="brief")
+    assert policy.set == "0.75*detailed+0.25*alt"
+    assert policy.sets == ("detailed", "alt", "brief")
+    assert Captions(set="1*alt+0*detailed") == Captions(set="alt")
+    assert Captions(set="a+b").shares == {"a+b": 1.0}
+
+
+def test_a_set_matched_to_itself_is_the_set() -> None:
+    assert Captions(set="alt", length_matched_to="alt") == Captions(set="alt")

@@ -18,7 +18,7 @@ from lensbench.experiment import Experiment
 from lensbench.sweep.cellfiles import RECORD_COLUMNS
 from lensbench.sweep.session import work
 from lensbench.sweep.sweep import Cell, Sweep, cells
-from lensbench.tracking import LONGEST, WHOLE, Tracker, mirror_cell, open_tracker
+from lensbench.tracking import LONGEST, WHOLE, Tracker, attach, mirror_cell, open_tracker
 
 SWEEP = Sweep(
     name="q",
@@ -172,3 +172,24 @@ def test_a_sweep_mirrors_its_cells_as_they_complete_and_ends_its_parent_run(
     experiment = client.get_experiment_by_name("lensbench")
     (parent,) = client.search_runs([experiment.experiment_id], f"tags.`lensbench.sweep` = '{sweep.name}'")
     assert parent.info.status == "FINISHED"
+
+
+def test_what_is_attached_is_found_in_the_sweeps_run_and_twice_is_once(
+    runs: Path, sweep: Sweep, tmp_path: Path
+) -> None:
+    tracker = open_tracker(runs, sweep)
+    table = tmp_path / "captions.md"
+    for words in ("first", "second"):
+        table.write_text(words)
+        assert attach(runs, sweep.name, [table], "captions") is None
+    (found,) = tracker.client.list_artifacts(tracker.parent_id, "captions")
+    assert found.path == "captions/captions.md"
+    copy = tracker.client.download_artifacts(tracker.parent_id, found.path, str(tmp_path))
+    assert Path(copy).read_text() == "second"
+
+
+def test_what_cannot_be_attached_is_one_line(runs: Path, sweep: Sweep, tmp_path: Path) -> None:
+    open_tracker(runs, sweep)
+    why = attach(runs, sweep.name, [tmp_path / "not there.md"], "captions")
+    assert why is not None
+    assert "\n" not in why

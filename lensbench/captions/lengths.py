@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lensbench.captions.texts import captions
+from lensbench.captions.cutting import MINILM_ADDS, token_offsets, word_counts
+from lensbench.captions.policy import label
+from lensbench.captions.texts import training_texts
 from lensbench.experiment import Captions, TextEncoder
 
 if TYPE_CHECKING:
@@ -23,16 +25,25 @@ MEASURED = 1000  # captions of a corpus, at most: the mean is then known to a pe
 
 @dataclass(frozen=True)
 class CaptionLength:
-    """How long captions of one kind are: the tokens of some of them, or the one mean that is known."""
+    """How long captions of one kind are: the tokens of some of them, or the one mean that is known.
+
+    `weights` are those of a mixture's captions, by the shares of their sets; empty where all count alike.
+    """
 
     captions: str
     tokens: tuple[int, ...]
     source: str
+    weights: tuple[float, ...] = ()
 
     @property
     def mean(self) -> float:
         """Mean tokens."""
-        return sum(self.tokens) / len(self.tokens)
+        return self.average(self.tokens)
+
+    def average(self, values: Sequence[float]) -> float:
+        """The mean of a number that each of the captions has."""
+        weights = self.weights or (1.0,) * len(values)
+        return sum(weight * value for weight, value in zip(weights, values, strict=True)) / sum(weights)
 
     def shown(self) -> str:
         """The mean, with a decimal where it is measured."""
@@ -66,30 +77,22 @@ def measured_lengths(
     """The lengths of a corpus's training captions under each policy, shortest first.
 
     MiniLM's tokens are counted, [CLS] and [SEP] too; for encoders whose files may be far away it is words that are
-    counted. What the encoder's window cuts off does not count.
+    counted, unless a policy cuts at their tokens. What the encoder's window cuts off does not count.
     """
     keys = corpus.train_keys[:MEASURED]
     found = []
     for policy in policies:
-        texts = captions(corpus, policy, keys)
-        if encoder.kind == "minilm":
-            counts = _minilm_counts(texts)
-            source = f"{len(texts):,} captions, MiniLM's tokens"
-        else:
-            counts = [round(len(text.split()) * tokens_per_word) for text in texts]
-            source = f"{len(texts):,} captions, words x {tokens_per_word:.2f} tokens"
-        dose = f" {policy.present:g}/{policy.wrong:g}" if policy.set == "dose" else ""
-        cut = tuple(min(count, encoder.max_tokens) for count in counts)
-        found.append(CaptionLength(policy.set + dose, cut, f"mean of {source}"))
+        tokens: list[int] = []
+        weights: list[float] = []
+        for name, texts in training_texts(corpus, policy, keys, encoder).items():
+            if encoder.kind == "minilm":
+                counts = [len(spans) + MINILM_ADDS for spans in token_offsets(encoder)(texts)]
+            else:
+                counts = [round(words * tokens_per_word) for words in word_counts(texts)]
+            tokens += [min(count, encoder.max_tokens) for count in counts]
+            weights += [policy.shares[name]] * len(texts)
+        counted = "MiniLM's tokens" if encoder.kind == "minilm" else f"words x {tokens_per_word:.2f} tokens"
+        source = f"mean of {len(keys):,} captions, {counted}"
+        mixed = tuple(weights) if len(policy.shares) > 1 else ()
+        found.append(CaptionLength(label(policy), tuple(tokens), source, mixed))
     return tuple(sorted(found, key=lambda length: length.mean))
-
-
-def _minilm_counts(texts: Sequence[str]) -> list[int]:
-    from tokenizers import Tokenizer
-
-    from lensbench.model.minilm import model_folder
-
-    tokenizer = Tokenizer.from_file(str(model_folder() / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return [len(encoding.ids) for encoding in tokenizer.encode_batch(list(texts))]

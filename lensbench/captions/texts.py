@@ -1,50 +1,83 @@
-"""The text of each image under a caption policy, its digest and its statistics.
+"""The texts of images: those of a caption set, and those that a policy makes of one or several sets.
 
-A caption depends on the corpus, the caption set and the image's key alone; never on the seed of a run.
+A caption depends on the corpus, the caption set and the image's key alone, and a policy's text on the training images
+too; neither depends on the seed of a run.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
+import numpy as np
+
+from lensbench.captions.cutting import first_tokens, first_words, length_matched, token_offsets, word_counts
 from lensbench.captions.scene_writer import write
 from lensbench.data.corpus import Corpus, ShapesWorld
-from lensbench.experiment import Captions
+from lensbench.experiment import Captions, TextEncoder
 from lensbench.streams import numpy_stream
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """What a caption set looks like: how many texts, their mean length, how many differ.
-
-    `mean_tokens` and `max_tokens` are NaN and 0 where no token counts were given.
-    """
-
-    count: int
-    distinct: int
-    mean_words: float
-    mean_tokens: float
-    max_tokens: int
-
-
 def captions(corpus: Corpus, policy: Captions, keys: Sequence[str]) -> list[str]:
-    """One text for each key, in the keys' order.
+    """The text of each key in the policy's one caption set, in the keys' order: whole, and the key's own.
 
     Raises ValueError naming the caption sets that exist when the folder does not have the policy's.
     """
+    assert len(policy.shares) == 1, "a mixture has several texts for each key"
+    return _of_set(corpus, policy, policy.set, keys)
+
+
+def training_texts(corpus: Corpus, policy: Captions, keys: Sequence[str], encoder: TextEncoder) -> dict[str, list[str]]:
+    """What the policy gives to the images of `keys`: a text for each key in every set that it draws from.
+
+    `encoder` is the one whose tokens `max_tokens` counts. Raises ValueError when a caption set or the tokenizer is not
+    there, and for one image to shuffle.
+    """
+    found = {name: _of_set(corpus, policy, name, keys) for name in policy.shares}
+    if (reference := policy.length_matched_to) is not None:
+        lengths = word_counts(_of_set(corpus, policy, reference, keys))
+        found = {name: texts if name == reference else length_matched(texts, lengths) for name, texts in found.items()}
+    if (words := policy.max_words) is not None:
+        found = {name: [first_words(text, words) for text in texts] for name, texts in found.items()}
+    if policy.max_tokens is not None:
+        offsets = token_offsets(encoder)
+        found = {name: first_tokens(texts, policy.max_tokens, offsets) for name, texts in found.items()}
+    if policy.shuffled:
+        donors = other_images(corpus, len(keys))
+        found = {name: [texts[donor] for donor in donors] for name, texts in found.items()}
+    return found
+
+
+def other_images(corpus: Corpus, images: int) -> np.ndarray:
+    """For each of so many training images another one, each of them once: int64 (images,), drawn once for a corpus.
+
+    It is a random cycle through all images, so none is its own partner; two may still have equal captions. Raises
+    ValueError for one image.
+    """
+    if images < 2:
+        raise ValueError("captions.shuffled needs at least two training images")
+    if isinstance(corpus, ShapesWorld):  # its digest is another at every resolution, its captions are not
+        seed, name = corpus.config.world_seed, "shuffled captions"
+    else:
+        seed, name = 0, f"shuffled captions/{corpus.digest}"
+    cycle = numpy_stream(seed, name, images).permutation(images)
+    partners = np.empty(images, dtype=np.int64)
+    partners[cycle] = np.roll(cycle, -1)
+    return partners
+
+
+def _of_set(corpus: Corpus, policy: Captions, name: str, keys: Sequence[str]) -> list[str]:
     if isinstance(corpus, ShapesWorld):
-        return [_scene_caption(corpus, policy, key) for key in keys]
-    texts = corpus.texts(policy.set)
+        return [_scene_caption(corpus, policy, name, key) for key in keys]
+    texts = corpus.texts(name)
     return [texts[key] for key in keys]
 
 
-def _scene_caption(world: ShapesWorld, policy: Captions, key: str) -> str:
+def _scene_caption(world: ShapesWorld, policy: Captions, name: str, key: str) -> str:
     split, index = world.split_and_index(key)
     # The stream leaves the dose out, so that the doses of one image differ as little as their shares do.
-    rng = numpy_stream(world.config.world_seed, f"caption/{policy.set}/{split}", index)
-    return write(world.scene(key), policy.set, rng, policy.present, policy.wrong)
+    rng = numpy_stream(world.config.world_seed, f"caption/{name}/{split}", index)
+    return write(world.scene(key), name, rng, policy.present, policy.wrong)
 
 
 def digest(keys: Sequence[str], texts: Sequence[str]) -> str:
@@ -57,15 +90,9 @@ def digest(keys: Sequence[str], texts: Sequence[str]) -> str:
     return found.hexdigest()
 
 
-def statistics(texts: Sequence[str], token_counts: Sequence[int] | None = None) -> Statistics:
-    """Count, distinct texts, mean words and, with one token count for each text, mean and largest length in tokens."""
-    n = len(texts)
-    if not n:
-        raise ValueError("no captions to describe")
-    return Statistics(
-        count=n,
-        distinct=len(set(texts)),
-        mean_words=sum(len(text.split()) for text in texts) / n,
-        mean_tokens=sum(token_counts) / n if token_counts is not None else float("nan"),
-        max_tokens=max(token_counts) if token_counts is not None else 0,
-    )
+def arm_digest(keys: Sequence[str], texts: Mapping[str, Sequence[str]]) -> str:
+    """`digest` of a policy's texts: that of its one set, or sha256 over the names and digests of a mixture's sets."""
+    found = {name: digest(keys, of_set) for name, of_set in texts.items()}
+    if len(found) == 1:
+        return next(iter(found.values()))
+    return hashlib.sha256("\n".join(f"{name} {found[name]}" for name in sorted(found)).encode()).hexdigest()

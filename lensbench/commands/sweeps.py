@@ -18,6 +18,7 @@ Runs = Annotated[Path, typer.Option(help="Directory of the cells, the sweep's da
 CorpusFolder = Annotated[
     Path | None, typer.Option("--corpus", help="Your folder of images with sidecar captions, in place of the sweep's.")
 ]
+MOST_SET_ASIDE = 20  # pictures that are named
 ResultsFolder = Annotated[Path, typer.Option("--results", help="Tables, figures and LaTeX go to RESULTS/<sweep>.")]
 
 
@@ -85,20 +86,20 @@ def plan(sweep_file: SweepFile, runs: Runs = Path("runs"), corpus: CorpusFolder 
     table = Table(title=f"{sweep.name}: {len(every)} cells", title_justify="left")
     table.add_column("cell", no_wrap=True)
     for title in (*every[0].levels, "parameters", "images", "samples seen", "state"):
-        table.add_column(title.replace(".", ".\n"), overflow="fold")
+        table.add_column(title.replace(".", ".\n").replace("_", "_\n"), overflow="fold")
     for cell in every:
         experiment = cell.experiment
         parameters = parameter_count(denoiser_config(experiment, experiment.text_encoder.width))
         seen = experiment.training.steps * experiment.training.batch
         sizes = (f"{parameters / 1e6:.2f} M", f"{experiment.images:,}", f"{seen:,}")
-        levels = (str(level) for level in cell.levels.values())
+        levels = (str(level).replace("+", "+\n") for level in cell.levels.values())
         table.add_row(cell.id, *levels, *sizes, reasons.get(cell.id, "complete"))
     Console().print(table)
 
 
 def prepared(sweep_file: Path, corpus: Path | None) -> Sweep:
     """The sweep of a file with its corpus opened: a folder's digest is part of every cell's hash."""
-    from lensbench.experiment import FolderCorpus
+    from lensbench.experiment import Captions, FolderCorpus
     from lensbench.sweep.sweep import Sweep, load
 
     sweep = load(sweep_file)
@@ -110,8 +111,12 @@ def prepared(sweep_file: Path, corpus: Path | None) -> Sweep:
             raise ValueError(f"{sweep_file}: the sweep's corpus is a folder; say which with --corpus DIR")
         folder = config.model_copy(update={"path": corpus or config.path})
     else:
-        levels = tuple(str(level) for level in sweep.factors["captions.set"])
-        short = "alt" if "alt" in levels else str(sweep.reference["captions.set"])
+        from lensbench.sweep.sweep import cells
+
+        # Every set that any arm reads: an image that lacks one of them leaves every arm.
+        levels = tuple(dict.fromkeys(name for cell in cells(sweep) for name in cell.experiment.captions.sets))
+        reference = Captions(set=str(sweep.reference["captions.set"]))
+        short = "alt" if "alt" in levels else next(iter(reference.shares))
         detailed = "detailed" if "detailed" in levels else levels[-1]
         folder = FolderCorpus(
             path=corpus or Path("."),
@@ -123,8 +128,10 @@ def prepared(sweep_file: Path, corpus: Path | None) -> Sweep:
     from lensbench.data.corpus import open_corpus
 
     opened = open_corpus(folder, sweep.base.images)
-    for name, reason in sorted(opened.set_aside.items()):
+    for name, reason in sorted(opened.set_aside.items())[:MOST_SET_ASIDE]:
         print(f"set aside: {name}: {reason}")
+    if (more := len(opened.set_aside) - MOST_SET_ASIDE) > 0:
+        print(f"set aside: {more:,} more; import the folder, and lensbench corpus check counts them by their reasons")
     base = sweep.base.model_copy(update={"corpus": opened.config})
     return Sweep(name=sweep.name, base=base, factors=sweep.factors, reference=sweep.reference)
 
@@ -142,13 +149,21 @@ def _report(sweep: Sweep, runs: Path, results: Path) -> bool:
         print(f"no cell of {sweep.name} is complete in {runs}: there is nothing to report")
         return False
     from lensbench.report.build import build, is_complete
+    from lensbench.report.captions import of_experiments
     from lensbench.scoring.extractors import not_scored
+    from lensbench.sweep.sweep import cells
+    from lensbench.tracking import DATABASE, attach
 
     folder = results / sweep.name
     if not found.complete and is_complete(folder):
         folder = folder.with_name(f"{sweep.name}.partial")
         print(f"{results / sweep.name} holds a complete report, which stays: this one goes to {folder}")
-    build(found, folder, runs, Console())
+    captions = of_experiments([cell.experiment for cell in cells(sweep)])
+    console = Console()
+    written = build(found, folder, runs, console, captions)
+    about = [path for path in written if path.stem == "captions"]
+    if (runs / DATABASE).is_file() and (reason := attach(runs, sweep.name, about, "captions")):
+        console.print(f"not in MLflow: {reason}", highlight=False, markup=False)
     if sweep.base.corpus.kind == "folder":
         for reason in not_scored():
             print(f"not scored: {reason}")

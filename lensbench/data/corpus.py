@@ -1,7 +1,7 @@
 """Corpora: images with stable keys, split into training and held-out, whatever their captions.
 
 `open_corpus` reads an experiment's corpus. The embedded one, the shapes world, is drawn on demand; a folder of
-photographs is read in lensbench.data.folder.
+photographs is read in lensbench.data.folder, an imported corpus in lensbench.data.imported.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import torch
 
 from lensbench.data import shapes
 from lensbench.data.folder import PhotoFolder, open_folder
+from lensbench.data.imported import ImportedCorpus, open_imported
 from lensbench.data.scenes import Scene
+from lensbench.data.shards import is_begun, is_imported
 from lensbench.experiment import FolderCorpus, ShapesCorpus
 
 # Raise it whenever `shapes.scene` or `shapes.render` gives another picture for the same key: it is part of the digest.
@@ -64,7 +66,7 @@ class ShapesWorld:
         return split, int(index)
 
 
-Corpus = ShapesWorld | PhotoFolder
+Corpus = ShapesWorld | PhotoFolder | ImportedCorpus
 
 
 def open_corpus(config: ShapesCorpus | FolderCorpus, images: int) -> Corpus:
@@ -73,6 +75,8 @@ def open_corpus(config: ShapesCorpus | FolderCorpus, images: int) -> Corpus:
     Raises ValueError with one clear line when a folder cannot be used.
     """
     if isinstance(config, FolderCorpus):
+        if is_imported(config.path) or is_begun(config.path):
+            return open_imported(config, images)
         return open_folder(config, images)
     return ShapesWorld(
         config,

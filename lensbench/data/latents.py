@@ -1,8 +1,10 @@
 """The images of a run as the denoiser sees them: tokens (N, H*W, C) on a grid (H, W).
 
-Pixels are kept as bytes and cut into patches when a batch is taken. The latents of a learned autoencoder are computed
-once and kept on disk by what made them: the images (their corpus, size and keys) and the autoencoder. A cache is one
-folder with `values.npy`, (images, H*W, C) float16, memory-mapped, so that a corpus need not fit in memory.
+Pixels are kept as bytes and cut into patches when a batch is taken. Those of an imported corpus, which need not fit in
+memory, are decoded once and kept on disk in `values.npy`, (images, 3, S, S) uint8, memory-mapped. The latents of a
+learned autoencoder are computed once and kept on disk by what made them: the images (their corpus, size and keys) and
+the autoencoder. A cache is one folder with `values.npy`, (images, H*W, C) float16, memory-mapped, so that a corpus need
+not fit in memory.
 
 float16 rather than bfloat16: latents of about unit variance lie well inside its range, and it keeps three more bits (an
 error of 2^-11 of a value against 2^-8). Latents beyond its range are refused, not cut.
@@ -21,7 +23,11 @@ import torch
 
 from lensbench.data.cache import kept
 from lensbench.data.corpus import Corpus
+from lensbench.data.imported import ImportedCorpus
+from lensbench.data.pictures import RULES_VERSION
 from lensbench.model.autoencoder import Autoencoder, Pixels
+
+DECODED = 256  # images at a time
 
 
 class Latents(Protocol):
@@ -89,7 +95,7 @@ def encode_images(
     Raises ValueError when latents do not fit float16, and as `autoencoder.encode` does.
     """
     if isinstance(autoencoder, Pixels):  # cutting costs less than reading back what was cut
-        return PatchedImages(corpus.images(keys), autoencoder)
+        return PatchedImages(_pixels(corpus, keys, cache, report), autoencoder)
     size = corpus.config.size_px
     made_from = {
         "corpus": corpus.digest,
@@ -103,6 +109,35 @@ def encode_images(
     )
     side = size // autoencoder.stride
     return StoredLatents(np.load(folder / "values.npy", mmap_mode="r"), (side, side))
+
+
+def _pixels(
+    corpus: Corpus, keys: Sequence[str], cache: Path, report: Callable[[int, int], None] | None
+) -> torch.Tensor:
+    """The images of `keys`: uint8 (N, 3, S, S), in memory or in a file."""
+    if not isinstance(corpus, ImportedCorpus):
+        return corpus.images(keys)
+    made_from = {
+        "corpus": corpus.digest,
+        "size_px": corpus.config.size_px,
+        "keys": hashlib.sha256("\0".join(keys).encode()).hexdigest(),
+        "rules": RULES_VERSION,
+    }
+    folder = kept(cache, "pixels", made_from, lambda empty: _write_pixels(empty, corpus, keys, report))
+    # Copied where it is written to, which it never is: torch warns of memory that it may not write to.
+    return torch.from_numpy(np.load(folder / "values.npy", mmap_mode="c"))
+
+
+def _write_pixels(
+    folder: Path, corpus: ImportedCorpus, keys: Sequence[str], report: Callable[[int, int], None] | None
+) -> None:
+    size = corpus.config.size_px
+    values = np.lib.format.open_memmap(folder / "values.npy", "w+", np.uint8, (len(keys), 3, size, size))
+    for start in range(0, len(keys), DECODED):
+        corpus.decode(keys[start : start + DECODED], values[start : start + DECODED])
+        if report is not None:
+            report(min(start + DECODED, len(keys)), len(keys))
+    values.flush()
 
 
 def _write(

@@ -8,20 +8,18 @@ A checkpoint is one of three things:
 
 from __future__ import annotations
 
-import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 
 from lensbench.experiment import Autoencoder as AutoencoderConfig
 from lensbench.experiment import Experiment, one_line
 from lensbench.experiment import TextEncoder as TextEncoderConfig
 from lensbench.model.autoencoder import Autoencoder, open_autoencoder
-from lensbench.model.checkpoint import load
+from lensbench.model.checkpoint import load, weights_digest
 from lensbench.model.transformer import LensTransformer
 
 ENCODER_KINDS = ("gpt_oss", "qwen3")  # of a published pipeline, named as in the model_type of their config.json
@@ -153,12 +151,3 @@ def _checked(part: Any, name: str, **values: Any) -> Any:
         return part(**{key: value for key, value in values.items() if value is not None})
     except ValidationError as error:
         raise ValueError(f"{name}: {one_line(error)}") from None
-
-
-def weights_digest(model: LensTransformer) -> str:
-    """sha256, in hexadecimal, over the config and every weight, in whatever files they were."""
-    found = hashlib.sha256(json.dumps(asdict(model.config), sort_keys=True).encode())
-    for name, tensor in model.state_dict().items():
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return found.hexdigest()

@@ -7,6 +7,7 @@ one of the prefixes under which other programs keep a denoiser. Pickles are refu
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -115,6 +116,15 @@ def load(path: Path, config: LensConfig | None = None, dtype: torch.dtype | None
     _check(path, stored, model)
     model.load_state_dict(_read_tensors(stored, dtype), strict=True, assign=True)
     return model.requires_grad_()
+
+
+def weights_digest(model: LensTransformer) -> str:
+    """sha256, in hexadecimal, over the config and every weight, in whatever files they were."""
+    found = hashlib.sha256(json.dumps(dataclasses.asdict(model.config), sort_keys=True).encode())
+    for name, tensor in model.state_dict().items():
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _read_config(path: Path) -> LensConfig:

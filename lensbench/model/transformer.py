@@ -23,6 +23,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lensbench.model.attention import JointAttention, Packing, rotary_table
 from lensbench.model.layers import ModulatedLayerNorm, RMSNorm, SwiGLU, TimeTextEmbed, modulated
@@ -162,6 +163,7 @@ class LensTransformer(nn.Module):
         )
         self.norm_out = ModulatedLayerNorm(width)
         self.proj_out = nn.Linear(width, config.in_channels)
+        self.checkpointing = False  # keep the inputs of every block alone and compute the rest twice
         self.initialize()
 
     def initialize(self) -> None:
@@ -233,5 +235,11 @@ class LensTransformer(nn.Module):
         time = F.silu(self.time_text_embed(timestep)).unsqueeze(1)  # (B, 1, D)
         last = len(self.transformer_blocks) - 1
         for n, block in enumerate(self.transformer_blocks):
-            image, text = block(image, text, time, rotary, packing, text_out=n < last)
+            given = (image, text, time, rotary, packing)
+            if self.checkpointing and torch.is_grad_enabled():
+                image, text = checkpoint(
+                    block, *given, text_out=n < last, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                image, text = block(*given, text_out=n < last)
         return self.proj_out(self.norm_out(image, time))

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from lensbench.report import render
+from lensbench.report.captions import CaptionReport
+from lensbench.report.captions import figure as caption_figure
+from lensbench.report.captions import table as caption_table
 from lensbench.report.figures import figures
 from lensbench.report.grid import Grid, arrange, factor_label
 from lensbench.report.headline import headline
@@ -31,15 +34,20 @@ MISSING_SHOWN = 12
 PROVENANCE = "provenance.json"
 
 
-def build(results: Results, out: Path, runs: Path, console: Console) -> list[Path]:
+def build(
+    results: Results, out: Path, runs: Path, console: Console, captions: CaptionReport | None = None
+) -> list[Path]:
     """Write tables, figures, pictures and the frozen records of `results` into `out`, print what matters, and return
-    every path written. `runs` is where the cells' pictures, recipes and the MLflow database are.
+    every path written. `runs` is where the cells' pictures, recipes and the MLflow database are; `captions` describes
+    what the arms were trained on.
 
     Raises ValueError when results cannot be compared (other judges, other prompts) or a cell's files disagree.
     """
     grid = arrange(results)
     evaluation = _evaluation(results, out, runs)
     built = tables(grid, evaluation)
+    if captions is not None:
+        built["captions"] = caption_table(captions)
     findings = headline(grid)
     missing = missing_lines(grid)
     out.mkdir(parents=True, exist_ok=True)
@@ -47,6 +55,8 @@ def build(results: Results, out: Path, runs: Path, console: Console) -> list[Pat
         stale.unlink()
     written = [path for table in built.values() for path in _write_table(table, out, results.sweep_name)]
     drawn = figures(grid, out / "figures")
+    if captions is not None:
+        drawn += caption_figure(captions, out / "figures" / "captions")
     seen = sheets(grid, runs, out / "pictures")
     frozen = [_freeze(results.records, out / "records.parquet"), _freeze(results.outcomes, out / "outcomes.parquet")]
     frozen.append(_write(out / PROVENANCE, _provenance(results, evaluation)))
@@ -80,7 +90,7 @@ def load(folder: Path) -> Results:
 def missing_lines(grid: Grid) -> list[str]:
     """One line for each cell without records: what it was, and why it is not there."""
     return [
-        f"missing: {', '.join(factor_label(name, row[name]) for name in grid.results.factors if name in row)} "
+        f"missing: {', '.join(filter(None, (factor_label(n, row[n]) for n in grid.results.factors if n in row)))} "
         f"(cell {row['cell']}): {row['reason']}"
         for row in grid.results.missing
     ]
@@ -158,7 +168,11 @@ def _summary(
     parts = [f"# {grid.results.sweep_name}", "\n".join(f"- {sentence}" for sentence in findings)]
     if missing:
         parts.append("\n".join(f"- {line}" for line in missing))
-    alt = {"curves": "Scores against training images seen", "differences": "Differences by task"}
+    alt = {
+        "curves": "Scores against training images seen",
+        "differences": "Differences by task",
+        "captions": "Lengths and vocabulary of the captions",
+    }
     pictures = [(path, alt.get(path.stem, path.stem)) for path in drawn if path.suffix == ".png"]
     parts += [f"![{words}]({path.relative_to(out).as_posix()})" for path, words in pictures]
     parts += [render.to_markdown(table).rstrip() for table in built.values()]

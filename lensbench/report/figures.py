@@ -56,7 +56,7 @@ def figures(grid: Grid, folder: Path) -> list[Path]:
     with mpl.rc_context(STYLE):
         for name, figure in (("curves", curves(grid)), ("differences", differences(grid))):
             if figure is not None:
-                drawn += _save(figure, folder / name)
+                drawn += save(figure, folder / name)
     return drawn
 
 
@@ -242,7 +242,7 @@ def _footnote(figure: Figure, grid: Grid, incomplete: bool, more: str = "") -> N
 def _styles(grid: Grid) -> list[tuple[str, str]]:
     """Color and marker of each arm: the reference gray, a few arms from the palette, many along one ramp."""
     others = [arm for arm in grid.arms if arm is not grid.reference]
-    colors = _colors(len(others))
+    colors = palette(len(others))
     places = {arm.index: k for k, arm in enumerate(others)}
     return [
         (colors[places[arm.index]], MARKERS[places[arm.index] % len(MARKERS)])
@@ -255,11 +255,12 @@ def _styles(grid: Grid) -> list[tuple[str, str]]:
 def _pair_styles(grid: Grid, pairs: list[tuple[Level, Level]]) -> list[tuple[str, str]]:
     """Differences to the reference have their arm's style, those between arms one of their own."""
     arms, between = _styles(grid), sum(pair[1] is not grid.reference for pair in pairs)
-    own = iter(_colors(len(grid.arms) + between)[len(grid.arms) - 1 :])
+    own = iter(palette(len(grid.arms) + between)[len(grid.arms) - 1 :])
     return [arms[arm.index] if other is grid.reference else (next(own), "o") for arm, other in pairs]
 
 
-def _colors(n: int) -> list[str]:
+def palette(n: int) -> list[str]:
+    """So many colors: told apart with any color vision, or along one ramp where they are many."""
     import matplotlib as mpl
 
     if n <= len(PALETTE):
@@ -274,7 +275,8 @@ def _thousands(value: float, _: int) -> str:
     return f"{value / 1e3:g}k" if value >= 1e3 else f"{value:g}"
 
 
-def _save(figure: Figure, path: Path) -> list[Path]:
+def save(figure: Figure, path: Path) -> list[Path]:
+    """Write a figure as PNG and PDF."""
     png, pdf = path.with_suffix(".png"), path.with_suffix(".pdf")
     # No dates and versions in the files: the same results give the same bytes.
     figure.savefig(png, metadata={"Software": None})

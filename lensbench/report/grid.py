@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from lensbench.captions.policy import set_label
 from lensbench.scoring.statistics import holm, paired_difference, stratified_mean
+from lensbench.sweep.sweep import NONE
 
 if TYPE_CHECKING:
     from lensbench.sweep.sweep import Results
@@ -31,6 +33,13 @@ BOOKKEEPING = {
     "set_aside_images",
     "truncated_captions",
     "caption_tokens",
+}
+SET_NAMES = {"alt": "alt-text"}  # caption sets that people know by another name
+POLICY_WORDS = {
+    "captions.length_matched_to": "as long as {}",
+    "captions.max_words": "at most {} words",
+    "captions.max_tokens": "at most {} tokens",
+    "captions.shuffled": "shuffled",
 }
 MEAN = "mean"
 NAN = float("nan")
@@ -270,10 +279,12 @@ def arrange(results: Results) -> Grid:
 
 
 def factor_label(factor: str, value: Any) -> str:
-    """A factor's value in words: depth 4, 4,096 images, alt-text."""
+    """A factor's value in words: depth 4, 4,096 images, alt-text. A part of the policy that is not used is not said."""
     leaf = factor.rpartition(".")[2]
+    if factor in POLICY_WORDS:
+        return POLICY_WORDS[factor].format(SET_NAMES.get(str(value), value)) if value not in (NONE, False) else ""
     if factor == "captions.set":
-        return {"alt": "alt-text"}.get(str(value), str(value))
+        return set_label(str(value), SET_NAMES)
     if isinstance(value, int) and not isinstance(value, bool) and leaf in ("images", "steps"):
         return f"{value:,} {leaf}"
     return f"{leaf.replace('_', ' ')} {value}"
@@ -302,7 +313,7 @@ def _levels(factors: dict[str, list], names: tuple[str, ...], seen: list[dict[st
     there = {tuple(row[name] for name in names) for row in seen}
     grid = [values for values in product(*([_plain(v) for v in factors[name]] for name in names)) if values in there]
     return tuple(
-        Level(i, tuple(zip(names, values, strict=True)), ", ".join(map(factor_label, names, values)))
+        Level(i, tuple(zip(names, values, strict=True)), ", ".join(filter(None, map(factor_label, names, values))))
         for i, values in enumerate(grid)
     )
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 TABLES = ("main", "differences", "scores", "data", "headline")
+WITH_CAPTIONS = "captions"  # the table of a report that describes its captions
 
 
 def fill(results: Path, paper: Path) -> list[Path]:
@@ -18,8 +19,9 @@ def fill(results: Path, paper: Path) -> list[Path]:
     if absent:
         raise ValueError(f"{results}: no {absent[0]}.tex; write the report first: lensbench report SWEEP")
     written = []
+    described = [WITH_CAPTIONS] if (results / f"{WITH_CAPTIONS}.tex").is_file() else []
     for folder, files in (
-        ("tables", [results / f"{name}.tex" for name in TABLES]),
+        ("tables", [results / f"{name}.tex" for name in (*TABLES, *described)]),
         ("figures", sorted((results / "figures").glob("*.pdf"))),
     ):
         (paper / folder).mkdir(parents=True, exist_ok=True)

@@ -129,7 +129,7 @@ def to_console(table: Table, width: int = 110) -> Text:
     """The table for a terminal of `width` columns, at most 120 of which are used.
 
     Where room is scarce, intervals stay with the key columns only, then heads are shortened, then intervals go, and
-    at last the groups stand one below the other.
+    at last the groups stand one below the other, as many side by side as fit.
     """
     from rich.text import Text
 
@@ -150,6 +150,7 @@ def to_console(table: Table, width: int = 110) -> Text:
         if all(_block_width(table, labels, block, candidate) <= width for block in tried):
             blocks, layout = tried, candidate
             break
+    blocks = _joined(table, labels, blocks, layout, width)
     out = Text().append(f" {table.title}\n", style="bold")  # as the style of the whole it would reach every cell
     for k, block in enumerate(blocks):
         out.append("\n" if k else "")
@@ -157,6 +158,16 @@ def to_console(table: Table, width: int = 110) -> Text:
     if every - layout.intervals:
         out.append(f" Intervals of every column: {table.name}.md and {table.name}.csv\n", style="dim")
     return out
+
+
+def _joined(table: Table, labels: list[int], blocks: list[list[int]], layout: _Layout, width: int) -> list[list[int]]:
+    joined = blocks[:1]
+    for block in blocks[1:]:
+        if _block_width(table, labels, joined[-1] + block, layout) <= width:
+            joined[-1] = joined[-1] + block
+        else:
+            joined.append(block)
+    return joined
 
 
 class _Layout(NamedTuple):

@@ -142,7 +142,7 @@ def _cost(
         image_tokens=image_tokens,
         captions=length.captions,
         text_tokens=length.mean,
-        train_flops_per_image=sum(flops) / len(flops),
+        train_flops_per_image=length.average(flops),
         fixed_bytes=plain.fixed,
         batch=batch,
         batch_bytes=plain.total(batch),

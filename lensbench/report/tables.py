@@ -12,7 +12,8 @@ from dataclasses import replace
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
-from lensbench.report.grid import GENEVAL, MEAN, SIGNIFICANT, Grid, Group, Level, Paired, factor_label
+from lensbench.captions.policy import set_label
+from lensbench.report.grid import GENEVAL, MEAN, SET_NAMES, SIGNIFICANT, Grid, Group, Level, Paired
 from lensbench.report.table import DAGGER, DASH, MINUS, Cell, Column, Row, Table, bounds, number, signed
 
 if TYPE_CHECKING:
@@ -378,7 +379,10 @@ def _arm_labels(arm: Level, cells: list[Cell]) -> list[Cell]:
 def _label(factor: str, value: Any) -> Cell:
     if isinstance(value, int) and not isinstance(value, bool):
         return Cell(f"{value:,}", value)
-    return Cell(factor_label(factor, value) if factor == "captions.set" else str(value), value)
+    if isinstance(value, bool):
+        return Cell("yes" if value else "no", value)
+    of_sets = factor in ("captions.set", "captions.length_matched_to")
+    return Cell(set_label(str(value), SET_NAMES) if of_sets else str(value), value)
 
 
 def _seeds_mark(cells: list[Cell]) -> str:

@@ -89,11 +89,32 @@ def digest(prompts: Iterable[Prompt], held_out: Mapping[str, Sequence[str]] | No
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _text(row: dict[str, Any], form: Form, prompt_seed: int, number: int) -> str:
-    if form == "short":
-        return row["prompt"]
+def detailed_text(row: dict[str, Any], prompt_seed: int, number: int) -> str:
+    """The detailed wording of a row, of which `number` is its place in its task."""
     from lensbench.captions.scene_writer import write
     from lensbench.data.shapes import scene_matching
 
     rng = numpy_stream(prompt_seed, f"prompts/detailed/{row['tag']}", number)
     return write(scene_matching(row, rng), "detailed", rng)
+
+
+def reworded(texts: Sequence[str], prompt_seed: int) -> list[str]:
+    """The detailed wording of short prompts of this world, in any order that keeps each task's prompts in theirs.
+
+    Of the texts of a `prompt_set` with that seed it gives the very wording that the set has. Raises ValueError for a
+    text that is no prompt of this world.
+    """
+    rows = {row["prompt"]: row for task in TASKS for row in task_rows(task, prompt_seed)}
+    numbers: dict[str, int] = {}
+    found = []
+    for text in texts:
+        if (row := rows.get(text)) is None:
+            raise ValueError(f"the shapes world has no prompt {text!r}: its rules cannot reword it, a model can")
+        number = numbers.get(row["tag"], 0)
+        found.append(detailed_text(row, prompt_seed, number))
+        numbers[row["tag"]] = number + 1
+    return found
+
+
+def _text(row: dict[str, Any], form: Form, prompt_seed: int, number: int) -> str:
+    return row["prompt"] if form == "short" else detailed_text(row, prompt_seed, number)

@@ -8,16 +8,16 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from lensbench.captions.texts import captions
-from lensbench.captions.texts import digest as captions_digest
+from lensbench.captions.texts import arm_digest, training_texts
 from lensbench.data.corpus import open_corpus
 from lensbench.data.features import TextFeatures, encode_texts
 from lensbench.data.latents import Latents, encode_images
@@ -33,7 +33,7 @@ from lensbench.scoring.detectors import ShapesJudge
 from lensbench.scoring.evaluate import Plan, Scores, plan, score
 from lensbench.sweep.progress import Progress
 from lensbench.sweep.provenance import commit, hardware
-from lensbench.training.callbacks import checkpoint_name
+from lensbench.training import files
 from lensbench.training.datamodule import TrainingBatches
 from lensbench.training.run import scoring_steps, train
 
@@ -87,7 +87,7 @@ def run_cell(experiment: Experiment, directory: Path, *, cache: Path, report: Re
     corpus = corpus_of(experiment.corpus, experiment.images)
     autoencoder = autoencoder_of(experiment.autoencoder, experiment.model.patch_size)
     encoder = encoder_of(experiment.text_encoder)
-    texts = captions(corpus, experiment.captions, corpus.train_keys)
+    texts = training_texts(corpus, experiment.captions, corpus.train_keys, experiment.text_encoder)
     what = plan(experiment, corpus)
 
     def encode(of: list[str], note: str) -> TextFeatures:
@@ -109,30 +109,43 @@ def run_cell(experiment: Experiment, directory: Path, *, cache: Path, report: Re
     held_out_latents = latents(what.keys, "held-out images")
     # Prompts apart from captions: every cell shares theirs, whatever its arm.
     prompt_features = encode(what.texts(), "prompts")
-    train_features = encode(texts, experiment.captions.set)
+    # Each set apart, so that a mixture shares the features of the arms that read one of its sets.
+    train_features = {name: encode(of_set, name) for name, of_set in texts.items()}
     encoder.unload()  # it can be larger than the denoiser
     config = denoiser_config(experiment, encoder.width)
-    batches = TrainingBatches(experiment, train_latents, texts, train_features)
-    trained = time.perf_counter()
+    batches = TrainingBatches(experiment, train_latents, texts, train_features, corpus.train_keys)
+    captions_digest = arm_digest(corpus.train_keys, texts)
+    # What must be the same for a run that was stopped to go on, beside the files it left.
+    identity = {
+        "experiment": experiment.hash(),
+        "corpus": corpus.digest,
+        "captions": captions_digest,
+        "text_encoder": encoder.digest,
+        "autoencoder": autoencoder.digest,
+        "commit": commit(),
+        "hardware": hardware(),
+    }
     train(
         experiment,
         config,
         batches,
         directory,
         lambda done, total, note: report(Progress("training", done, total, note)),
+        identity,
     )
-    train_seconds = time.perf_counter() - trained
+    train_seconds = float(pd.read_csv(directory / files.LOSSES)["seconds"].iloc[-1])
 
     scorer = functools.partial(
         score, judge=judge, plan=what, features=prompt_features, autoencoder=autoencoder, real=held_out_latents
     )
     checkpoints = _score_all(experiment, what, scorer, directory, report)
-    token_counts = train_features.token_counts(texts)
+    token_counts = {name: train_features[name].token_counts(of_set) for name, of_set in texts.items()}
     flops = _train_flops_per_image(experiment, config, token_counts)
+    images, shares = len(corpus.train_keys), experiment.captions.shares
     cell = {"cell": experiment.cell_id(), "experiment_hash": experiment.hash()}
     origin = {
         "corpus_digest": corpus.digest,
-        "captions_digest": captions_digest(corpus.train_keys, texts),
+        "captions_digest": captions_digest,
         "prompts_digest": what.digest(),
         "judge_digest": judge.digest,
         "text_encoder_digest": encoder.digest,
@@ -144,11 +157,14 @@ def run_cell(experiment: Experiment, directory: Path, *, cache: Path, report: Re
     facts = Scores()
     facts.add_record("train_seconds", "", train_seconds, last)
     facts.add_record("cell_seconds", "", time.perf_counter() - began, last)
-    facts.add_record("training_images", "", len(texts), len(texts))
-    facts.add_record("dropped_images", "", corpus.dropped, len(texts))
-    facts.add_record("set_aside_images", "", len(corpus.set_aside), len(texts))
-    facts.add_record("truncated_captions", "", encoder.truncated(texts), len(texts))
-    facts.add_record("caption_tokens", "", float(token_counts.mean()), len(texts))
+    facts.add_record("training_images", "", images, images)
+    facts.add_record("dropped_images", "", corpus.dropped, images)
+    facts.add_record("set_aside_images", "", len(corpus.set_aside), images)
+    # Of a mixture: the mean over its sets by their shares.
+    truncated = sum(share * encoder.truncated(texts[name]) for name, share in shares.items())
+    tokens = sum(share * float(token_counts[name].mean()) for name, share in shares.items())
+    facts.add_record("truncated_captions", "", truncated, images)
+    facts.add_record("caption_tokens", "", tokens, images)
     checkpoints[last].records += facts.records
     outcomes, records = [], []
     for step, scores in checkpoints.items():
@@ -159,16 +175,22 @@ def run_cell(experiment: Experiment, directory: Path, *, cache: Path, report: Re
     _write_pictures(directory, checkpoints[last])
     _write_parquet(pd.DataFrame(outcomes), directory / "outcomes.parquet")
     _write_parquet(pd.DataFrame(records), directory / "records.parquet")
+    shutil.rmtree(directory / files.RESUME, ignore_errors=True)
 
 
-def _train_flops_per_image(experiment: Experiment, config: LensConfig, token_counts: np.ndarray) -> float:
-    """Mean over image visits of the useful training FLOPs: padding is not counted, dropped captions have no text."""
-    image_tokens = experiment.image_tokens
-    lengths, visits = np.unique(token_counts, return_counts=True)
-    with_text = [train_flops_per_image(config, image_tokens, int(length)) for length in lengths]
+def _train_flops_per_image(experiment: Experiment, config: LensConfig, token_counts: Mapping[str, np.ndarray]) -> float:
+    """Mean over image visits of the useful training FLOPs, the sets of a mixture by their shares.
+
+    Padding is not counted, dropped captions have no text. `token_counts` is (images,) for each caption set.
+    """
+    image_tokens, policy = experiment.image_tokens, experiment.captions
+    with_text = 0.0
+    for name, share in policy.shares.items():
+        lengths, visits = np.unique(token_counts[name], return_counts=True)
+        of_length = [train_flops_per_image(config, image_tokens, int(length)) for length in lengths]
+        with_text += share * float(np.average(of_length, weights=visits))
     without_text = train_flops_per_image(config, image_tokens, 0)
-    dropout = experiment.captions.dropout
-    return dropout * without_text + (1 - dropout) * float(np.average(with_text, weights=visits))
+    return policy.dropout * without_text + (1 - policy.dropout) * with_text
 
 
 def _device() -> torch.device:
@@ -189,7 +211,7 @@ def _score_all(
 
     found = {}
     for step in steps:
-        denoiser = load(directory / "checkpoints" / checkpoint_name(step)).to(_device())
+        denoiser = load(files.checkpoint(directory, step)).to(_device())
         found[step] = scorer(denoiser, final=step == steps[-1], report=drawn)
     return found
 

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from lensbench.sweep.progress import Board
 
 MOST_WORKERS = 8  # on one machine without a GPU, unless asked for more: each holds a corpus and a model
+GRACE_SECONDS = 120.0  # for a worker that is asked to stop to write the state of its training
 LONGEST_LINE = 1000  # of text in an event: writes of up to 4,096 bytes into a pipe do not mix
 
 
@@ -88,7 +90,7 @@ def run_in_processes(
         for cell in todo:
             session.failed[cell.id] = cellfiles.why_unfinished(runs / cell.id)
     finally:
-        _stop([child for child, _ in children])
+        _stop([child for child, _ in children], board.say)
         for _, output in children:
             output.close()
 
@@ -147,14 +149,21 @@ def _follow(
                 raise OSError(event["errno"], event["line"])
 
 
-def _stop(children: list[subprocess.Popen[str]]) -> None:
-    # A worker may be killed at any time: what it leaves is redone.
-    for child in children:
+def _stop(children: list[subprocess.Popen[str]], say: Callable[[str], None]) -> None:
+    # A worker may be killed at any time: what it leaves is redone. Given the time, it keeps what it has trained.
+    running = [child for child in children if child.poll() is None]
+    for child in running:
         child.terminate()
-    for child in children:
-        try:
-            child.wait(10)
-        except subprocess.TimeoutExpired:
+    if running:
+        say("stopping: what is being trained is kept; Ctrl-C again stops at once")
+    try:
+        until = time.monotonic() + GRACE_SECONDS
+        for child in running:
+            child.wait(max(0.0, until - time.monotonic()))
+    except (KeyboardInterrupt, subprocess.TimeoutExpired):
+        pass
+    finally:
+        for child in running:
             child.kill()
             child.wait()
 

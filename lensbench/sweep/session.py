@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from lensbench.stopping import STOPPING
 from lensbench.sweep.processes import run_in_processes
 from lensbench.sweep.progress import board, weight
 from lensbench.sweep.quiet import quiet
@@ -60,14 +61,15 @@ def work(
     """Run every cell of the sweep that is not complete in `runs`, the largest of each seed first.
 
     A cell that fails is recorded (`error.txt`) and the others go on; it is tried again by the next call. A cell left
-    half done by an earlier process is redone from nothing.
+    half done by an earlier process goes on from its last resume point, or from nothing where there is none.
 
     Args:
         workers: processes to run cells in; 1 is this process.
         run_cell: what runs a cell, for one worker; lensbench.sweep.cell.run_cell when None.
         open_mirror: opens the tracker that complete cells are shown in; None for no tracking.
 
-    Raises OSError when `runs` cannot be written or is full, StoppedError on SIGINT, SIGTERM or SIGHUP.
+    Raises OSError when `runs` cannot be written or is full, StoppedError on SIGINT, SIGTERM, SIGHUP or SIGUSR1: the
+    first is heeded after the training step that is under way, whose state is kept; a second stops at once.
     """
     assert workers == 1 or run_cell is None, "other processes run real cells"
     quiet()
@@ -162,7 +164,7 @@ class _Tracking:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt in the block; yields the list of those received."""
+    """The signals that ask to stop raise KeyboardInterrupt in the block; yields the list of those received."""
     received: list[int] = []
 
     def handler(number: int, frame: object) -> None:
@@ -172,7 +174,7 @@ def _signals() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield received
         return
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, handler) for number in STOPPING}
     try:
         yield received
     finally:

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
-from lensbench.experiment import Experiment, Part, one_line
+from lensbench.experiment import Experiment, Part, canonical_set, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+NONE = "none"  # how a level that is None stands in tables
 ARM_PREFIX = "captions."  # factors under it say what is compared; every other one but the seed is a scale
 
 
@@ -41,6 +42,7 @@ class Sweep(Part):
     def every_combination_fits(cls, factors: dict[str, tuple[Any, ...]], info: ValidationInfo) -> Any:
         if "captions.set" not in factors:
             raise ValueError("captions.set must be a factor: a sweep compares caption sets")
+        factors = factors | {"captions.set": tuple(_set_name(level) for level in factors["captions.set"])}
         for dotted, levels in factors.items():
             if not levels:
                 raise ValueError(f"{dotted} has no levels")
@@ -56,6 +58,7 @@ class Sweep(Part):
         if "factors" not in info.data:
             return reference
         factors = info.data["factors"]
+        reference = {dotted: _set_name(v) if dotted == "captions.set" else v for dotted, v in reference.items()}
         for dotted, level in reference.items():
             if dotted not in factors or dotted == "seed":
                 raise ValueError(f"{dotted} is not a factor that can be compared")
@@ -103,6 +106,11 @@ def cells(sweep: Sweep) -> list[Cell]:
     return _expand(sweep.base, sweep.factors)
 
 
+def _set_name(level: Any) -> Any:
+    # Equal mixtures are one level however they are written; what is no text is refused with the experiment.
+    return canonical_set(level) if isinstance(level, str) else level
+
+
 def _expand(base: Experiment, factors: dict[str, tuple[Any, ...]]) -> list[Cell]:
     # a stable sort: seed, then scales, then arms, each group in the order it was written
     order = sorted(factors, key=lambda dotted: (dotted != "seed", dotted.startswith(ARM_PREFIX)))
@@ -111,9 +119,11 @@ def _expand(base: Experiment, factors: dict[str, tuple[Any, ...]]) -> list[Cell]
     for levels in itertools.product(*(factors[dotted] for dotted in order)):
         changes = dict(zip(order, levels, strict=True))
         experiment = base.replace(changes)
-        named = {dotted: _level(_field(experiment, dotted)) for dotted in factors}
+        named = {dotted: _level(_field(experiment, dotted), beside) for dotted, beside in factors.items()}
         cell = Cell(experiment.cell_id(), named | {"seed": experiment.seed}, experiment)
         if cell.id in by_id:
+            if "captions.length_matched_to" in factors and cell.levels == by_id[cell.id].levels:
+                continue  # a set is as long as itself: the level says nothing beside this set
             raise ValueError(f"the cells [{by_id[cell.id].label()}] and [{cell.label()}] are the same experiment")
         by_id[cell.id] = cell
         out.append(cell)
@@ -127,8 +137,11 @@ def _field(experiment: Experiment, dotted: str) -> Any:
     return value
 
 
-def _level(value: Any) -> Any:
-    # Numbers and words stand in a table as they are; anything else (a tuple, a Part) by its text.
+def _level(value: Any, beside: tuple[Any, ...] = ()) -> Any:
+    # Numbers and words stand in a table as they are; anything else (a tuple, a Part) by its text. So do the levels of a
+    # factor that may be none: a column of a table has one type.
+    if None in beside:
+        return NONE if value is None else str(value)
     return value if isinstance(value, str | int | float | bool) else str(value)
 
 
@@ -219,7 +232,7 @@ def collect(sweep: Sweep, runs: Path) -> Results:
     return Results(
         sweep_name=sweep.name,
         factors={dotted: list(dict.fromkeys(cell.levels[dotted] for cell in every)) for dotted in every[0].levels},
-        reference={dotted: _level(level) for dotted, level in sweep.reference.items()},
+        reference={dotted: _level(level, sweep.factors[dotted]) for dotted, level in sweep.reference.items()},
         records=joined([(cell, records) for cell, records, _ in found], RECORD_COLUMNS),
         outcomes=joined([(cell, outcomes) for cell, _, outcomes in found], OUTCOME_COLUMNS),
         missing=[{"cell": c.id, **c.levels, "reason": missing[c.id]} for c in every if c.id in missing],

@@ -24,6 +24,7 @@ from lensbench.sweep import cellfiles
 from lensbench.sweep.progress import Display, Report, duration
 from lensbench.sweep.study import Study
 from lensbench.sweep.sweep import Cell
+from lensbench.training import files
 
 if TYPE_CHECKING:
     from lensbench.experiment import Experiment
@@ -119,9 +120,9 @@ def _run_one(study: Study, directory: Path, cell: Cell, session: Session, show: 
 
 
 def clear(directory: Path) -> None:
-    """Empty a cell's directory of an earlier attempt, its lock excepted."""
+    """Empty a cell's directory of an earlier attempt, but for its lock and what training can go on from."""
     for entry in directory.iterdir():
-        if entry.name == ".lock":
+        if entry.name in (".lock", *files.ALL):
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

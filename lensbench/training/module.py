@@ -1,17 +1,21 @@
-"""The LightningModule: flow-matching loss, optimiser, averaged weights."""
+"""The LightningModule: one step of flow matching, whatever it takes, and the averaged weights.
+
+Optimisation is manual, so that a step is one unit: it is computed in as many parts as memory allows, left out when it
+is no number, and counted either way.
+"""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import lightning
 import torch
-from torch.optim import Optimizer
+from torch import Tensor
 
-from lensbench.experiment import Experiment, Training
+from lensbench.experiment import Experiment, Start, Training
+from lensbench.model.checkpoint import load, weights_digest
 from lensbench.model.flow import flow_loss
 from lensbench.model.transformer import LensConfig, LensTransformer
 from lensbench.streams import stream_key
@@ -19,6 +23,7 @@ from lensbench.training.datamodule import Batch
 from lensbench.training.optimizer import new_optimizer
 
 DECAY_SHARE = 0.3  # of the steps, under schedule="wsd"
+QUARTILES = 4  # of the timesteps, whose losses are told apart
 
 
 def new_denoiser(config: LensConfig, seed: int) -> LensTransformer:
@@ -26,6 +31,14 @@ def new_denoiser(config: LensConfig, seed: int) -> LensTransformer:
     with torch.random.fork_rng():
         torch.manual_seed(stream_key(seed, "weights"))
         return LensTransformer(config)
+
+
+def started_from(start: Start, config: LensConfig) -> LensTransformer:
+    """The denoiser of a checkpoint. Raises ValueError when it is another model or has other weights than said."""
+    denoiser = load(start.path, config, dtype=torch.float32)
+    if (found := weights_digest(denoiser)) != start.weights:
+        raise ValueError(f"training.start.weights is {start.weights}, but those in {start.path} are {found}")
+    return denoiser.requires_grad_()
 
 
 def rate_factor(training: Training, step: int) -> float:
@@ -41,44 +54,87 @@ def rate_factor(training: Training, step: int) -> float:
 
 
 class LensModule(lightning.LightningModule):
-    """Trains `denoiser`; `averaged` follows it as an exponential moving average and is what is sampled from."""
+    """Trains `denoiser`; `averaged` follows it as an exponential moving average and is what is sampled from.
+
+    After a step, `losses` holds each image's loss (B,), `gradient_norm` the norm before clipping, and `skipped` whether
+    the step was left out because one of them is no number. `steps` counts the steps, those left out too.
+    """
 
     averaged: LensTransformer
+    losses: Tensor
+    gradient_norm: Tensor
 
     def __init__(self, experiment: Experiment, config: LensConfig) -> None:
         super().__init__()
+        self.automatic_optimization = False
         self.experiment = experiment
-        self.denoiser = new_denoiser(config, experiment.seed)
+        start = experiment.training.start
+        self.denoiser = new_denoiser(config, experiment.seed) if start is None else started_from(start, config)
         self.averaged = copy.deepcopy(self.denoiser).requires_grad_(False)
-        self.gradient_norm = torch.tensor(float("nan"))  # of the last step, before clipping
+        self.denoiser.checkpointing = experiment.training.activation_checkpointing
+        self.parts = experiment.training.accumulate
+        self.steps = 0
+        self.skipped = False
 
-    def training_step(self, batch: Batch, step: int) -> torch.Tensor:
-        return flow_loss(
-            self.denoiser,
-            batch.latents,
-            batch.noise,
-            batch.timesteps,
-            batch.text_features,
-            batch.text_mask,
-            batch.grid,
-        ).mean()
+    def training_step(self, batch: Batch, index: int) -> None:
+        optimizer, schedule = self.optimizers(), self.lr_schedulers()
+        assert isinstance(optimizer, lightning.pytorch.core.optimizer.LightningOptimizer)
+        assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
+        self.losses = self._gradients(batch, optimizer)
+        self.gradient_norm = torch.nn.utils.clip_grad_norm_(
+            self.denoiser.parameters(), self.experiment.training.clip, foreach=True
+        )
+        self.skipped = not math.isfinite(float(self.losses.mean() + self.gradient_norm))
+        if not self.skipped:
+            optimizer.step()
+            self.follow(self.steps)
+        schedule.step()
+        self.steps += 1
+
+    def _gradients(self, batch: Batch, optimizer: Any) -> Tensor:
+        """Leave the gradients of the mean loss in the weights; the losses (B,). In more parts where memory runs out."""
+        while True:
+            optimizer.zero_grad()
+            try:
+                return torch.cat([self._part(part, len(batch)) for part in batch.split(self.parts)])
+            except torch.OutOfMemoryError:
+                if self.parts >= len(batch):
+                    raise
+                self.parts = min(2 * self.parts, len(batch))
+            # outside the handler: the exception held on to what is to be freed
+            optimizer.zero_grad()
+            torch.cuda.empty_cache()
+
+    def _part(self, part: Batch, of: int) -> Tensor:
+        losses = flow_loss(
+            self.denoiser, part.latents, part.noise, part.timesteps, part.text_features, part.text_mask, part.grid
+        )
+        self.manual_backward(losses.sum() / of)
+        return losses.detach()
 
     @torch.no_grad()
-    def on_train_batch_end(self, outputs: torch.Tensor | Mapping[str, Any] | None, batch: Batch, step: int) -> None:
+    def follow(self, step: int) -> None:
+        """Move the average towards the weights after step `step`, counted from 0."""
         # The average starts short, so that the first weights do not linger in it.
         decay = min(self.experiment.training.ema_decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.denoiser.parameters()), 1 - decay)
 
-    def configure_gradient_clipping(
-        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
-    ) -> None:
-        self.gradient_norm = torch.nn.utils.clip_grad_norm_(
-            self.denoiser.parameters(), self.experiment.training.clip, foreach=True
-        )
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["steps"], checkpoint["parts"] = self.steps, self.parts
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.steps, self.parts = checkpoint["steps"], checkpoint["parts"]
 
     def configure_optimizers(self) -> Any:
-        optimizer = new_optimizer(self.denoiser, self.experiment.training)
+        optimizer = new_optimizer(self.denoiser, self.experiment.training, self.experiment.model.depth)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: rate_factor(self.experiment.training, step)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def quartile_losses(losses: Tensor, timesteps: Tensor) -> Tensor:
+    """Mean loss (4,) of the images whose timestep is in [0, .25), [.25, .5), ...; NaN where there is none."""
+    quartile = (timesteps * QUARTILES).long().clamp(max=QUARTILES - 1)
+    sums = torch.zeros(QUARTILES, device=losses.device).index_add(0, quartile, losses.float())
+    return sums / torch.bincount(quartile, minlength=QUARTILES)

@@ -16,15 +16,23 @@ from torch.optim import AdamW, Muon, Optimizer
 from lensbench.experiment import Training
 
 
-def new_optimizer(denoiser: nn.Module, recipe: Training) -> Optimizer:
-    """The optimiser of all parameters of `denoiser` as `recipe` says."""
+def new_optimizer(denoiser: nn.Module, recipe: Training, depth: int) -> Optimizer:
+    """The optimiser of all parameters of `denoiser`, of `depth` blocks, as `recipe` says.
+
+    With `recipe.rate_depth`, AdamW's rate of matrices falls as one over the width, which is 32 x depth (Yang et al.
+    2022, arXiv 2203.03466, table 8); vectors keep theirs, and so does Muon, whose updates have one size at any width.
+    """
     named = list(denoiser.named_parameters())
     block_matrices = [p for name, p in named if p.ndim > 1 and name.startswith("transformer_blocks.")]
     by_muon = block_matrices if recipe.optimizer == "muon" else []
     taken = {id(p) for p in by_muon}
     matrices = [p for _, p in named if p.ndim > 1 and id(p) not in taken]
     others = [p for _, p in named if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    rate = recipe.learning_rate * (recipe.rate_depth / depth if recipe.rate_depth else 1.0)
+    groups = [
+        {"params": matrices, "weight_decay": recipe.weight_decay, "lr": rate},
+        {"params": others, "weight_decay": 0.0},
+    ]
     adamw = AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
     if not by_muon:
         return adamw

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lensbench.data.corpus import open_corpus
-from lensbench.data.folder import PhotoFolder, read_picture, split_by_key
+from lensbench.data.folder import PhotoFolder, split_by_key
+from lensbench.data.pictures import read_picture
 from lensbench.experiment import Experiment, FolderCorpus
 
 PHOTOGRAPHS = [

@@ -12,7 +12,7 @@ from lensbench.experiment import Evaluation, Experiment, Model, ShapesCorpus, Te
 from lensbench.model.checkpoint import save
 from lensbench.model.sizes import lens
 from lensbench.model.transformer import LensTransformer
-from lensbench.training.callbacks import checkpoint_name
+from lensbench.training import files
 
 EXPERIMENT = Experiment(
     corpus=ShapesCorpus(size_px=16, max_objects=2),
@@ -37,7 +37,7 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cell")
     (folder / "experiment.json").write_text(EXPERIMENT.model_dump_json())
     for step in (2, 10):
-        save(random_denoiser(step), folder / "checkpoints" / checkpoint_name(step))
+        save(random_denoiser(step), files.checkpoint(folder, step))
     return folder
 
 

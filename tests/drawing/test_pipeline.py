@@ -14,10 +14,10 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from lensbench.drawing.draw import Wishes, draw
-from lensbench.drawing.pipeline import Parts, open_pipeline, weights_digest
+from lensbench.drawing.pipeline import Parts, open_pipeline
 from lensbench.drawing.prompts import find_prompts
 from lensbench.experiment import Experiment
-from lensbench.model.checkpoint import load, save
+from lensbench.model.checkpoint import load, save, weights_digest
 from lensbench.model.transformer import LensTransformer
 
 OF_PIXELS = Parts(text_encoder="minilm", autoencoder="pixels")

@@ -72,7 +72,7 @@ def expected(config: LensConfig, side: int, lengths: Sequence[int], setting: Set
 def test_weights_gradients_and_optimizer_states_are_exact(optimizer):
     config = small(3)
     model = LensTransformer(config)
-    states = new_optimizer(model, Training(optimizer=optimizer))
+    states = new_optimizer(model, Training(optimizer=optimizer), 3)
     loss_of(model, inputs(config, 4, (5, 3))).backward()
     states.step()
     parts = getattr(states, "optimizers", [states])

@@ -14,7 +14,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from lensbench.experiment import Experiment
 from lensbench.report.build import build, load
+from lensbench.report.captions import of_experiments
 from lensbench.report.grid import arrange
 from lensbench.report.paper import fill
 from lensbench.report.paper import main as paper_main
@@ -145,6 +147,20 @@ def test_the_paper_gets_tables_and_figures(report, tmp_path):
         *("figures/curves.pdf", "figures/differences.pdf"),
     }
     assert (tmp_path / "tables" / "main.tex").read_bytes() == (folder / "out" / "main.tex").read_bytes()
+
+
+def test_a_report_with_captions_describes_them_to_the_paper_too(report, tmp_path):
+    results, folder, _, _ = report
+    base = Experiment().replace({"images": 30})
+    captions = of_experiments([base.replace({"captions.set": name}) for name in FACTORS["captions.set"]])
+    console = Console(width=110, record=True, file=io.StringIO())
+    written = build(results, tmp_path / "out", folder / "runs", console, captions)
+    about = {f"captions.{kind}" for kind in ("md", "csv", "tex")} | {"figures/captions.png", "figures/captions.pdf"}
+    assert {path.relative_to(tmp_path / "out").as_posix() for path in written} == EXPECTED | about
+    assert set(files(tmp_path / "out")) == EXPECTED | about
+    assert "figures/captions.png" in (tmp_path / "out" / "summary.md").read_text()
+    filled = {path.relative_to(tmp_path).as_posix() for path in fill(tmp_path / "out", tmp_path / "paper")}
+    assert {"paper/tables/captions.tex", "paper/figures/captions.pdf"} <= filled
 
 
 def test_a_paper_without_a_report_is_one_line_and_exit_code_two(tmp_path, capsys):

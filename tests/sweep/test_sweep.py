@@ -9,9 +9,13 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from pydantic import ValidationError
 
+from lensbench.commands.sweeps import prepared
+from lensbench.data.corpus import open_corpus
 from lensbench.experiment import Experiment, FolderCorpus, one_line
+from lensbench.report.grid import arrange
 from lensbench.sweep.cellfiles import OUTCOME_COLUMNS, RECORD_COLUMNS
 from lensbench.sweep.sweep import Cell, Sweep, cells, collect, load
 
@@ -248,3 +252,77 @@ def test_nothing_run_gives_empty_tables_with_their_columns(tmp_path: Path) -> No
     assert results.records.empty
     assert {"sweep", "captions.set", "seed", *RECORD_COLUMNS} == set(results.records.columns)
     assert {"sweep", "captions.set", "seed", *OUTCOME_COLUMNS} == set(results.outcomes.columns)
+
+
+def test_policies_are_factors_whose_levels_stand_in_tables(tmp_path: Path) -> None:
+    factors = {
+        "captions.set": ("0.2*alt+0.80*detailed", "detailed"),
+        "captions.max_words": (None, 10),
+        "captions.shuffled": (False, True),
+    }
+    sweep = sweep_of(factors, reference={**dict.fromkeys(factors), "captions.set": "0.80*detailed + 0.2*alt",
+                                         "captions.shuffled": False})  # fmt: skip
+    for cell in cells(sweep):
+        write_cell(tmp_path, cell)
+    results = collect(sweep, tmp_path)
+    assert results.factors["captions.set"] == ["0.8*detailed+0.2*alt", "detailed"]
+    assert results.factors["captions.max_words"] == ["none", "10"]
+    assert results.reference == {
+        "captions.set": "0.8*detailed+0.2*alt", "captions.max_words": "none", "captions.shuffled": False
+    }  # fmt: skip
+    results.records.to_parquet(tmp_path / "records.parquet")
+    grid = arrange(results)
+    assert grid.reference is not None
+    assert grid.reference.label == "80 % detailed, 20 % alt-text"
+    assert grid.arms[-1].label == "detailed, at most 10 words, shuffled"
+
+
+def test_every_set_but_itself_is_matched_in_length() -> None:
+    factors = {"captions.set": ("alt", "detailed"), "captions.length_matched_to": (None, "alt")}
+    assert [tuple(cell.levels.values())[:2] for cell in cells(sweep_of(factors))] == [
+        ("alt", "none"), ("detailed", "none"), ("detailed", "alt")
+    ]  # fmt: skip
+    with pytest.raises(ValidationError, match="same experiment"):
+        sweep_of({**factors, "images": (4, "4")})
+
+
+def test_images_that_lack_any_set_of_any_arm_leave_every_arm(tmp_path: Path) -> None:
+    photos, sweep_file = tmp_path / "photos", tmp_path / "sweep.py"
+    photos.mkdir()
+    for i in range(12):
+        Image.new("RGB", (8, 8), (20 * i, 9, 9)).save(photos / f"p{i}.png")
+        for name in ("alt", "gpt", "long") if i > 2 else ("alt", "gpt", "long")[:i]:
+            (photos / f"p{i}.{name}.txt").write_text(f"{name} of {i}")
+    sweep_file.write_text("""
+from lensbench.experiment import Captions, Experiment, FolderCorpus
+from lensbench.sweep.sweep import Sweep
+corpus = FolderCorpus(size_px=16, caption_sets=("alt", "gpt", "long"), detailed_prompts="gpt")
+sweep = Sweep(name="mixed", base=Experiment(corpus=corpus, captions=Captions(set="alt")),
+    factors={"captions.set": ("alt", "0.5*alt+0.5*gpt"), "captions.length_matched_to": (None, "long")},
+    reference={"captions.set": "alt", "captions.length_matched_to": None})
+""")
+    sweep = prepared(sweep_file, photos)
+    opened = open_corpus(sweep.base.corpus, 100)
+    assert (opened.dropped, len(opened.train_keys) + len(opened.validation_keys)) == (3, 9)
+    sweep_file.write_text(sweep_file.read_text().replace('"gpt", "long"), d', '"gpt"), d'))
+    with pytest.raises(ValueError, match=r"length_matched_to='long'"):
+        prepared(sweep_file, photos)
+
+
+def test_a_shapes_sweep_on_photographs_asks_for_every_set_that_it_reads(tmp_path: Path) -> None:
+    sweep_file = tmp_path / "sweep.py"
+    for i in range(6):
+        Image.new("RGB", (8, 8), (20 * i, 9, 9)).save(tmp_path / f"p{i}.png")
+        for name in ("alt", "brief", "detailed")[: 2 if i == 0 else 3]:
+            (tmp_path / f"p{i}.{name}.txt").write_text(f"{name} of {i}")
+    sweep_file.write_text("""
+from lensbench.experiment import Experiment
+from lensbench.sweep.sweep import Sweep
+sweep = Sweep(name="mixed", base=Experiment(), factors={"captions.set": ("alt", "0.5*alt+0.5*detailed"),
+    "captions.length_matched_to": (None, "brief")},
+    reference={"captions.set": "alt", "captions.length_matched_to": None})
+""")
+    corpus = prepared(sweep_file, tmp_path).base.corpus
+    assert isinstance(corpus, FolderCorpus)
+    assert sorted(corpus.caption_sets) == ["alt", "brief", "detailed"]
+    assert open_corpus(corpus, 100).dropped == 1

@@ -8,11 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lensbench.captions.texts import captions
+from lensbench.captions.policy import drawn_sets
+from lensbench.captions.texts import training_texts
 from lensbench.data.corpus import open_corpus
-from lensbench.data.features import encode_texts
-from lensbench.data.latents import StoredLatents, encode_images
-from lensbench.experiment import Experiment
+from lensbench.data.features import TextFeatures, encode_texts
+from lensbench.data.latents import Latents, StoredLatents, encode_images
+from lensbench.experiment import Captions, Experiment
 from lensbench.model.autoencoder import open_autoencoder
 from lensbench.model.minilm import MiniLM
 from lensbench.model.sizes import denoiser_config
@@ -65,10 +66,10 @@ def arms(
         for seed in (0, 1):
             experiment = base.replace({"captions.set": arm, "seed": seed})
             corpus = open_corpus(experiment.corpus, experiment.images)
-            texts = captions(corpus, experiment.captions, corpus.train_keys)
-            features = encode_texts(texts, encoder, cache)
+            texts = training_texts(corpus, experiment.captions, corpus.train_keys, experiment.text_encoder)
+            features = {name: encode_texts(of_set, encoder, cache) for name, of_set in texts.items()}
             latents = encode_images(corpus, corpus.train_keys, autoencoder, cache)
-            made[arm, seed] = TrainingBatches(experiment, latents, texts, features)
+            made[arm, seed] = TrainingBatches(experiment, latents, texts, features, corpus.train_keys)
     return made
 
 
@@ -106,7 +107,7 @@ def test_seeds_differ_in_order_noise_and_timesteps(arms: dict[tuple[str, int], T
 def test_a_caption_for_every_image_or_an_error(arms: dict[tuple[str, int], TrainingBatches]) -> None:
     whole = arms["alt", 0]
     with pytest.raises(ValueError, match="48 images but 47 captions"):
-        TrainingBatches(whole.experiment, whole.latents, whole.texts[:-1], whole.features)
+        TrainingBatches(whole.experiment, whole.latents, {"alt": whole.texts["alt"][:-1]}, whole.features, whole.keys)
 
 
 def test_batches_have_the_autoencoders_shape_and_the_images_of_their_step(
@@ -128,3 +129,64 @@ def test_batches_have_the_autoencoders_shape_and_the_images_of_their_step(
         assert denoiser_config(e, 384).in_channels == autoencoder.channels
         assert e.corpus.size_px == grid[0] * autoencoder.stride
     assert isinstance(batches.latents, StoredLatents) == (e.autoencoder.kind == "flux2")
+
+
+class Numbered:
+    """Features of a text that say which it is: one token a word, its number among the texts of a run."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = {}
+
+    def of(self, texts: list[str]) -> TextFeatures:
+        distinct = sorted(set(texts))
+        lengths = [len(text.split()) for text in distinct]
+        numbers = [self.numbers.setdefault(text, 1 + len(self.numbers)) for text in distinct]
+        values = np.repeat(np.array(numbers, dtype=np.float32), lengths)[:, None, None]
+        return TextFeatures({text: i for i, text in enumerate(distinct)}, np.cumsum([0, *lengths]), values)
+
+
+BASE = Experiment().replace({"images": 24, "training.batch": 16, "training.steps": 4, "captions.dropout": 0.2})
+WORLD = open_corpus(BASE.corpus, BASE.images)
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory: pytest.TempPathFactory) -> Latents:
+    autoencoder = open_autoencoder(BASE.autoencoder, BASE.model.patch_size)
+    return encode_images(WORLD, WORLD.train_keys, autoencoder, tmp_path_factory.mktemp("cache"))
+
+
+policies = st.builds(
+    Captions,
+    set=st.sampled_from(["alt", "dose", "0.8*detailed+0.2*alt", "0.5*brief+0.3*alt+0.2*detailed"]),
+    dropout=st.just(0.2),
+    length_matched_to=st.sampled_from([None, "alt"]),
+    max_words=st.sampled_from([None, 4]),
+    max_tokens=st.sampled_from([None, 6]),
+    shuffled=st.booleans(),
+)
+
+
+@given(policies, st.integers(0, 3))
+def test_arms_of_any_policy_differ_in_their_text_alone(latents: Latents, policy: Captions, seed: int) -> None:
+    known = Numbered()
+    made = []
+    for captions in (policy, Captions(set="brief", dropout=0.2)):
+        experiment = Experiment.model_validate({**BASE.model_dump(), "captions": captions, "seed": seed})
+        texts = training_texts(WORLD, captions, WORLD.train_keys, experiment.text_encoder)
+        features = {name: known.of(of_set) for name, of_set in texts.items()}
+        made.append(TrainingBatches(experiment, latents, texts, features, WORLD.train_keys))
+    for step in range(4):
+        ours, other = (batches[step] for batches in made)
+        assert ours.keys == other.keys
+        for name in ("latents", "noise", "timesteps"):
+            assert torch.equal(getattr(ours, name), getattr(other, name))
+        assert torch.equal(ours.text_mask.any(1), other.text_mask.any(1))
+        # every visit has the text of its image in the set that was drawn, or none
+        sets = np.array(list(policy.shares))[drawn_sets(policy, seed, step, 16)]
+        places = [WORLD.train_keys.index(key) for key in ours.keys]
+        for visit, (name, place) in enumerate(zip(sets, places, strict=True)):
+            text = made[0].texts[name][place]
+            mask = ours.text_mask[visit]
+            assert int(mask.sum()) in (0, len(text.split()))
+            assert (ours.text_features[0][visit, mask] == known.numbers[text]).all()
+            assert (ours.text_features[0][visit, ~mask] == 0).all()

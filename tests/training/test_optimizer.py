@@ -29,7 +29,7 @@ def with_gradients(model: LensTransformer, seed: int = 0) -> LensTransformer:
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_every_parameter_is_stepped_once(kind: str) -> None:
     model = with_gradients(denoiser())
-    optimizer = new_optimizer(model, Training(optimizer=kind))
+    optimizer = new_optimizer(model, Training(optimizer=kind), 1)
     stepped = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(stepped) == sorted(id(p) for p in model.parameters())
     before = copy.deepcopy(model.state_dict())
@@ -39,7 +39,7 @@ def test_every_parameter_is_stepped_once(kind: str) -> None:
 
 def test_muon_takes_the_matrices_of_the_blocks_and_moves_them_as_it_does_alone() -> None:
     model, alone = with_gradients(denoiser()), with_gradients(denoiser())
-    optimizer = new_optimizer(model, Training(optimizer="muon", muon_learning_rate=0.1))
+    optimizer = new_optimizer(model, Training(optimizer="muon", muon_learning_rate=0.1), 1)
     optimizer.step()
     names = [name for name, p in alone.named_parameters() if "transformer_blocks" in name and p.ndim == 2]
     own = dict(alone.named_parameters())
@@ -52,7 +52,7 @@ def test_muon_takes_the_matrices_of_the_blocks_and_moves_them_as_it_does_alone()
 
 def test_a_scheduler_reaches_both_rates() -> None:
     model = with_gradients(denoiser())
-    optimizer = new_optimizer(model, Training(optimizer="muon", learning_rate=0.01, muon_learning_rate=0.1))
+    optimizer = new_optimizer(model, Training(optimizer="muon", learning_rate=0.01, muon_learning_rate=0.1), 1)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.0 if step else 1.0)
     assert isinstance(optimizer, Together)
     assert {group["lr"] for part in optimizer.optimizers for group in part.param_groups} == {0.01, 0.1}
@@ -66,11 +66,11 @@ def test_a_scheduler_reaches_both_rates() -> None:
 def test_saved_and_loaded_it_goes_on_the_same_way() -> None:
     recipe = Training(optimizer="muon")
     model = denoiser()
-    optimizer = new_optimizer(model, recipe)
+    optimizer = new_optimizer(model, recipe, 1)
     with_gradients(model, 1)
     optimizer.step()
     again = copy.deepcopy(model)
-    resumed = new_optimizer(again, recipe)
+    resumed = new_optimizer(again, recipe, 1)
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for m, o in ((model, optimizer), (again, resumed)):
         with_gradients(m, 2)
@@ -81,4 +81,15 @@ def test_saved_and_loaded_it_goes_on_the_same_way() -> None:
 
 
 def test_without_muon_it_is_plain_adamw() -> None:
-    assert type(new_optimizer(denoiser(), Training(optimizer="adamw"))) is AdamW
+    assert type(new_optimizer(denoiser(), Training(optimizer="adamw"), 1)) is AdamW
+
+
+def test_matrices_learn_slower_in_wider_models_and_vectors_and_muon_do_not() -> None:
+    model = denoiser()
+    for kind in ("adamw", "muon"):
+        recipe = Training(optimizer=kind, learning_rate=0.01, muon_learning_rate=0.05, rate_depth=2)
+        rates = {id(p): group["lr"] for group in new_optimizer(model, recipe, 8).param_groups for p in group["params"]}
+        for name, parameter in model.named_parameters():
+            by_muon = kind == "muon" and parameter.ndim > 1 and name.startswith("transformer_blocks.")
+            expected = 0.05 if by_muon else 0.0025 if parameter.ndim > 1 else 0.01
+            assert rates[id(parameter)] == pytest.approx(expected), name

@@ -6,16 +6,18 @@ import pandas as pd
 import pytest
 import torch
 
-from lensbench.captions.texts import captions
+from lensbench.captions.texts import training_texts
 from lensbench.data.corpus import open_corpus
 from lensbench.data.features import encode_texts
 from lensbench.data.latents import encode_images
 from lensbench.experiment import Experiment, Training
 from lensbench.model.autoencoder import open_autoencoder
 from lensbench.model.checkpoint import load
+from lensbench.model.flow import flow_loss
 from lensbench.model.minilm import MiniLM
 from lensbench.model.sizes import denoiser_config
-from lensbench.training.datamodule import TrainingBatches
+from lensbench.model.transformer import LensTransformer
+from lensbench.training.datamodule import Batch, TrainingBatches
 from lensbench.training.module import LensModule, rate_factor
 from lensbench.training.run import scoring_steps, train
 
@@ -35,11 +37,14 @@ TINY = Experiment().replace(
 
 def batches_of(experiment: Experiment, cache: Path) -> TrainingBatches:
     corpus = open_corpus(experiment.corpus, experiment.images)
-    texts = captions(corpus, experiment.captions, corpus.train_keys)
-    features = encode_texts(texts, MiniLM(layers=experiment.text_encoder.layers), cache)
+    texts = training_texts(corpus, experiment.captions, corpus.train_keys, experiment.text_encoder)
+    features = {
+        name: encode_texts(of_set, MiniLM(layers=experiment.text_encoder.layers), cache)
+        for name, of_set in texts.items()
+    }
     autoencoder = open_autoencoder(experiment.autoencoder, experiment.model.patch_size)
     latents = encode_images(corpus, corpus.train_keys, autoencoder, cache)
-    return TrainingBatches(experiment, latents, texts, features)
+    return TrainingBatches(experiment, latents, texts, features, corpus.train_keys)
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +61,7 @@ def run(experiment: Experiment, cache: Path, directory: Path) -> pd.DataFrame:
         batches_of(experiment, cache),
         directory,
         lambda *r: reports.append(r),
+        {"experiment": experiment.hash()},
     )
     assert reports[-1][:2] == (experiment.training.steps, experiment.training.steps)
     return pd.read_csv(directory / "train.csv")
@@ -86,10 +92,19 @@ def test_captions_change_the_loss_only_once_the_text_is_read(cache: Path, tmp_pa
     assert arms["alt"].iloc[-1] != arms["detailed"].iloc[-1]
 
 
-def test_a_loss_that_is_no_number_stops_the_run(cache: Path, tmp_path: Path) -> None:
+def test_a_loss_that_stays_no_number_stops_the_run_with_what_shows_it_again(cache: Path, tmp_path: Path) -> None:
     broken = TINY.replace({"training.learning_rate": 1e30, "training.clip": 1e30, "training.warmup_steps": 0})
-    with pytest.raises(ValueError, match=r"the loss is .* at step .*: lower training.learning_rate"):
+    with pytest.raises(ValueError, match=r"1 without a number in a row\): lower training\.learning_rate"):
         run(broken, cache, tmp_path / "run")
+    found = torch.load(tmp_path / "run" / "no_number.pt", weights_only=True)
+    model = LensTransformer(denoiser_config(broken, 384))
+    model.load_state_dict(found["weights"])
+    batch = Batch(**found["batch"])
+    losses = flow_loss(
+        model, batch.latents, batch.noise, batch.timesteps, batch.text_features, batch.text_mask, batch.grid
+    )
+    assert not losses.isfinite().all()
+    assert set(batch.keys) <= set(open_corpus(broken.corpus, broken.images).train_keys)
 
 
 def test_averaged_weights_lag_behind_and_catch_up() -> None:
@@ -99,7 +114,7 @@ def test_averaged_weights_lag_behind_and_catch_up() -> None:
             parameter.add_(1.0)
         gap = [next(module.denoiser.parameters()) - next(module.averaged.parameters())]
     for step in range(100, 120):
-        module.on_train_batch_end(None, None, step)  # type: ignore[arg-type]
+        module.follow(step)
         gap.append((next(module.denoiser.parameters()) - next(module.averaged.parameters())).detach())
     assert all(parameter.is_leaf and not parameter.requires_grad for parameter in module.averaged.parameters())
     assert float(gap[0].mean()) == pytest.approx(1.0)

@@ -1,0 +1,225 @@
+"""`lensbench corpus`: images from anywhere into a corpus on disk, and what is in it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from lensbench.commands.again import again
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from lensbench.data.checking import Contents
+
+app = typer.Typer(no_args_is_help=True, help="Import images with their captions, and check what is there.")
+SPEAK_SECONDS = 10.0  # between two lines, where there is no terminal
+
+
+@app.command("import")
+def import_(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A folder of pictures with captions beside them, WebDataset tars (a folder, a file, a pattern), "
+            "Parquet, or a Hugging Face dataset (a saved folder, or owner/name)."
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(help="A new folder for the corpus.")],
+    format_: Annotated[
+        Literal["folder", "webdataset", "parquet", "datasets"] | None,
+        typer.Option("--format", help="What SOURCE is; guessed if left out."),
+    ] = None,
+    image_column: Annotated[
+        str | None, typer.Option(metavar="C", help="Column of the pictures; in a tar, their extension.")
+    ] = None,
+    caption: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN[=SET]", help="A text column and the caption set it becomes. As often as there are sets."
+        ),
+    ] = None,
+    split: Annotated[str | None, typer.Option(metavar="S", help="Of a Hugging Face dataset.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Threads that decode; 0: one a core.")] = 0,
+) -> None:
+    """Import images and their captions into a corpus, every image under the sha256 of its bytes.
+
+    Stop it whenever you like: the same command goes on where it stopped.
+    """
+    from rich.console import Console
+
+    from lensbench.data.importing import Asked, finished, import_corpus, known_format
+
+    console = Console(highlight=False)
+    kind = format_ or known_format(source, out)
+    what = Asked(source, kind, image_column, tuple(caption or ()), split)
+    if finished(what, out):
+        console.print(f"{out}: this import is finished; nothing to do", markup=False, soft_wrap=True)
+        return
+    if format_ is None:
+        console.print(f"{source}: taken for {_KINDS[kind]} (--format {kind})", markup=False, soft_wrap=True)
+    try:
+        with _counting(console, "importing") as report:
+            manifest = import_corpus(what, out, workers=workers or len(os.sched_getaffinity(0)), report=report)
+    except KeyboardInterrupt:
+        print(f"lensbench: stopped; what is in {out} stays; continue with: {again()}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    for line in _summary(manifest, out):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+@app.command()
+def check(
+    corpus: Annotated[Path, typer.Argument(help="An imported corpus.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Read every image and compare it with its key.")] = False,
+) -> None:
+    """Print what an imported corpus holds: images, what was set aside or converted, sizes, captions."""
+    from rich.console import Console
+
+    from lensbench.data.checking import contents, damage
+
+    console = Console(highlight=False)
+    if verify:
+        with _counting(console, "verifying") as report:
+            done = 0
+
+            def count(images: int) -> None:
+                nonlocal done
+                done += images
+                report(done, None)
+
+            wrong = list(damage(corpus, count))
+        for line in wrong:
+            print(f"lensbench: {line}", file=sys.stderr)
+        if wrong:
+            raise typer.Exit(1)
+    for table in _tables(contents(corpus), console.width):
+        console.print(table)
+    if verify:
+        console.print("every image has the bytes of its key")
+
+
+_KINDS = {
+    "folder": "a folder of pictures with captions beside them",
+    "webdataset": "WebDataset tars",
+    "parquet": "Parquet",
+    "datasets": "a Hugging Face dataset",
+}
+
+
+@contextmanager
+def _counting(console: Console, doing: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A function to tell how many images are done, of how many; shown as a bar, or as lines where no terminal is."""
+    import time
+
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    began = spoke = time.monotonic()
+    first: int | None = None
+
+    def words(done: int, total: int | None) -> str:
+        rate = (done - (first or 0)) / max(time.monotonic() - began, 1e-9)
+        return f"{done:,}{f'/{total:,}' if total else ''} images, {rate:,.0f} images/s"
+
+    if not console.is_terminal:
+
+        def say(done: int, total: int | None) -> None:
+            nonlocal spoke, first
+            first = done if first is None else first
+            if time.monotonic() - spoke >= SPEAK_SECONDS:
+                spoke = time.monotonic()
+                console.print(f"{doing}: {words(done, total)}", markup=False, soft_wrap=True)
+
+        yield say
+        return
+    columns = (TextColumn(doing), BarColumn(16), TimeElapsedColumn(), TextColumn("{task.fields[words]}"))
+    with Progress(*columns, console=console, transient=True) as bars:
+        task = bars.add_task(doing, total=None, words="")
+
+        def show(done: int, total: int | None) -> None:
+            nonlocal spoke, first
+            first = done if first is None else first
+            if time.monotonic() - spoke >= 0.1:  # the bar is costlier than a small picture
+                spoke = time.monotonic()
+                bars.update(task, completed=done, total=total, words=words(done, total))
+
+        yield show
+
+
+def _summary(manifest: dict[str, Any], out: Path) -> Iterator[str]:
+    aside, merged = manifest["set_aside"], manifest["merged"]
+    yield (
+        f"{out}: {manifest['images']:,} images, {_bytes(manifest['bytes'])}; {merged:,} "
+        f"{'copy' if merged == 1 else 'copies'} merged, {aside:,} set aside"
+    )
+    yield f"what is in it: lensbench corpus check {out}"
+
+
+def _bytes(n: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if unit == "bytes" or n >= 100 else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:,.1f} TB"
+
+
+def _tables(found: Contents, width: int) -> Iterator[Table]:
+    from lensbench.data.pictures import RULES
+
+    manifest = found.manifest
+    images = manifest["images"]
+    counts = _table("images", ("", False), ("", True), show_header=False)
+    for name, shown in (
+        ("images", f"{images:,}"),
+        ("their bytes", _bytes(manifest["bytes"])),
+        ("copies merged", f"{manifest['merged']:,}"),
+        ("further captions that differ", f"{manifest['differing_captions']:,}"),
+        ("images set aside", f"{manifest['set_aside']:,}"),
+        *((f"format {name}", f"{n:,}") for name, n in found.formats.items()),
+    ):
+        counts.add_row(name, shown)
+    yield counts
+
+    sizes = _table("sizes in pixels", ("side", False), ("smallest", True), ("median", True), ("largest", True))
+    for name, side in (("shorter", found.shorter), ("longer", found.longer)):
+        sizes.add_row(name, *(f"{pixels:,}" for pixels in side))
+    yield sizes
+
+    if found.rules:
+        rules = _table("converted when read", ("rule", False), ("images", True))
+        for name, n in found.rules.items():
+            rules.add_row(RULES[name], f"{n:,}")
+        yield rules
+    if found.set_aside:
+        aside = _table("set aside", ("what", False), ("why", False), ("count", True), ("for example", False))
+        for row in found.set_aside:
+            aside.add_row(row.what, row.reason, f"{row.times:,}", "\n".join(row.examples))
+        yield aside
+    captions = _table(
+        "captions", ("set", False), ("done", True), ("of images", True), ("else", False), ("made by", False)
+    )
+    for item in found.captions:
+        done = item.states["done"]
+        others = ", ".join(f"{n:,} {state}" for state, n in item.states.items() if n and state != "done")
+        captions.add_row(item.name, f"{done:,}", f"{100 * done / images:.1f} %", others, item.made_by)
+    if not found.captions:
+        captions.add_row("none", "", "", "", "")
+    yield captions
+
+
+def _table(title: str, *columns: tuple[str, bool], show_header: bool = True) -> Table:
+    """A table whose columns are given as head and whether they hold numbers."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_header=show_header)
+    for head, number in columns:
+        table.add_column(head, justify="right" if number else "left", overflow="fold", no_wrap=number)
+    return table

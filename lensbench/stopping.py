@@ -1,0 +1,42 @@
+"""The signals that ask a run to stop, and heeding them between two steps rather than within one."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # SIGUSR1: Slurm's warning before the end
+
+
+class StopRequest:
+    """Which signal asked to stop; 0 while none has."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """The first signal that asks to stop is noted, to be heeded after the step; a second one stops at once.
+
+    Signals that are ignored stay so; outside the main thread nothing is changed.
+    """
+    request = StopRequest()
+
+    def note(number: int, frame: object) -> None:
+        if request.signal:
+            raise KeyboardInterrupt
+        request.signal = number
+
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    heeded = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in heeded}
+    try:
+        yield request
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)

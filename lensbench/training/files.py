@@ -1,0 +1,27 @@
+"""What training leaves in a cell's directory, and what it needs there to go on after a stop."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+CHECKPOINTS = "checkpoints"  # the averaged weights at every step that is scored
+LOSSES = "train.csv"
+REPRODUCER = "no_number.pt"  # the batch and the weights of a loss that is no number
+RESUME = "resume"  # the state of a run that is not finished
+ALL = (CHECKPOINTS, LOSSES, REPRODUCER, RESUME)
+
+
+def checkpoint(directory: Path, step: int) -> Path:
+    """The folder of the averaged weights after `step` steps."""
+    return directory / CHECKPOINTS / f"step-{step:06d}"
+
+
+def remove(directory: Path) -> None:
+    """Remove all that training left."""
+    for name in ALL:
+        path = directory / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,117 @@
+"""Going on where training stopped: the whole state of a run on disk, now and then and when it is asked to stop.
+
+A resume point is Lightning's checkpoint (weights, averages, optimiser, schedule, position, loss curve) and a manifest
+written after it, which says whose it is and what its bytes must be. No random state is kept: every draw of a step is a
+function of the seed and the step (lensbench.streams), so what follows is to the bit what would have followed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning
+
+from lensbench.stopping import StopRequest
+from lensbench.training.module import LensModule
+
+KEPT = 2  # resume points: the last, and one more should its file be damaged
+
+
+class ResumePoint(NamedTuple):
+    """A state on disk after `step` steps."""
+
+    step: int
+    state: Path
+
+
+class ResumePoints(lightning.Callback):
+    """Writes a resume point every `seconds` and when a stop is asked for, which then ends training.
+
+    Must be the last callback, so that what the others keep is of the same step. Raises OSError or RuntimeError when
+    the disk is full; the points before it stay.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, str], seconds: float, stop: StopRequest) -> None:
+        self.folder, self.identity, self.seconds, self.stop = folder, dict(identity), seconds, stop
+        self.last = time.monotonic()
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self.last = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, step: int
+    ) -> None:
+        assert isinstance(module, LensModule)
+        asked = self.stop.signal
+        if asked or time.monotonic() - self.last >= self.seconds:
+            self.write(trainer, module)
+        if asked:
+            raise KeyboardInterrupt
+
+    def write(self, trainer: lightning.Trainer, module: LensModule) -> None:
+        """Write the state as it is after this step, then forget all but the last two."""
+        step = module.steps
+        state = self.folder / f"step-{step:08d}.ckpt"
+        partial = state.with_suffix(".partial")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            trainer.save_checkpoint(partial)
+            _publish(partial, state)
+            manifest = {"step": step, "sha256": _sha256(state), "identity": self.identity}
+            partial = state.with_suffix(".json.partial")
+            partial.write_text(json.dumps(manifest, indent=1))
+            _publish(partial, state.with_suffix(".json"))
+        finally:
+            partial.unlink(missing_ok=True)
+        for old in sorted(self.folder.glob("step-*.json"))[:-KEPT]:
+            old.unlink()  # the manifest first: a state without one is no resume point
+            old.with_suffix(".ckpt").unlink(missing_ok=True)
+        self.last = time.monotonic()
+
+
+def newest(folder: Path, identity: Mapping[str, str]) -> ResumePoint | None:
+    """The furthest whole resume point of this very run, or None. Damaged ones are passed over."""
+    for manifest in sorted(folder.glob("step-*.json"), reverse=True):
+        state = manifest.with_suffix(".ckpt")
+        try:
+            said = json.loads(manifest.read_text())
+            if said["identity"] == dict(identity) and said["sha256"] == _sha256(state):
+                return ResumePoint(int(said["step"]), state)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
+def finish(folder: Path, identity: Mapping[str, str]) -> None:
+    """Note that training has ended, so that a stop while the model is scored does not cost the training."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / "trained.partial"
+    partial.write_text(json.dumps({"identity": dict(identity)}, indent=1))
+    _publish(partial, folder / "trained.json")
+    for state in folder.glob("step-*"):
+        state.unlink()
+
+
+def finished(folder: Path, identity: Mapping[str, str]) -> bool:
+    """Whether `finish` was called for this very run."""
+    try:
+        return bool(json.loads((folder / "trained.json").read_text())["identity"] == dict(identity))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _publish(partial: Path, path: Path) -> None:
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
