@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from lensbench.report import render
-from lensbench.report.captions import CaptionReport
+from lensbench.report.captions import CaptionReport, for_page
 from lensbench.report.captions import figure as caption_figure
 from lensbench.report.captions import table as caption_table
-from lensbench.report.figures import figures
+from lensbench.report.figures import arm_colors, figures
 from lensbench.report.grid import Grid, arrange, factor_label
 from lensbench.report.headline import headline
 from lensbench.report.pictures import sheets
@@ -53,10 +53,14 @@ def build(
     out.mkdir(parents=True, exist_ok=True)
     for stale in out.glob("figures/*.p[nd][gf]"):
         stale.unlink()
-    written = [path for table in built.values() for path in _write_table(table, out, results.sweep_name)]
+    written = [path for table in built.values() for path in _write_table(table, out)]
+    in_latex = built if captions is None else built | {"captions": for_page(built["captions"])}
+    for name, table in in_latex.items():
+        label = f"tab:{results.sweep_name}-{name}"
+        written.append(_write(out / f"{name}.tex", render.to_latex(table, label)))
     drawn = figures(grid, out / "figures")
     if captions is not None:
-        drawn += caption_figure(captions, out / "figures" / "captions")
+        drawn += caption_figure(captions, out / "figures" / "captions", arm_colors(grid))
     seen = sheets(grid, runs, out / "pictures")
     frozen = [_freeze(results.records, out / "records.parquet"), _freeze(results.outcomes, out / "outcomes.parquet")]
     frozen.append(_write(out / PROVENANCE, _provenance(results, evaluation)))
@@ -112,11 +116,10 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def _write_table(table: Table, out: Path, sweep: str) -> list[Path]:
+def _write_table(table: Table, out: Path) -> list[Path]:
     return [
         _write(out / f"{table.name}.md", render.to_markdown(table)),
         _write(out / f"{table.name}.csv", render.to_csv(table)),
-        _write(out / f"{table.name}.tex", render.to_latex(table, f"tab:{sweep}-{table.name}")),
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,10 @@ LEGEND = 105  # letters in a line of the legend, a line sample counted as eight
 DASHES = ("-", "--", ":")
 BINS = 60  # of a histogram, at most
 BEYOND = 0.002  # the share of a set's captions that its histogram may leave out on the right
+ON_A_PAGE = (
+    *("words.mean", "words.5 %", "words.95 %", "tokens.mean", "tokens.cut %", "texts.unique %"),
+    *("distinct words in.TTR", "words of a list, per 100.spatial", "scene graph.covered %", "scene graph.false %"),
+)
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,13 @@ def table(report: CaptionReport) -> Table:
     return Table("captions", "The captions", _columns(scenes), tuple(rows), tuple(note for note in notes if note))
 
 
+def for_page(whole: Table) -> Table:
+    """The columns of `table` that fit across a page of paper; the others are in the Markdown and the CSV."""
+    places = [i for i, column in enumerate(whole.columns) if column.label or column.name in ON_A_PAGE]
+    rows = tuple(replace(row, cells=tuple(row.cells[i] for i in places)) for row in whole.rows)
+    return replace(whole, columns=tuple(whole.columns[i] for i in places), rows=rows)
+
+
 def _columns(scenes: bool) -> tuple[Column, ...]:
     lengths = (("mean", "mean"), ("median", "med."), ("5 %", "5 %"), ("95 %", "95 %"), ("max", "max"))
     named = [
@@ -160,8 +171,11 @@ def _percent(share: float) -> Cell:
     return Cell(number(100 * share), share)
 
 
-def figure(report: CaptionReport, path: Path) -> list[Path]:
-    """Lengths in words and the growth of the vocabulary, as `path` with .png and .pdf in place of its suffix."""
+def figure(report: CaptionReport, path: Path, colors: Mapping[str, str] | None = None) -> list[Path]:
+    """Lengths in words and the growth of the vocabulary, as `path` with .png and .pdf in place of its suffix.
+
+    `colors` are those that other figures give to the same captions, where there are any.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -173,10 +187,10 @@ def figure(report: CaptionReport, path: Path) -> list[Path]:
     with mpl.rc_context(STYLE):
         drawn = Figure(figsize=(6.7, 2.9), layout="constrained")
         lengths, vocabulary = drawn.subplots(1, 2)
-        colors = palette(len(report.found))
+        own = dict(zip(report.found, palette(len(report.found)), strict=True)) | dict(colors or {})
         # Dashes, because what lies below a line of the same course would not be seen.
         looks: dict[str, dict[str, Any]] = {
-            name: {"color": colors[i], "linestyle": DASHES[i % 3]} for i, name in enumerate(report.found)
+            name: {"color": own[name], "linestyle": DASHES[i % 3]} for i, name in enumerate(report.found)
         }
         _lengths(lengths, report.found, looks)
         for name, found in report.found.items():

@@ -252,6 +252,11 @@ def _styles(grid: Grid) -> list[tuple[str, str]]:
     ]
 
 
+def arm_colors(grid: Grid) -> dict[str, str]:
+    """The color of each arm, by its label."""
+    return {arm.label: color for arm, (color, _) in zip(grid.arms, _styles(grid), strict=True)}
+
+
 def _pair_styles(grid: Grid, pairs: list[tuple[Level, Level]]) -> list[tuple[str, str]]:
     """Differences to the reference have their arm's style, those between arms one of their own."""
     arms, between = _styles(grid), sum(pair[1] is not grid.reference for pair in pairs)

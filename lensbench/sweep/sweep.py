@@ -116,16 +116,18 @@ def _expand(base: Experiment, factors: dict[str, tuple[Any, ...]]) -> list[Cell]
     order = sorted(factors, key=lambda dotted: (dotted != "seed", dotted.startswith(ARM_PREFIX)))
     out: list[Cell] = []
     by_id: dict[str, Cell] = {}
+    given: dict[str, dict[str, Any]] = {}
     for levels in itertools.product(*(factors[dotted] for dotted in order)):
         changes = dict(zip(order, levels, strict=True))
         experiment = base.replace(changes)
         named = {dotted: _level(_field(experiment, dotted), beside) for dotted, beside in factors.items()}
         cell = Cell(experiment.cell_id(), named | {"seed": experiment.seed}, experiment)
         if cell.id in by_id:
-            if "captions.length_matched_to" in factors and cell.levels == by_id[cell.id].levels:
+            matched = {"captions.length_matched_to": None}
+            if changes | matched == given[cell.id] | matched:
                 continue  # a set is as long as itself: the level says nothing beside this set
             raise ValueError(f"the cells [{by_id[cell.id].label()}] and [{cell.label()}] are the same experiment")
-        by_id[cell.id] = cell
+        by_id[cell.id], given[cell.id] = cell, changes
         out.append(cell)
     return out
 
