@@ -27,9 +27,11 @@ def word_counts(texts: Sequence[str]) -> np.ndarray:
 def first_words(text: str, words: int) -> str:
     """The text up to the end of its word number `words`."""
     assert words >= 1, "a text without words is no caption"
-    for count, word in enumerate(_WORD.finditer(text), start=1):
+    end = 0
+    for count, word in enumerate(_WORD.finditer(text)):
         if count == words:
-            return text[: word.end()]
+            return text[:end]
+        end = word.end()
     return text
 
 

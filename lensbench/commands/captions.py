@@ -76,8 +76,8 @@ def show(
     """Show captions, and for those that are none why."""
     from rich.console import Console
 
+    from lensbench.captioner.writing import set_folder
     from lensbench.captions.store import STATES, CaptionSet
-    from lensbench.captions.writing import set_folder
     from lensbench.report.terminal import say
 
     if state and state not in STATES:
@@ -186,11 +186,11 @@ def write(
     """
     from rich.console import Console
 
-    from lensbench.captions import writing
-    from lensbench.captions.client import Server
-    from lensbench.captions.prices import open_prices
-    from lensbench.captions.prompts import open_prompt
-    from lensbench.captions.requests import Asking
+    from lensbench.captioner import writing
+    from lensbench.captioner.client import Server
+    from lensbench.captioner.prices import open_prices
+    from lensbench.captioner.prompts import open_prompt
+    from lensbench.captioner.requests import Asking
     from lensbench.commands.meter import shown
     from lensbench.data.imported import open_images
     from lensbench.data.pictures import quiet
@@ -261,11 +261,11 @@ def rewrite(
     """
     from rich.console import Console
 
-    from lensbench.captions import rewriting, writing
-    from lensbench.captions.client import Server
-    from lensbench.captions.prices import open_prices
-    from lensbench.captions.prompts import open_prompt
-    from lensbench.captions.requests import Asking
+    from lensbench.captioner import rewriting, writing
+    from lensbench.captioner.client import Server
+    from lensbench.captioner.prices import open_prices
+    from lensbench.captioner.prompts import open_prompt
+    from lensbench.captioner.requests import Asking
     from lensbench.commands.meter import shown
 
     rows, console = _prompt_rows(source, 1 if seed is None else seed), Console()
@@ -280,7 +280,7 @@ def rewrite(
     asking = Asking(captioner, asked, max_output_tokens or asked.max_output_tokens, temperature, seed, None, None)
     price = open_prices(prices).of(captioner)
     if dry_run:
-        from lensbench.captions.estimate import by_rules_of_texts
+        from lensbench.captioner.estimate import by_rules_of_texts
 
         estimate = by_rules_of_texts(asking, price and price[0], [row["prompt"] for row in rows])
         print_estimate(console, estimate, asking, price)
@@ -321,7 +321,7 @@ def _prompt_rows(source: str, prompt_seed: int) -> list[dict[str, Any]]:
 
 
 def _publish(console: Console, lines: list[dict[str, Any]], out: Path) -> None:
-    from lensbench.captions.rewriting import digest, publish
+    from lensbench.captioner.rewriting import digest, publish
 
     new = publish(lines, out)
     was = "written" if new else "was there already, the same"

@@ -9,10 +9,10 @@ from lensbench.commands.meter import dollars
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lensbench.captions.estimate import Estimate
-    from lensbench.captions.prices import Price
-    from lensbench.captions.requests import Asking
-    from lensbench.captions.writing import Outcome, Pilot
+    from lensbench.captioner.estimate import Estimate
+    from lensbench.captioner.prices import Price
+    from lensbench.captioner.requests import Asking
+    from lensbench.captioner.writing import Outcome, Pilot
 
 
 def tell(console: Console, line: str) -> None:

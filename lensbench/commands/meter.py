@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live as Line
 
-    from lensbench.captions.ledger import Batch
-    from lensbench.captions.live import Tally
-    from lensbench.captions.spending import Spending
+    from lensbench.captioner.ledger import Batch
+    from lensbench.captioner.live import Tally
+    from lensbench.captioner.spending import Spending
 
 EVERY = 10.0  # seconds between lines in a log
 SMOOTH = 30.0  # seconds that the rate is a mean of

@@ -60,9 +60,9 @@ def read_picture(file: Path | bytes, size_px: int) -> np.ndarray:
     Raises ValueError for empty files and for pictures with no single meaning, and whatever Pillow raises for broken
     ones: `reason` words it.
     """
-    with _opened(file) as image:
+    with opened(file) as image:
         image.load()
-        rgb = _rgb(ImageOps.exif_transpose(image))
+        rgb = as_rgb(ImageOps.exif_transpose(image))
     side = min(rgb.size)
     left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
     # Cropped before it is scaled: nothing outside the square bleeds in, and a very long picture does not grow huge.
@@ -75,7 +75,7 @@ def examine(file: Path | bytes) -> Facts:
 
     A JPEG is decoded at an eighth of its size, which reads all of its data and computes a 64th of its pixels.
     """
-    with _opened(file) as image:
+    with opened(file) as image:
         size, format_ = image.size, image.format or ""
         raw = str(image.tile[0].args) if getattr(image, "tile", None) else ""  # type: ignore[attr-defined]
         draft = format_ in ("JPEG", "MPO")
@@ -87,7 +87,7 @@ def examine(file: Path | bytes) -> Facts:
             rules = _rules(image, raw, orientation)
             image.load()
             upright = ImageOps.exif_transpose(image)
-        _rgb(upright.crop((0, 0, 1, 1)))  # whether this mode can be converted does not depend on the size
+        as_rgb(upright.crop((0, 0, 1, 1)))  # whether this mode can be converted does not depend on the size
         if not draft:
             size = upright.size
         elif orientation in (5, 6, 7, 8):
@@ -122,7 +122,7 @@ def not_read(extension: str) -> str:
 
 
 @contextmanager
-def _opened(file: Path | bytes) -> Iterator[Image.Image]:
+def opened(file: Path | bytes) -> Iterator[Image.Image]:
     """A picture whose header has been read and whose pixels have not."""
     if not (file if isinstance(file, bytes) else file.stat().st_size):
         raise ValueError("empty file")
@@ -151,7 +151,7 @@ def _rules(image: Image.Image, raw: str, orientation: object) -> tuple[str, ...]
     return tuple(name for name, is_so in applies.items() if is_so)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def as_rgb(image: Image.Image) -> Image.Image:
     """Any mode as RGB."""
     if image.mode.startswith("I"):
         if image.mode == "I":

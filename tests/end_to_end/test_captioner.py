@@ -26,7 +26,7 @@ SET = "gpt-4.1-brief-v1"
 
 
 def _fault_server() -> Any:
-    path = Path(__file__).parents[1] / "captions" / "fault_server.py"
+    path = Path(__file__).parents[1] / "captioner" / "fault_server.py"
     spec = importlib.util.spec_from_file_location("fault_server", path)
     assert spec is not None
     assert spec.loader is not None
@@ -126,6 +126,7 @@ def test_after_twenty_kills_each_of_500_images_has_one_row_and_none_that_had_one
     assert in_flight <= 20 * 64, "more was asked twice than was under way at the kills"
 
 
+@pytest.mark.slow
 def test_after_twelve_kills_in_batch_mode_nothing_was_submitted_twice(
     server: Any, corpus: Callable[[int], Path]
 ) -> None:

@@ -138,6 +138,7 @@ def test_running_again_trains_nothing_and_writes_the_same_bytes(
     assert {path: path.stat().st_mtime_ns for path in (folder / "runs").glob("*/records.parquet")} == stamps
 
 
+@pytest.mark.slow
 def test_killed_anywhere_the_same_command_gives_the_same_table(
     finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from fault_server import Reply, completion, error, good
 
-from lensbench.captions import live
-from lensbench.captions.client import StoppedError
+from lensbench.captioner import live
+from lensbench.captioner.client import StoppedError
 from lensbench.captions.store import CaptionSet
 
 
@@ -218,8 +218,8 @@ def test_the_budget_is_never_passed_whatever_the_answers_cost(
 
 
 def test_a_budget_needs_a_price(write: Any, server: Any, pictures: Any, asking: Any, tmp_path: Path) -> None:
-    from lensbench.captions import writing
-    from lensbench.captions.client import Server
+    from lensbench.captioner import writing
+    from lensbench.captioner.client import Server
 
     run = writing.Run(Server(server.url), budget=1.0)
     with pytest.raises(ValueError, match="price of my-model is not known"):

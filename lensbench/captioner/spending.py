@@ -7,7 +7,7 @@ ledger beforehand and stays there as spent.
 
 from __future__ import annotations
 
-from lensbench.captions.ledger import Ledger
+from lensbench.captioner.ledger import Ledger
 
 
 class Spending:

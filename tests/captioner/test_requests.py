@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lensbench.captions.prompts import FOLDER, open_prompt, prompt_names
-from lensbench.captions.requests import NotAPictureError, sent_picture, sent_size
+from lensbench.captioner.prompts import FOLDER, open_prompt, prompt_names
+from lensbench.captioner.requests import NotAPictureError, sent_picture, sent_size
 
 
 def saved(image: Image.Image, format_: str, **how: Any) -> bytes:

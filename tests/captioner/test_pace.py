@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lensbench.captions.pace import Pace, Quota, Window, duration_seconds, retry_after_seconds
+from lensbench.captioner.pace import Pace, Quota, Window, duration_seconds, retry_after_seconds
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lensbench.captions.answers import Reader, Trouble
-from lensbench.captions.pace import retry_after_seconds
+from lensbench.captioner.answers import Reader, Trouble
+from lensbench.captioner.pace import retry_after_seconds
 
 if TYPE_CHECKING:
     import openai

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from lensbench.captions.prices import Price
-from lensbench.captions.requests import Asking
+from lensbench.captioner.prices import Price
+from lensbench.captioner.requests import Asking
 from lensbench.captions.store import CaptionRow, State
 
 # again: the same request may succeed later. stop: no request will. refused and failed: this image's own end. unknown: a

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from fault_server import Reply, completion, error, good, shuffled_and_repeated
 
-from lensbench.captions import batch, packing
-from lensbench.captions.client import StoppedError
-from lensbench.captions.ledger import FILE, Ledger
+from lensbench.captioner import batch, packing
+from lensbench.captioner.client import StoppedError
+from lensbench.captioner.ledger import FILE, Ledger
 
 
 class Killed(BaseException):
@@ -273,7 +273,7 @@ def test_live_does_not_ask_about_what_is_in_a_batch(
     server.looks = 10**6  # nothing ends
     with monkeypatch.context() as patch:
         patch.setattr(batch.Batches, "_sleep", lambda self, under_way: (_ for _ in ()).throw(KeyboardInterrupt()))
-        from lensbench.captions.writing import WritingStoppedError
+        from lensbench.captioner.writing import WritingStoppedError
 
         with pytest.raises(WritingStoppedError, match="10 are in 1 batch, which goes on at the server"):
             in_batches(images, limit=10)

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lensbench.captions.estimate import by_rules, measured, worst_usd
-from lensbench.captions.ledger import Batch, Ledger
-from lensbench.captions.prices import Price, open_prices
-from lensbench.captions.prompts import open_prompt
-from lensbench.captions.requests import Asking
-from lensbench.captions.spending import Spending
+from lensbench.captioner.estimate import by_rules, measured, worst_usd
+from lensbench.captioner.ledger import Batch, Ledger
+from lensbench.captioner.prices import Price, open_prices
+from lensbench.captioner.prompts import open_prompt
+from lensbench.captioner.requests import Asking
+from lensbench.captioner.spending import Spending
 
 
 def price(model: str) -> Price:

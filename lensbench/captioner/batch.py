@@ -16,12 +16,12 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lensbench.captions.answers import Reader, Trouble
-from lensbench.captions.client import Server, StoppedError, trouble_of
-from lensbench.captions.ledger import FILE, Batch, Ledger
-from lensbench.captions.live import Job, Tally
-from lensbench.captions.packing import ENDPOINT, MOST_BYTES, MOST_REQUESTS, pack
-from lensbench.captions.spending import Spending
+from lensbench.captioner.answers import Reader, Trouble
+from lensbench.captioner.client import Server, StoppedError, trouble_of
+from lensbench.captioner.ledger import FILE, Batch, Ledger
+from lensbench.captioner.live import Job, Tally
+from lensbench.captioner.packing import ENDPOINT, MOST_BYTES, MOST_REQUESTS, pack
+from lensbench.captioner.spending import Spending
 from lensbench.captions.store import CaptionWriter
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lensbench.captions.live import Job
-from lensbench.captions.prices import Price
-from lensbench.captions.requests import Asking
+from lensbench.captioner.live import Job
+from lensbench.captioner.prices import Price
+from lensbench.captioner.requests import Asking
+from lensbench.captioner.writing import Display, Outcome, Run, ask
 from lensbench.captions.store import CaptionSet, Maker
-from lensbench.captions.writing import Display, Outcome, Run, ask
 
 RULES = "rules"
 

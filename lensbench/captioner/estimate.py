@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lensbench.captions.prices import (
+from lensbench.captioner.prices import (
     FEWEST_BYTES_PER_TOKEN,
     OVERHEAD_TOKENS,
     Price,
     text_tokens,
 )
-from lensbench.captions.requests import Asking
+from lensbench.captioner.requests import Asking
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lensbench.captions.answers import Reader, Trouble
-from lensbench.captions.client import Server, StoppedError, trouble_of
-from lensbench.captions.pace import Pace, Window
-from lensbench.captions.requests import NotAPictureError
-from lensbench.captions.spending import Spending
+from lensbench.captioner.answers import Reader, Trouble
+from lensbench.captioner.client import Server, StoppedError, trouble_of
+from lensbench.captioner.pace import Pace, Window
+from lensbench.captioner.requests import NotAPictureError
+from lensbench.captioner.spending import Spending
 from lensbench.captions.store import CaptionRow, CaptionWriter, State
 
 if TYPE_CHECKING:

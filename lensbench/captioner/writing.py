@@ -13,10 +13,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-from lensbench.captions.answers import Reader
-from lensbench.captions.batch import Batches
-from lensbench.captions.client import Server, api_key
-from lensbench.captions.estimate import (
+from lensbench.captioner.answers import Reader
+from lensbench.captioner.batch import Batches
+from lensbench.captioner.client import Server, api_key
+from lensbench.captioner.estimate import (
     Estimate,
     Measured,
     by_rules,
@@ -24,11 +24,11 @@ from lensbench.captions.estimate import (
     most_input_tokens,
     worst_usd,
 )
-from lensbench.captions.ledger import FILE, Batch, Ledger
-from lensbench.captions.live import Job, Live, Tally
-from lensbench.captions.prices import Price
-from lensbench.captions.requests import Asking, NotAPictureError, sent_size
-from lensbench.captions.spending import Spending
+from lensbench.captioner.ledger import FILE, Batch, Ledger
+from lensbench.captioner.live import Job, Live, Tally
+from lensbench.captioner.prices import Price
+from lensbench.captioner.requests import Asking, NotAPictureError, sent_size
+from lensbench.captioner.spending import Spending
 from lensbench.captions.store import CaptionSet, CaptionWriter, State, writing
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

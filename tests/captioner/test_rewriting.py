@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lensbench.captions.rewriting import digest, publish, ruled_rows
+from lensbench.captioner.rewriting import digest, publish, ruled_rows
 from lensbench.experiment import Evaluation
 from lensbench.scoring.shapes_prompts import prompt_set, reworded
 

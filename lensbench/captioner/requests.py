@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from lensbench.captions.prompts import Prompt
+from lensbench.captioner.prompts import Prompt
 from lensbench.captions.store import Maker
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def sent_picture(data: bytes, max_side: int) -> Picture:
     """The picture that is sent for an image's bytes: see the module's rule. Raises NotAPictureError."""
     from PIL import Image, ImageOps
 
-    from lensbench.data.pictures import _rgb
+    from lensbench.data.pictures import as_rgb
 
     with _opened(data) as image:
         media_type = AS_THEY_ARE.get(image.format or "")
@@ -113,7 +113,7 @@ def sent_picture(data: bytes, max_side: int) -> Picture:
         if image.format == "JPEG":
             image.draft("RGB", (max_side, max_side))  # decodes at a half, a quarter or an eighth where that is enough
         image.load()
-        rgb = _rgb(ImageOps.exif_transpose(image))
+        rgb = as_rgb(ImageOps.exif_transpose(image))
         rgb.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
         out = io.BytesIO()
         rgb.save(out, "JPEG", quality=QUALITY)
@@ -132,8 +132,7 @@ def sent_size(data: bytes, max_side: int) -> tuple[int, int]:
 
 @contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
-    from lensbench.data.pictures import _opened as opened
-    from lensbench.data.pictures import reason
+    from lensbench.data.pictures import opened, reason
 
     try:
         with opened(data) as image:

@@ -84,8 +84,8 @@ def display() -> Quiet:
 
 @pytest.fixture
 def asking() -> Any:
-    from lensbench.captions.prompts import open_prompt
-    from lensbench.captions.requests import Asking
+    from lensbench.captioner.prompts import open_prompt
+    from lensbench.captioner.requests import Asking
 
     return Asking("gpt-4.1", open_prompt("detailed-v1"), 600)
 
@@ -95,9 +95,9 @@ def write(
     server: Any, display: Quiet, asking: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Any]:
     """`write(images, timeout=..., **fields of Run)`: have captions written by the server, in this process."""
-    from lensbench.captions import live, writing
-    from lensbench.captions.client import Server
-    from lensbench.captions.prices import open_prices
+    from lensbench.captioner import live, writing
+    from lensbench.captioner.client import Server
+    from lensbench.captioner.prices import open_prices
 
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     monkeypatch.setattr(live, "LONGEST_BACKOFF", 0.05)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from lensbench.captions.answers import Trouble
-from lensbench.captions.live import Job
-from lensbench.captions.requests import NotAPictureError
+from lensbench.captioner.answers import Trouble
+from lensbench.captioner.live import Job
+from lensbench.captioner.requests import NotAPictureError
 
 MOST_REQUESTS = 50_000
 MOST_BYTES = 200_000_000

@@ -1,0 +1,1 @@
+"""Having captions written by a model behind an OpenAI-compatible server: asking, paying, and never twice."""
