@@ -255,6 +255,7 @@ def test_a_mixture_names_every_set_that_it_reads() -> None:
     assert policy.set == "0.75*detailed+0.25*alt"
     assert policy.sets == ("detailed", "alt", "brief")
     assert Captions(set="1*alt+0*detailed") == Captions(set="alt")
+    assert Captions(set="0.5*b+0.5*a") == Captions(set="0.5*a+0.5*b")
     assert Captions(set="a+b").shares == {"a+b": 1.0}
 
 

@@ -39,7 +39,7 @@ def first_tokens(texts: Sequence[str], tokens: int, offsets: Offsets) -> list[st
     """Each text up to the end of its token number `tokens`.
 
     What is left has no more tokens than that when it is read again; for this it may lose another one, as tokens that
-    are merged across the cut stand apart without what followed. Only the first character is kept in any case.
+    are merged across the cut stand apart without what followed. The first character is kept in any case.
     """
     assert tokens >= 1, "a text without tokens is no caption"
     found = list(texts)
@@ -51,13 +51,11 @@ def first_tokens(texts: Sequence[str], tokens: int, offsets: Offsets) -> list[st
             if len(spans) <= tokens or kept <= 0:
                 del wanted[place]
                 continue
-            # A character of several bytes can be several tokens: none of them without the others.
-            end = min(spans[kept - 1][1], spans[kept][0] if kept < len(spans) else len(found[place]))
+            text = found[place]
+            first = len(text) - len(text.lstrip()) + 1  # the end of the first character that is no white space
+            # A character of several bytes can be several tokens: it stays whole for now, and goes if they are too many.
+            found[place] = text[: max(first, spans[kept - 1][1])].rstrip()
             wanted[place] = kept - 1
-            if end > 0:
-                found[place] = found[place][:end].rstrip() or found[place][:1]
-            elif kept == 1:
-                found[place] = found[place][:1]
     return found
 
 

@@ -239,6 +239,7 @@ def _claim(folder: Path, maker: Maker) -> None:
             raise ValueError(
                 f"caption set {folder.name!r} was made with {field} {had!r}, not {given!r}: captions of two makers are "
                 "two sets; choose another name"
+                + ("" if CaptionSet(folder).keys() else f", or remove {folder}, which has no row yet")
             )
 
 

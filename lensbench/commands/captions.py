@@ -219,7 +219,11 @@ def write(
         print_outcome(console, outcome, name, len(images.keys), "images", price)
         if only is not None:
             print_pilot(console, writing.pilot_result(images, folder, only, price and price[0]), price)
-    if not outcome.complete:
+    useless = outcome.tally.rows > 0 and not outcome.tally.states["done"]
+    if useless:
+        again_in = f"lensbench captions show {corpus} {name}"
+        tell(console, f"none of the {outcome.tally.rows:,} new rows is a caption; {again_in} says why")
+    if useless or not outcome.complete:
         raise typer.Exit(1)
 
 

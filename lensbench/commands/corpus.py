@@ -159,7 +159,10 @@ def _summary(manifest: dict[str, Any], out: Path) -> Iterator[str]:
         f"{out}: {manifest['images']:,} images, {_bytes(manifest['bytes'])}; {merged:,} "
         f"{'copy' if merged == 1 else 'copies'} merged, {aside:,} set aside"
     )
-    yield f"what is in it: lensbench corpus check {out}"
+    from lensbench.captions.store import caption_sets
+
+    counts = [f"{found.name} {found.counts()['done']:,}" for found in caption_sets(out)]
+    yield f"captions: {', '.join(counts) or 'none'}; what is in it: lensbench corpus check {out}"
 
 
 def _bytes(n: float) -> str:

@@ -220,7 +220,7 @@ def _lengths(axes: Axes, every: Mapping[str, CaptionStatistics], looks: Mapping[
         axes.stairs(shares, edges, color=looks[name]["color"], fill=True, alpha=0.12)
     axes.set_xlabel("words a caption")
     axes.set_ylabel("captions (%)" if width == 1 else f"captions (%), in bins of {width} words")
-    axes.set_xlim(-0.5, longest + 0.5)
+    axes.set_xlim(-0.5, edges[-1] + 0.02 * longest)
     axes.set_ylim(bottom=0)
 
 

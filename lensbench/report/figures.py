@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 REFERENCE = "#666666"
 MARKERS = "sD^vPX"
+LETTERS_AN_INCH = 14  # of a legend; the sample of a line takes about six
 STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -146,7 +147,9 @@ def differences(grid: Grid) -> Figure | None:
         _handle(style, f"{arm.label} \N{MINUS SIGN} {other.label}")
         for style, (arm, other) in zip(styles, pairs, strict=True)
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 4), handletextpad=0.4)
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=_legend_columns(figure, handles), handletextpad=0.4
+    )
     _footnote(
         figure,
         grid,
@@ -227,8 +230,18 @@ def _legend(figure: Figure, grid: Grid, styles: list[tuple[str, str]]) -> None:
         handles = [_handle(styles[arm.index], arm.label) for arm in grid.arms]
         title = "training captions" if grid.arm_factors == ("captions.set",) else None
         figure.legend(
-            handles=handles, title=title, loc="outside upper center", ncols=min(len(handles), 5), handletextpad=0.4
+            handles=handles,
+            title=title,
+            loc="outside upper center",
+            ncols=_legend_columns(figure, handles),
+            handletextpad=0.4,
         )
+
+
+def _legend_columns(figure: Figure, handles: list[Any]) -> int:
+    """How many entries of a legend fit side by side, all as wide as the longest."""
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    return max(1, min(len(handles), 5, int(LETTERS_AN_INCH * figure.get_figwidth()) // (longest + 6)))
 
 
 def _footnote(figure: Figure, grid: Grid, incomplete: bool, more: str = "") -> None:

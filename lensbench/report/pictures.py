@@ -24,7 +24,8 @@ PICTURE = 96  # the least side of a picture on the sheet, in pixels; enlarged by
 TEXT = 230
 GAP = 10
 BADGE = 17  # the verdict stands beside its picture, not on it
-HEAD = 62
+HEAD = 62  # above the first row, where the names of the arms take one line
+HEAD_FONT, HEAD_LINE = 12, 14
 RIGHT, WRONG = "#1a7f37", "#c62828"
 INK, PALE = "#222222", "#777777"
 
@@ -64,18 +65,21 @@ def _sheet(grid: Grid, scale: Level, runs: Path) -> Image | None:
     step = cell + BADGE + GAP
     half = TEXT + len(grid.arms) * step
     row_height = cell + GAP + 10
-    size = (GAP + len(forms) * (half + 2 * GAP), HEAD + len(prompts) * row_height + 30)
+    heads = [_wrapped(arm.label, _font(HEAD_FONT), step - 6) for arm in grid.arms]
+    head = HEAD + HEAD_LINE * (max(map(len, heads)) - 1)
+    size = (GAP + len(forms) * (half + 2 * GAP), head + len(prompts) * row_height + 30)
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     for j, form in enumerate(forms):
         left = GAP + j * (half + 2 * GAP)
         draw.text((left, 10), f"{form} prompts", fill=INK, font=_font(17, bold=True))
-        for k, arm in enumerate(grid.arms):
+        for k in range(len(grid.arms)):
             middle = left + TEXT + k * step + cell // 2
-            draw.text((middle, HEAD - 10), arm.label, fill=INK, font=_font(12), anchor="ms")
+            for n, line in enumerate(reversed(heads[k])):
+                draw.text((middle, head - 10 - n * HEAD_LINE), line, fill=INK, font=_font(HEAD_FONT), anchor="ms")
     above = ""
     for i, (task, index) in enumerate(prompts):
-        top = HEAD + i * row_height
+        top = head + i * row_height
         if task != above and i:
             draw.line((GAP, top - 10, size[0] - GAP, top - 10), fill="#dddddd")
         for j, form in enumerate(forms):

@@ -272,6 +272,18 @@ def test_odd_samples_of_a_tar(tmp_path: Path) -> None:
     assert chosen[1].data == picture(2)
 
 
+def test_a_tar_that_is_cut_off_between_two_files_says_so(tmp_path: Path) -> None:
+    folder = Path(as_tars(tmp_path / "source"))
+    path = folder / "00000.tar"
+    with tarfile.open(path) as tar:
+        ends = [member.offset for member in tar.getmembers()][2:]
+    whole = path.read_bytes()
+    assert not any("damaged" in row.faults.get("", "") for row in rows(opened(folder, tmp_path)))
+    for end in ends:
+        path.write_bytes(whole[:end])
+        assert any("lacks the end of an archive" in row.faults.get("", "") for row in rows(opened(folder, tmp_path)))
+
+
 def test_a_damaged_tar_gives_what_lies_before_the_damage(tmp_path: Path) -> None:
     folder = Path(as_tars(tmp_path / "source"))
     whole = (folder / "00000.tar").read_bytes()

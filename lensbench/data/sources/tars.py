@@ -17,6 +17,7 @@ from lensbench.data.pictures import EXTENSIONS, OTHER_PICTURES, not_read
 from lensbench.data.sources.source import Content, Place, Sample, SetAsideError, asked_columns, captions_from
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
+BLOCK = 512  # bytes that a tar is a multiple of
 
 
 def tar_files(source: str) -> list[Path]:
@@ -114,8 +115,11 @@ def _read(path: Path) -> Iterator[dict[str, Any] | Exception]:
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
     faults: list[Exception] = []
+    damaged = False
 
     def note(error: Exception) -> bool:
+        nonlocal damaged
+        damaged = True
         faults.append(error)
         return True
 
@@ -124,7 +128,17 @@ def _read(path: Path) -> Iterator[dict[str, Any] | Exception]:
         for sample in group_by_keys(members, handler=note):
             yield from _worded(faults)
             yield sample
+    if not damaged and path.suffix == ".tar" and not _ended(path):
+        faults.append(ValueError("it lacks the end of an archive: cut off between two files, or within the last"))
     yield from _worded(faults)
+
+
+def _ended(path: Path) -> bool:
+    # A tar ends with blocks of zeros. A reader takes the end of the file for the end as well, wherever it comes.
+    with path.open("rb") as stream:
+        stream.seek(0, 2)
+        stream.seek(max(0, stream.tell() - BLOCK))
+        return stream.read() == bytes(BLOCK)
 
 
 def _wanted(name: str) -> bool:
