@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+from lensbench import mixture
 
 Where = "where"  # metadata that marks a field as no part of the science
 # Metadata of a field that came after the first runs: its default is what they did, and is left out of the hash.
@@ -115,7 +115,7 @@ class Captions(Part):
     @field_validator("set")
     @classmethod
     def canonical(cls, given: str) -> str:
-        return canonical_set(given)
+        return mixture.canonical(given)
 
     @field_validator("length_matched_to")
     @classmethod
@@ -126,12 +126,12 @@ class Captions(Part):
     @property
     def shares(self) -> dict[str, float]:
         """Each caption set that is drawn from and its share of the visits, the largest first; they sum to one."""
-        return {name: float(share) for name, share in _shares(self.set).items()}
+        return {name: float(share) for name, share in mixture.shares(self.set).items()}
 
     @property
     def sets(self) -> tuple[str, ...]:
         """Every caption set that is read, that of `length_matched_to` last."""
-        named = [*_shares(self.set), *([self.length_matched_to] if self.length_matched_to else [])]
+        named = [*mixture.shares(self.set), *([self.length_matched_to] if self.length_matched_to else [])]
         return tuple(dict.fromkeys(named))
 
     @model_validator(mode="after")
@@ -139,36 +139,6 @@ class Captions(Part):
         if "dose" not in self.sets and (self.present != 1.0 or self.wrong != 0.0):
             raise ValueError(f"present and wrong are for set='dose', not for set={self.set!r}")
         return self
-
-
-def canonical_set(given: str) -> str:
-    """A caption set's name as it is; a mixture with its largest share first: one spelling for equal mixtures.
-
-    Raises ValueError for a mixture whose shares do not sum to one, or that is not of the form 0.8*detailed+0.2*alt.
-    """
-    shares = _shares(given)
-    if len(shares) == 1:
-        return next(iter(shares))
-    return "+".join(f"{share.normalize():f}*{name}" for name, share in shares.items())
-
-
-def _shares(given: str) -> dict[str, Decimal]:
-    # Decimals, because the shares as they are written must sum to exactly one.
-    if "*" not in given:
-        return {given: Decimal(1)}
-    found: dict[str, Decimal] = {}
-    for part in given.split("+"):
-        match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\*([^*]+)", part.strip())
-        if match is None:
-            raise ValueError(f"{given!r}: a mixture is written as in 0.8*detailed+0.2*alt; {part.strip()!r} is not")
-        share, name = Decimal(match[1]), match[2].strip()
-        if name in found:
-            raise ValueError(f"{given!r}: {name} is there twice")
-        found[name] = share
-    if sum(found.values()) != 1:
-        raise ValueError(f"{given!r}: the shares sum to {sum(found.values())}, not to 1")
-    drawn = [(name, share) for name, share in found.items() if share]
-    return dict(sorted(drawn, key=lambda part: (-part[1], part[0])))
 
 
 # What each kind of text encoder is unless an experiment says otherwise. GPT-OSS-20B: as in the published Lens. Qwen3:
@@ -314,6 +284,33 @@ class Model(Part):
         return self
 
 
+class Buckets(Part):
+    """Training in several sizes, as the second stage of Lens does (arXiv 2605.21573).
+
+    An image keeps the aspect ratio nearest to its own, and is seen, once an epoch, in one of the areas that are no
+    larger than its own; the smallest is always one of them. Scores are taken at corpus.size_px.
+    """
+
+    sides: tuple[int, ...] = Field(
+        (512, 768, 1024), min_length=1, description="sides of the squares with the areas, in pixels"
+    )
+    ratios: tuple[Annotated[str, Field(pattern=r"^[1-9]\d*:[1-9]\d*$")], ...] = Field(
+        ("1:2", "9:16", "2:3", "3:4", "1:1", "4:3", "3:2", "16:9", "2:1"), min_length=1, description="width:height"
+    )
+    images: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        None, description="images computed together, a number for each side; training.batch images' tokens if none"
+    )
+    groups: int = Field(1, ge=1, description="how many times that a step has, each time of whatever size")
+
+    @model_validator(mode="after")
+    def one_number_a_side(self) -> Self:
+        if len(set(self.sides)) < len(self.sides):
+            raise ValueError(f"sides={self.sides}: name each once")
+        if self.images is not None and len(self.images) != len(self.sides):
+            raise ValueError(f"images has {len(self.images)} numbers for {len(self.sides)} sides")
+        return self
+
+
 class Start(Part):
     """A checkpoint to start from, as the second stage of a training does; what it is, not where it lies, is hashed."""
 
@@ -327,7 +324,7 @@ class Training(Part):
     """The training recipe."""
 
     steps: int = Field(1400, ge=1, description="optimiser steps")
-    batch: int = Field(32, ge=1, description="images in a step")
+    batch: int = Field(32, ge=1, description="images in a step; with buckets see there")
     optimizer: Literal["adamw", "muon"] = Field(
         "muon", description="of the blocks' matrices; everything else is AdamW's. Lens itself is trained with adamw"
     )
@@ -338,6 +335,9 @@ class Training(Part):
     )
     start: Annotated[Start | None, Added] = Field(
         None, description="a checkpoint to start from; random weights if none"
+    )
+    buckets: Annotated[Buckets | None, Added] = Field(
+        None, description="sizes to train in; every image a square of corpus.size_px if none"
     )
     warmup_steps: int = Field(30, ge=0, description="linear warm-up from zero")
     schedule: Literal["constant", "cosine", "wsd"] = Field(
@@ -354,7 +354,7 @@ class Training(Part):
         False, description="torch.compile the denoiser: a minute or two at the start, then faster steps"
     )
     accumulate: Annotated[int, Where] = Field(
-        1, ge=1, description="parts that a batch is computed in, for memory; doubled when a GPU's runs out"
+        1, ge=1, description="parts that a batch is computed in, by text length; more when a GPU's memory runs out"
     )
     activation_checkpointing: Annotated[bool, Where] = Field(
         False, description="keep little of the forward pass and compute it twice: a third slower, far less memory"
@@ -438,6 +438,14 @@ class Experiment(Part):
     def image_tokens(self) -> int:
         """Tokens of one image."""
         return (self.corpus.size_px // self.autoencoder.stride(self.model.patch_size)) ** 2
+
+    def group_images(self, side: int) -> int:
+        """How many images of the side at place `side` of training.buckets are computed together."""
+        buckets = self.training.buckets
+        assert buckets is not None
+        if buckets.images is not None:
+            return buckets.images[side]
+        return max(1, round(self.training.batch * (self.corpus.size_px / buckets.sides[side]) ** 2))
 
     def canonical_json(self) -> str:
         """The science as JSON with sorted keys and no spaces."""

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lensbench.experiment import Autoencoder, Captions, Experiment, FolderCorpus, TextEncoder, canonical_set, one_line
+from lensbench.experiment import Autoencoder, Captions, Experiment, FolderCorpus, TextEncoder, one_line
+from lensbench.mixture import canonical
 from lensbench.sweep.sweep import Sweep
 
 # For one dotted field each: values that fit whatever the others are.
@@ -243,8 +244,8 @@ def test_equal_mixtures_are_one_experiment(parts: list[int], order: random.Rando
     said = [form.replace(" * ", "*").format(share, name) for name, share in shares.items()]
     first = "+".join(said)
     order.shuffle(said)
-    spelled = [canonical_set(text) for text in (first, "+".join(said))]
-    assert spelled[0] == spelled[1] == canonical_set(spelled[0])
+    spelled = [canonical(text) for text in (first, "+".join(said))]
+    assert spelled[0] == spelled[1] == canonical(spelled[0])
     kept = {name: share for name, share in shares.items() if share}
     assert Captions(set=first).shares == pytest.approx(kept)
     assert Captions(set=first) == Captions(set=spelled[0])

@@ -51,7 +51,6 @@ class Tally:
     total: int
     states: Counter[State] = field(default_factory=Counter)
     left: Counter[str] = field(default_factory=Counter)  # reason -> images left without a row
-    retries: int = 0
     limits: int = 0  # times that a limit was met
     stop: str = ""  # why no more were asked about: "budget", "interrupted" or ""
 
@@ -265,7 +264,6 @@ class Live:
                     StoppedError(f"the server answered none of the last {self._failures} requests: {trouble.reason}")
                 )
             return
-        self.tally.retries += 1
         backoff = min(LONGEST_BACKOFF, 0.5 * 2 ** (tries - 1)) * random.uniform(0.5, 1.0)
         self._order += 1
         when = now + max(backoff if not trouble.limited or not retry_after else 0.0, retry_after or 0.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -11,6 +10,7 @@ from typing import Literal, NamedTuple
 from lensbench.captioner.answers import Trouble
 from lensbench.captioner.live import Job
 from lensbench.captioner.requests import NotAPictureError
+from lensbench.publishing import publish
 
 MOST_REQUESTS = 50_000
 MOST_BYTES = 200_000_000
@@ -58,10 +58,8 @@ def pack(
             file.write(line)
             keys.append(job.key)
             size += len(line)
-        file.flush()
-        os.fsync(file.fileno())
     if not keys:
         partial.unlink()
         return None, waiting
-    os.replace(partial, path)
+    publish(partial, path)
     return Packed(path, keys), waiting

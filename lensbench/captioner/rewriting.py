@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lensbench import publishing
 from lensbench.captioner.live import Job
 from lensbench.captioner.prices import Price
 from lensbench.captioner.requests import Asking
@@ -86,7 +86,7 @@ def publish(lines: Sequence[dict[str, Any]], out: Path) -> bool:
         return False
     partial = out.with_name(f"{out.name}.partial")
     partial.write_bytes(text)
-    os.replace(partial, out)
+    publishing.publish(partial, out)
     return True
 
 

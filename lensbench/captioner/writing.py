@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from lensbench.captioner.prices import Price
 from lensbench.captioner.requests import Asking, NotAPictureError, sent_size
 from lensbench.captioner.spending import Spending
 from lensbench.captions.store import CaptionSet, CaptionWriter, State, writing
+from lensbench.stopping import handled
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -318,14 +318,8 @@ def _interruptible() -> Iterator[None]:
     def handler(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise WritingStoppedError("interrupted: what came is kept") from None
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
+    with handled((signal.SIGTERM, signal.SIGHUP), handler):
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise WritingStoppedError("interrupted: what came is kept") from None

@@ -80,13 +80,14 @@ def measured_lengths(
     counted, unless a policy cuts at their tokens. What the encoder's window cuts off does not count.
     """
     keys = corpus.train_keys[:MEASURED]
+    offsets = token_offsets(encoder) if encoder.kind == "minilm" else None
     found = []
     for policy in policies:
         tokens: list[int] = []
         weights: list[float] = []
         for name, texts in training_texts(corpus, policy, keys, encoder).items():
-            if encoder.kind == "minilm":
-                counts = [len(spans) + MINILM_ADDS for spans in token_offsets(encoder)(texts)]
+            if offsets is not None:
+                counts = [len(spans) + MINILM_ADDS for spans in offsets(texts)]
             else:
                 counts = [round(words * tokens_per_word) for words in word_counts(texts)]
             tokens += [min(count, encoder.max_tokens) for count in counts]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from lensbench.locks import file_lock
+from lensbench.publishing import publish
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -210,7 +211,7 @@ class CaptionWriter:
         many there are.
         """
         checked = [_check(row) for row in rows]
-        _publish(_table(checked), self.folder / f"part-{name}.parquet")
+        _write(_table(checked), self.folder / f"part-{name}.parquet")
         self._keys = None
         return len(checked)
 
@@ -222,7 +223,7 @@ class CaptionWriter:
     def _seal(self) -> None:
         if self._waiting:
             number = sum(1 for _ in self.folder.glob("rows-*.parquet"))
-            _publish(_table(self._waiting), self.folder / f"rows-{number:06d}.parquet")
+            _write(_table(self._waiting), self.folder / f"rows-{number:06d}.parquet")
             self._waiting = []
         os.ftruncate(self._journal, 0)
 
@@ -232,7 +233,7 @@ def _claim(folder: Path, maker: Maker) -> None:
     if not path.exists():
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(maker._asdict(), indent=1))
-        os.replace(partial, path)
+        publish(partial, path)
     theirs = CaptionSet(folder).maker
     for field, had, given in zip(Maker._fields, theirs, maker, strict=True):
         if had != given:
@@ -290,11 +291,9 @@ def _table(rows: Iterable[CaptionRow]) -> pa.Table:
     )
 
 
-def _publish(table: pa.Table, path: Path) -> None:
+def _write(table: pa.Table, path: Path) -> None:
     import pyarrow.parquet as pq
 
     partial = path.with_suffix(".partial")
     pq.write_table(table, partial, compression="zstd")
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    publish(partial, path)

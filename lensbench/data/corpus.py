@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from lensbench.data import shapes
+from lensbench.data.buckets import Size
 from lensbench.data.folder import PhotoFolder, open_folder
 from lensbench.data.imported import ImportedCorpus, open_imported
 from lensbench.data.scenes import Scene
@@ -24,6 +25,7 @@ from lensbench.experiment import FolderCorpus, ShapesCorpus
 # Raise it whenever `shapes.scene` or `shapes.render` gives another picture for the same key: it is part of the digest.
 RENDERER_VERSION = 1
 VALIDATION_IMAGES = 2000
+LARGEST_PX = 2048  # side of the world's images
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,18 @@ class ShapesWorld:
         science = json.dumps({**self.config.science(), "renderer": RENDERER_VERSION}, sort_keys=True)
         return hashlib.sha256(science.encode()).hexdigest()
 
-    def images(self, keys: Sequence[str]) -> torch.Tensor:
-        """The images of `keys`, drawn now: uint8 (N, 3, S, S)."""
-        size = self.config.size_px
-        pixels = np.empty((len(keys), size, size, 3), dtype=np.uint8)
+    def images(self, keys: Sequence[str], size: Size | None = None) -> torch.Tensor:
+        """The images of `keys`, drawn now: uint8 (N, 3, S, S), of the corpus's own size or of `size`, a square."""
+        side = self.config.size_px if size is None else size.width
+        assert size is None or size.height == side, "the world is square"
+        pixels = np.empty((len(keys), side, side, 3), dtype=np.uint8)
         for i, key in enumerate(keys):
-            pixels[i] = shapes.render(self.scene(key), size)
+            pixels[i] = shapes.render(self.scene(key), side)
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+    def native_sizes(self, keys: Sequence[str]) -> np.ndarray:
+        """The largest height and width, in pixels, that images are drawn at: (N, 2)."""
+        return np.full((len(keys), 2), LARGEST_PX)
 
     def scene(self, key: str) -> Scene:
         """The scene graph behind an image."""

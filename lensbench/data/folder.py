@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lensbench.data.pictures import EXTENSIONS, quiet, read_picture, reason
+from lensbench.data.buckets import Size
+from lensbench.data.pictures import EXTENSIONS, native_size, quiet, read_picture, reason
 from lensbench.data.sources.sidecars import name_in, order, read_caption, walk
 from lensbench.experiment import FolderCorpus
 
@@ -45,13 +46,22 @@ class PhotoFolder:
         """sha256 over the sorted keys of the usable images."""
         return self.config.digest
 
-    def images(self, keys: Sequence[str]) -> torch.Tensor:
-        """The images of `keys`: uint8 (N, 3, S, S)."""
-        size = self.config.size_px
-        pixels = np.empty((len(keys), size, size, 3), dtype=np.uint8)
-        for i, key in enumerate(keys):
-            pixels[i] = self._pixels[key]
+    def images(self, keys: Sequence[str], size: Size | None = None) -> torch.Tensor:
+        """The images of `keys`: uint8 (N, 3, H, W), of the corpus's own size or of `size`, read anew."""
+        height, width = size or (self.config.size_px, self.config.size_px)
+        pixels = np.empty((len(keys), height, width, 3), dtype=np.uint8)
+        with quiet():
+            for i, key in enumerate(keys):
+                pixels[i] = self._pixels[key] if size is None else read_picture(self._file(key), size)
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+    def native_sizes(self, keys: Sequence[str]) -> np.ndarray:
+        """The height and width, in pixels, that the images of `keys` have themselves: (N, 2)."""
+        with quiet():
+            return np.array([native_size(self._file(key)) for key in keys])
+
+    def _file(self, key: str) -> Path:
+        return self.config.path / self.files[key]
 
     def texts(self, caption_set: str) -> dict[str, str]:
         """Key -> text of every usable image in one caption set.
@@ -60,15 +70,8 @@ class PhotoFolder:
         """
         if caption_set in self._texts:
             return self._texts[caption_set]
-        if caption_set in self.sets_found:
-            raise ValueError(
-                f"caption set {caption_set!r} is not among corpus.caption_sets ({', '.join(self._texts)}): add it "
-                "there, so that images that lack it are dropped from every arm"
-            )
-        raise ValueError(
-            f"no caption set {caption_set!r} in {self.config.path}: there are {', '.join(self.sets_found)} "
-            f"(a caption of cat.jpg in this set would be cat.{caption_set}.txt)"
-        )
+        hint = f" (a caption of cat.jpg in this set would be cat.{caption_set}.txt)"
+        raise not_a_set(self.config, caption_set, self.sets_found, hint)
 
 
 def open_folder(config: FolderCorpus, images: int) -> PhotoFolder:
@@ -101,7 +104,7 @@ def open_folder(config: FolderCorpus, images: int) -> PhotoFolder:
                 if key in pixels:
                     merged += 1
                 else:
-                    pixels[key] = read_picture(path, config.size_px)
+                    pixels[key] = read_picture(path, Size(config.size_px, config.size_px))
                     files[key], texts[key] = name, {}
             except Exception as error:  # a broken file can make a decoder raise anything
                 set_aside[name] = reason(error)
@@ -129,6 +132,17 @@ def open_folder(config: FolderCorpus, images: int) -> PhotoFolder:
         _pixels={key: pixels[key] for key in usable},
         _texts={s: {key: texts[key][s] for key in usable} for s in config.caption_sets},
     )
+
+
+def not_a_set(config: FolderCorpus, caption_set: str, sets_found: Sequence[str], hint: str = "") -> ValueError:
+    """Why texts of a caption set cannot be had: the experiment does not name it, or there is none."""
+    if caption_set in sets_found:
+        return ValueError(
+            f"caption set {caption_set!r} is not among corpus.caption_sets ({', '.join(config.caption_sets)}): add it "
+            "there, so that images that lack it are dropped from every arm"
+        )
+    there = ", ".join(sets_found) or "none"
+    return ValueError(f"no caption set {caption_set!r} in {config.path}: there are {there}{hint}")
 
 
 def split_by_key(keys: Sequence[str], share: float) -> tuple[list[str], list[str]]:

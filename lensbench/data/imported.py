@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lensbench.captions.store import CaptionSet, caption_sets
+from lensbench.data.buckets import Size
 from lensbench.data.pictures import quiet, read_picture, reason
 from lensbench.data.shards import SET_ASIDE, Shard, mapped, read_manifest, streamed
 from lensbench.experiment import FolderCorpus
@@ -65,6 +66,16 @@ class ImageBytes:
             raise KeyError(f"{self.folder} has no image {keys[int(missing.argmax())]}")
         return np.asarray(self._order[places])
 
+    def sizes(self, keys: Sequence[str]) -> np.ndarray:
+        """Height and width of images, upright, in pixels: (N, 2)."""
+        every = [
+            np.stack([batch.column(name).to_numpy() for name in ("height", "width")], axis=1)
+            for shard in self._shards
+            for batch in streamed(self.folder, shard, ["height", "width"])
+        ]
+        found: np.ndarray = np.concatenate(every)[self.rows(keys)]
+        return found
+
     def read_row(self, row: int) -> bytes:
         """The bytes of the image at a place in the order of the corpus."""
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
@@ -105,22 +116,27 @@ class ImportedCorpus:
         """sha256 over the sorted keys of the usable images."""
         return self.config.digest
 
-    def images(self, keys: Sequence[str]) -> torch.Tensor:
-        """The images of `keys`, decoded now: uint8 (N, 3, S, S)."""
+    def images(self, keys: Sequence[str], size: Size | None = None) -> torch.Tensor:
+        """The images of `keys`, decoded now: uint8 (N, 3, H, W), of the corpus's own size or of `size`."""
         import torch
 
-        pixels = np.empty((len(keys), 3, self.config.size_px, self.config.size_px), dtype=np.uint8)
+        height, width = size or (self.config.size_px, self.config.size_px)
+        pixels = np.empty((len(keys), 3, height, width), dtype=np.uint8)
         self.decode(keys, pixels)
         return torch.from_numpy(pixels)
 
+    def native_sizes(self, keys: Sequence[str]) -> np.ndarray:
+        """The height and width, in pixels, that the images of `keys` have themselves: (N, 2)."""
+        return self._bytes.sizes(keys)
+
     def decode(self, keys: Sequence[str], out: np.ndarray) -> None:
-        """The images of `keys` into `out`, uint8 (N, 3, S, S)."""
-        rows = self._bytes.rows(keys)
+        """The images of `keys` into `out`, uint8 (N, 3, H, W), at its size."""
+        rows, size = self._bytes.rows(keys), Size(*out.shape[2:])
 
         def one(i: int) -> None:
             data = self._bytes.read_row(int(rows[i]))
             try:
-                out[i] = read_picture(data, self.config.size_px).transpose(2, 0, 1)
+                out[i] = read_picture(data, size).transpose(2, 0, 1)
             except Exception as error:  # it could be read when it was imported
                 raise ValueError(
                     f"image {keys[i][:12]} of {self.config.path} is damaged: {reason(error)}; "
@@ -136,18 +152,12 @@ class ImportedCorpus:
 
         Raises ValueError naming the sets that exist when the corpus does not have this one.
         """
-        path = self.config.path
+        from lensbench.data.folder import not_a_set
+
         if caption_set not in self.config.caption_sets:
-            if caption_set in self.sets_found:
-                raise ValueError(
-                    f"caption set {caption_set!r} is not among corpus.caption_sets "
-                    f"({', '.join(self.config.caption_sets)}): add it there, so that images that lack it are dropped "
-                    "from every arm"
-                )
-            there = ", ".join(self.sets_found) or "none"
-            raise ValueError(f"no caption set {caption_set!r} in {path}: there are {there}")
+            raise not_a_set(self.config, caption_set, self.sets_found)
         wanted = {*self.train_keys, *self.validation_keys} if keys is None else keys
-        return CaptionSet(path / "captions" / caption_set).texts(wanted)
+        return CaptionSet(self.config.path / "captions" / caption_set).texts(wanted)
 
 
 def open_imported(config: FolderCorpus, images: int) -> ImportedCorpus:

@@ -28,6 +28,7 @@ from lensbench.data.shards import JOURNAL, Image, Shard, ShardWriter
 from lensbench.data.sources.opening import Format, guess, open_source
 from lensbench.data.sources.source import Sample, SetAsideError, Source
 from lensbench.locks import file_lock
+from lensbench.publishing import publish
 
 LISTING, LOCK = "files.sqlite", "lock"
 MOST_SAMPLES = 50_000  # between two commits, however small the images
@@ -305,7 +306,7 @@ def _write_set_aside(journal: _Journal, out: Path) -> int:
             images += sum(row[0] == "image" for row in chunk)
             columns = [pa.array(column, pa.string()) for column in zip(*chunk, strict=True)]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
-    os.replace(partial, out / shards.SET_ASIDE)
+    publish(partial, out / shards.SET_ASIDE)
     return images
 
 

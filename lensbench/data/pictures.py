@@ -20,6 +20,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from lensbench.data.buckets import Size
+
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 # Pictures too, but not read: set aside with the reason, so that nobody wonders where they went.
 OTHER_PICTURES = (".gif", ".heic", ".heif", ".avif", ".jp2", ".svg", ".psd", ".tga", ".raw", ".cr2", ".nef", ".dng")
@@ -53,9 +55,9 @@ class Facts(NamedTuple):
     rules: tuple[str, ...]
 
 
-def read_picture(file: Path | bytes, size_px: int) -> np.ndarray:
-    """A picture, a file or its bytes, as uint8 (size_px, size_px, 3): RGB by the rules above, the middle square,
-    scaled with an antialiased bicubic.
+def read_picture(file: Path | bytes, size: Size) -> np.ndarray:
+    """A picture, a file or its bytes, as uint8 (height, width, 3): RGB by the rules above, the largest part of the
+    middle with the ratio of `size`, scaled with an antialiased bicubic.
 
     Raises ValueError for empty files and for pictures with no single meaning, and whatever Pillow raises for broken
     ones: `reason` words it.
@@ -63,11 +65,19 @@ def read_picture(file: Path | bytes, size_px: int) -> np.ndarray:
     with opened(file) as image:
         image.load()
         rgb = as_rgb(ImageOps.exif_transpose(image))
-    side = min(rgb.size)
-    left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
-    # Cropped before it is scaled: nothing outside the square bleeds in, and a very long picture does not grow huge.
-    square = rgb.crop((left, top, left + side, top + side))
-    return np.array(square.resize((size_px, size_px), Image.Resampling.BICUBIC, reducing_gap=3.0))
+    scale = min(rgb.width / size.width, rgb.height / size.height)
+    width, height = (max(1, round(scale * side)) for side in (size.width, size.height))
+    left, top = (rgb.width - width) // 2, (rgb.height - height) // 2
+    # Cropped before it is scaled: nothing outside the part bleeds in, and a very long picture does not grow huge.
+    part = rgb.crop((left, top, left + width, top + height))
+    return np.array(part.resize((size.width, size.height), Image.Resampling.BICUBIC, reducing_gap=3.0))
+
+
+def native_size(file: Path) -> Size:
+    """A picture's own size, upright, from its header."""
+    with opened(file) as image:
+        height, width = image.height, image.width
+        return Size(width, height) if image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8) else Size(height, width)
 
 
 def examine(file: Path | bytes) -> Facts:

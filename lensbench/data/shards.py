@@ -11,12 +11,12 @@ The key of an image is the sha256 of its file's bytes, in lowercase hexadecimal.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lensbench.data.pictures import Facts
+from lensbench.publishing import publish
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -92,9 +92,7 @@ class ShardWriter:
         self._flush()
         self._writer.close()
         self._file.close()
-        with self._partial.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(self._partial, self._path)
+        publish(self._partial, self._path)
         return Shard(self.name, self.images, self.bytes)
 
     def _flush(self) -> None:
@@ -113,11 +111,8 @@ class ShardWriter:
 def write_manifest(corpus: Path, manifest: dict[str, Any]) -> None:
     """Write `corpus.json`, in one step."""
     partial = corpus / f"{MANIFEST}.partial"
-    with partial.open("w") as file:
-        json.dump({"format": FORMAT, **manifest}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, corpus / MANIFEST)
+    partial.write_text(json.dumps({"format": FORMAT, **manifest}, indent=1))
+    publish(partial, corpus / MANIFEST)
 
 
 def is_imported(folder: Path) -> bool:

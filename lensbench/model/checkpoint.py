@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lensbench.model.pretrained import PICKLES
+from lensbench.model.pretrained import PICKLES, shard_names
 from lensbench.model.transformer import LensConfig, LensTransformer
 
 CONFIG = "config.json"
@@ -151,12 +151,7 @@ def _weight_files(directory: Path) -> list[Path]:
         return [directory / WEIGHTS]
     index = directory / INDEX
     if index.exists():
-        try:
-            names = sorted({str(name) for name in json.loads(index.read_text())["weight_map"].values()})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{index}: not an index of shards ({error})") from None
-        if any(Path(name).name != name for name in names):
-            raise ValueError(f"{index}: names a file outside its folder")
+        names = shard_names(index)
         missing = [name for name in names if not (directory / name).exists()]
         if missing:
             raise ValueError(f"{directory / missing[0]}: missing, though the index of shards names it")

@@ -96,15 +96,7 @@ def weight_files(files: ModelFiles) -> list[Path]:
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if (folder / INDEX).is_file():
-        try:
-            names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
-            shards = [folder / name for name in names]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            shards = []
-        if not shards:
-            raise ValueError(f"{folder / INDEX}: not an index of shards")
-        if any(shard.parent != folder for shard in shards):
-            raise ValueError(f"{folder / INDEX}: names a file outside its folder")
+        shards = [folder / name for name in shard_names(folder / INDEX)]
         if missing := [shard.name for shard in shards if not shard.is_file()]:
             raise ValueError(f"{folder}: {missing[0]} is missing, though {INDEX} names it; download it again")
         return shards
@@ -113,6 +105,20 @@ def weight_files(files: ModelFiles) -> list[Path]:
             f"{folder}: {pickles[0]} is a pickle, which can run code when it is opened; convert it to {WEIGHTS}"
         )
     raise ValueError(f"{folder}: no {WEIGHTS} and no {INDEX}")
+
+
+def shard_names(index: Path) -> list[str]:
+    """The files that an index of shards names, sorted. ValueError, one line, when it is none or leads elsewhere."""
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        elsewhere = any(Path(name).name != name for name in names)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index}: not an index of shards ({error})") from None
+    if not names:
+        raise ValueError(f"{index}: not an index of shards (it names none)")
+    if elsewhere:
+        raise ValueError(f"{index}: names a file outside its folder")
+    return names
 
 
 def digest(files: ModelFiles, *texts: str) -> str:

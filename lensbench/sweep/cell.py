@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -29,6 +28,7 @@ from lensbench.model.checkpoint import load
 from lensbench.model.sizes import denoiser_config, train_flops_per_image
 from lensbench.model.text_encoder import TextEncoder, open_text_encoder
 from lensbench.model.transformer import LensConfig
+from lensbench.publishing import publish
 from lensbench.scoring.detectors import ShapesJudge
 from lensbench.scoring.evaluate import Plan, Scores, plan, score
 from lensbench.sweep.progress import Progress
@@ -114,17 +114,20 @@ def run_cell(experiment: Experiment, directory: Path, *, cache: Path, report: Re
     encoder.unload()  # it can be larger than the denoiser
     config = denoiser_config(experiment, encoder.width)
     batches = TrainingBatches(experiment, train_latents, texts, train_features, corpus.train_keys)
-    captions_digest = arm_digest(corpus.train_keys, texts)
-    # What must be the same for a run that was stopped to go on, beside the files it left.
-    identity = {
-        "experiment": experiment.hash(),
-        "corpus": corpus.digest,
-        "captions": captions_digest,
-        "text_encoder": encoder.digest,
-        "autoencoder": autoencoder.digest,
+    cell = {"cell": experiment.cell_id(), "experiment_hash": experiment.hash()}
+    origin = {
+        "corpus_digest": corpus.digest,
+        "captions_digest": arm_digest(corpus.train_keys, texts),
+        "prompts_digest": what.digest(),
+        "judge_digest": judge.digest,
+        "text_encoder_digest": encoder.digest,
+        "autoencoder_digest": autoencoder.digest,
         "commit": commit(),
         "hardware": hardware(),
     }
+    # What must be the same for a run that was stopped to go on, beside the files it left: all but how it is scored.
+    scoring = ("prompts_digest", "judge_digest")
+    identity = cell | {name: said for name, said in origin.items() if name not in scoring}
     train(
         experiment,
         config,
@@ -142,17 +145,6 @@ def run_cell(experiment: Experiment, directory: Path, *, cache: Path, report: Re
     token_counts = {name: train_features[name].token_counts(of_set) for name, of_set in texts.items()}
     flops = _train_flops_per_image(experiment, config, token_counts)
     images, shares = len(corpus.train_keys), experiment.captions.shares
-    cell = {"cell": experiment.cell_id(), "experiment_hash": experiment.hash()}
-    origin = {
-        "corpus_digest": corpus.digest,
-        "captions_digest": captions_digest,
-        "prompts_digest": what.digest(),
-        "judge_digest": judge.digest,
-        "text_encoder_digest": encoder.digest,
-        "autoencoder_digest": autoencoder.digest,
-        "commit": commit(),
-        "hardware": hardware(),
-    }
     last = experiment.training.steps
     facts = Scores()
     facts.add_record("train_seconds", "", train_seconds, last)
@@ -242,6 +234,4 @@ def _mosaic(images: np.ndarray, columns: int, scale: int) -> np.ndarray:
 def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
     partial = path.with_suffix(".partial")
     frame.to_parquet(partial, index=False)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    publish(partial, path)

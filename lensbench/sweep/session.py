@@ -6,13 +6,12 @@ One worker runs in this process. Several run in processes of their own (lensbenc
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lensbench.stopping import STOPPING
+from lensbench.stopping import STOPPING, handled
 from lensbench.sweep.processes import run_in_processes
 from lensbench.sweep.progress import board, weight
 from lensbench.sweep.quiet import quiet
@@ -171,12 +170,5 @@ def _signals() -> Iterator[list[int]]:
         received.append(number)
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+    with handled(STOPPING, handler):
         yield received
-        return
-    before = {number: signal.signal(number, handler) for number in STOPPING}
-    try:
-        yield received
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
-from lensbench.experiment import Experiment, Part, canonical_set, one_line
+from lensbench import mixture
+from lensbench.experiment import Experiment, Part, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,7 +109,7 @@ def cells(sweep: Sweep) -> list[Cell]:
 
 def _set_name(level: Any) -> Any:
     # Equal mixtures are one level however they are written; what is no text is refused with the experiment.
-    return canonical_set(level) if isinstance(level, str) else level
+    return mixture.canonical(level) if isinstance(level, str) else level
 
 
 def _expand(base: Experiment, factors: dict[str, tuple[Any, ...]]) -> list[Cell]:

@@ -13,7 +13,7 @@ import torch
 
 from lensbench.model.checkpoint import save
 from lensbench.training import files
-from lensbench.training.datamodule import Batch
+from lensbench.training.datamodule import Step
 from lensbench.training.module import QUARTILES, LensModule, quartile_losses
 
 MOST_SKIPPED = 10  # steps in a row whose loss or gradient is no number, before training stops; fewer in short runs
@@ -52,16 +52,16 @@ class LossCurve(lightning.Callback):
         self.waited = time.perf_counter() - self.ended
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Batch, index: int
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Step, index: int
     ) -> None:
         assert isinstance(module, LensModule)
         rate = trainer.optimizers[0].param_groups[0]["lr"]
-        by_timestep = quartile_losses(module.losses, batch.timesteps)
+        by_timestep = quartile_losses(module.losses, torch.cat([part.timesteps for part in batch.parts]))
         self.ended = time.perf_counter()
         self.rows.append(
             _Row(
                 module.steps,
-                module.losses.mean(),
+                module.loss,
                 rate,
                 module.gradient_norm,
                 self.ended - self.began,
@@ -99,7 +99,7 @@ class ScoringCheckpoints(lightning.Callback):
         self.directory, self.steps = directory, frozenset(steps)
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Batch, index: int
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Step, index: int
     ) -> None:
         assert isinstance(module, LensModule)
         if module.steps in self.steps:
@@ -114,12 +114,12 @@ class Report(lightning.Callback):
         self.last = 0.0
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Batch, index: int
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Step, index: int
     ) -> None:
         assert isinstance(module, LensModule)
         if time.perf_counter() - self.last > 0.25 or module.steps == self.total:
             self.last = time.perf_counter()
-            self.report(module.steps, self.total, f"loss {float(module.losses.mean()):.3f}")
+            self.report(module.steps, self.total, f"loss {float(module.loss):.3f}")
 
 
 class NoNumbers(lightning.Callback):
@@ -134,16 +134,17 @@ class NoNumbers(lightning.Callback):
         self.in_a_row = 0
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Batch, index: int
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Step, index: int
     ) -> None:
         assert isinstance(module, LensModule)
         self.in_a_row = self.in_a_row + 1 if module.skipped else 0
         if self.in_a_row < self.most:
             return
-        torch.save({"step": module.steps, "batch": vars(batch), "weights": module.denoiser.state_dict()}, self.path)
-        shown = ", ".join(key[:16] for key in batch.keys[:3])
+        parts = [vars(part) for part in batch.parts]
+        torch.save({"step": module.steps, "parts": parts, "weights": module.denoiser.state_dict()}, self.path)
+        shown = ", ".join(key[:16] for key in batch.parts[0].keys[:3])
         raise ValueError(
-            f"the loss is {float(module.losses.mean()):g} and the gradient's norm {float(module.gradient_norm):g} at "
+            f"the loss is {float(module.loss):g} and the gradient's norm {float(module.gradient_norm):g} at "
             f"step {module.steps} ({self.in_a_row} without a number in a row): lower training.learning_rate and run "
             f"again; its batch (images {shown}, ...) and the weights are in {self.path}"
         )

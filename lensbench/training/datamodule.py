@@ -1,7 +1,8 @@
-"""Batches: everything a training step needs, as a function of (experiment, step) and nothing else.
+"""Steps: everything a training step needs, as a function of (experiment, step) and nothing else.
 
-Images, order, timesteps and noise come from streams that do not know the captions, so two arms with one seed differ in
-their text alone.
+Images, order, sizes, timesteps and noise come from streams that do not know the captions, so two arms with one seed
+differ in their text alone. How a step is divided, among ranks and into parts, changes where an image is computed and
+nothing about it.
 """
 
 from __future__ import annotations
@@ -16,16 +17,19 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lensbench.captions.policy import drawn_sets, dropped_text
+from lensbench.data.buckets import Layout
 from lensbench.data.features import TextFeatures
 from lensbench.data.latents import Latents
 from lensbench.experiment import Experiment
 from lensbench.model.flow import draw_timesteps, timestep_mean
-from lensbench.streams import numpy_stream, torch_stream
+from lensbench.streams import torch_stream
+from lensbench.training.order import ImageOrder, dealt
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's input: latents (B, H*W, C), their grid (H, W), noise (B, H*W, C), timesteps (B,), text and mask."""
+    """Images of one size that are computed together: latents (B, H*W, C), their grid (H, W), noise (B, H*W, C),
+    timesteps (B,), text features K x (B, T, E) and their mask (B, T)."""
 
     latents: torch.Tensor
     grid: tuple[int, int]
@@ -33,54 +37,91 @@ class Batch:
     timesteps: torch.Tensor
     text_features: list[torch.Tensor]
     text_mask: torch.Tensor
-    keys: tuple[str, ...] = ()  # of the images
+    text_tokens: tuple[int, ...]  # of each image, padding not counted
+    keys: tuple[str, ...]  # of the images
 
     def __len__(self) -> int:
         return len(self.latents)
 
     def split(self, parts: int) -> Iterator[Batch]:
-        """The batch in `parts` of nearly equal size."""
+        """The batch in `parts` of nearly equal size, each padded to its own longest text."""
         for rows in torch.arange(len(self)).tensor_split(parts):
             if len(rows):
-                start, end = int(rows[0]), int(rows[-1]) + 1
+                some = slice(int(rows[0]), int(rows[-1]) + 1)
+                longest = max(1, *self.text_tokens[some])
                 yield Batch(
-                    self.latents[start:end],
+                    self.latents[some],
                     self.grid,
-                    self.noise[start:end],
-                    self.timesteps[start:end],
-                    [layer[start:end] for layer in self.text_features],
-                    self.text_mask[start:end],
-                    self.keys[start:end],
+                    self.noise[some],
+                    self.timesteps[some],
+                    [layer[some, :longest] for layer in self.text_features],
+                    self.text_mask[some, :longest],
+                    self.text_tokens[some],
+                    self.keys[some],
                 )
 
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
 
-def image_order(seed: int, images: int, step: int, batch: int) -> np.ndarray:
-    """The indices of the images of a step: every image once an epoch, each epoch in its own order."""
-    places = np.arange(step * batch, (step + 1) * batch)
-    order = np.empty(batch, dtype=np.int64)
-    for epoch in np.unique(places // images):
-        inside = places // images == epoch
-        order[inside] = numpy_stream(seed, "order", int(epoch)).permutation(images)[places[inside] % images]
-    return order
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(device, non_blocking=True)
 
-
-def flow_input(seed: int, step: int, batch: int, image_tokens: int, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The noise (B, N, C) and the timesteps (B,) of a step."""
-    noise = torch.randn(batch, image_tokens, channels, generator=torch_stream(seed, "noise", step))
-    timesteps = draw_timesteps(torch_stream(seed, "timesteps", step), batch, timestep_mean(image_tokens))
-    return noise, timesteps
+        latents, noise, timesteps = move(self.latents), move(self.noise), move(self.timesteps)
+        features = [move(layer) for layer in self.text_features]
+        mask = move(self.text_mask)
+        return Batch(latents, self.grid, noise, timesteps, features, mask, self.text_tokens, self.keys)
 
 
-class TrainingBatches(Dataset[Batch]):
-    """The batch of every step, by step number.
+@dataclass(frozen=True)
+class Step:
+    """What one process computes of a step, and how many images the step has in all processes."""
+
+    parts: tuple[Batch, ...]
+    images: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of this process's images and their texts."""
+        return sum(len(part) * part.latents.shape[1] + sum(part.text_tokens) for part in self.parts)
+
+    @property
+    def padded_tokens(self) -> int:
+        """The same with the padding that texts are given to be computed together."""
+        return sum(len(part) * (part.latents.shape[1] + part.text_mask.shape[1]) for part in self.parts)
+
+
+@dataclass(frozen=True)
+class SizedLatents:
+    """The latents of a corpus in the sizes of a layout: for each size, those of the images that are seen in it."""
+
+    layout: Layout
+    latents: tuple[Latents, ...]
+
+    def __len__(self) -> int:
+        return len(self.layout.choices)
+
+
+def flow_input(
+    seed: int, step: int, batch: int, image_tokens: int, channels: int, group: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The noise (B, N, C) and the timesteps (B,) of a group of a step."""
+    of_group = f"/{group}" if group else ""
+    noise = torch.randn(batch, image_tokens, channels, generator=torch_stream(seed, f"noise{of_group}", step))
+    generator = torch_stream(seed, f"timesteps{of_group}", step)
+    return noise, draw_timesteps(generator, batch, timestep_mean(image_tokens))
+
+
+class TrainingBatches(Dataset[Step]):
+    """Every step, by its number.
 
     `texts` has a text for each image in every caption set that the policy draws from, `features` those of the texts.
+    A process of several is given its share of each step: see `share`.
     """
 
     def __init__(
         self,
         experiment: Experiment,
-        latents: Latents,
+        latents: Latents | SizedLatents,
         texts: Mapping[str, Sequence[str]],
         features: Mapping[str, TextFeatures],
         keys: Sequence[str],
@@ -88,33 +129,100 @@ class TrainingBatches(Dataset[Batch]):
         for name in experiment.captions.shares:
             if len(latents) != len(texts[name]):
                 raise ValueError(f"{len(latents)} images but {len(texts[name])} captions")
-        self.experiment, self.latents, self.texts, self.features = experiment, latents, texts, features
-        self.keys = keys
+        self.experiment, self.texts, self.features, self.keys = experiment, texts, features, keys
+        recipe = experiment.training
+        self.groups = recipe.buckets.groups if recipe.buckets else 1
+        self.channels = experiment.autoencoder.latents.channels * experiment.model.patch_size**2
+        if isinstance(latents, SizedLatents):
+            assert recipe.buckets is not None
+            sizes = latents.layout
+            self.latents: tuple[Latents, ...] = latents.latents
+            batches = [experiment.group_images(side) for side in sizes.side_of]
+            choices = sizes.choices
+        else:
+            self.latents, batches = (latents,), [recipe.batch]
+            choices = np.zeros((len(latents), 1), dtype=np.int64)
+        self.order = ImageOrder(experiment.seed, choices, batches)
+        # the images of each size, sorted: an image's latents lie at its place among them
+        self._members = [np.flatnonzero((choices == size).any(axis=1)) for size in range(len(batches))]
+        self.share(0, 1)
+
+    def share(self, rank: int, ranks: int) -> None:
+        """From now on give the share of process `rank` of `ranks`. ValueError when a step is too small to be shared."""
+        parts = self.experiment.training.accumulate
+        fewest = min(self.order.batches)
+        among = 1 if self.groups % ranks == 0 else ranks
+        if fewest < parts * among:
+            raise ValueError(
+                f"{fewest} images computed together cannot be divided among {among} processes in "
+                f"training.accumulate={parts} parts: raise training.batch"
+            )
+        self.rank, self.ranks = rank, ranks
 
     def __len__(self) -> int:
         return self.experiment.training.steps
 
-    def __getitem__(self, step: int) -> Batch:
-        e = self.experiment
-        batch = e.training.batch
-        chosen = image_order(e.seed, len(self.latents), step, batch)
-        latents = self.latents.gather(chosen)
-        noise, timesteps = flow_input(e.seed, step, *latents.shape)
-        text_features, text_mask = self._text(step, chosen)
-        keys = tuple(self.keys[row] for row in chosen)
-        return Batch(latents, self.latents.grid, noise, timesteps, text_features, text_mask, keys)
+    def seen(self, steps: int) -> np.ndarray:
+        """How many images are seen in the first `steps` steps, by size: int64 (sizes,)."""
+        return self.order.seen(steps * self.groups)
 
-    def _text(self, step: int, chosen: np.ndarray) -> tuple[list[torch.Tensor], torch.Tensor]:
+    def __getitem__(self, step: int) -> Step:
         e = self.experiment
-        dropped = dropped_text(e.captions, e.seed, step, len(chosen))
-        drawn = drawn_sets(e.captions, e.seed, step, len(chosen))
+        groups = [self.order.group(step * self.groups + n) for n in range(self.groups)]
+        starts = np.cumsum([0, *(len(group.images) for group in groups)])
+        images = int(starts[-1])
+        dropped = dropped_text(e.captions, e.seed, step, images)
+        drawn = drawn_sets(e.captions, e.seed, step, images)
+        names = list(e.captions.shares)
         parts = []
-        for place, name in enumerate(e.captions.shares):
-            visits = np.flatnonzero(drawn == place)
-            texts = ["" if dropped[visit] else self.texts[name][chosen[visit]] for visit in visits]
-            if texts:
-                parts.append((torch.from_numpy(visits), *self.features[name].gather(texts)))
-        return _merged(parts, len(chosen))
+        for place, whole in dealt(groups, self.rank, self.ranks):
+            group, start = groups[place], starts[place]
+            said = [
+                (names[of_set], "" if silent else self.texts[names[of_set]][image])
+                for of_set, silent, image in zip(drawn[start:], dropped[start:], group.images, strict=False)
+            ]
+            tokens = np.array([int(self.features[name].token_counts([text])[0]) for name, text in said])
+            height, width = self.latents[group.size].grid
+            noise, timesteps = flow_input(e.seed, step, len(tokens), height * width, self.channels, place)
+            for rows in self._parts(tokens, whole):
+                text_features, text_mask = self._text([said[row] for row in rows])
+                parts.append(
+                    Batch(
+                        self._gather(group.size, group.images[rows]),
+                        self.latents[group.size].grid,
+                        noise[rows],
+                        timesteps[rows],
+                        text_features,
+                        text_mask,
+                        tuple(tokens[rows].tolist()),
+                        tuple(self.keys[image] for image in group.images[rows]),
+                    )
+                )
+        return Step(tuple(parts), images)
+
+    def _parts(self, tokens: np.ndarray, whole: bool) -> Iterator[np.ndarray]:
+        """The rows of a group that this process computes, by parts.
+
+        Texts of like length share a part, so that little of it is padding, and every process has its like of them.
+        """
+        parts, among = self.experiment.training.accumulate, 1 if whole else self.ranks
+        rows = np.arange(len(tokens))
+        if parts * among > 1:
+            rows = np.argsort(tokens, kind="stable")
+        for part in np.array_split(rows, parts):
+            yield part if whole else part[self.rank :: self.ranks]
+
+    def _gather(self, size: int, images: np.ndarray) -> torch.Tensor:
+        return self.latents[size].gather(np.searchsorted(self._members[size], images))
+
+    def _text(self, said: Sequence[tuple[str, str]]) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """The features and mask of texts, each of a caption set."""
+        parts = []
+        for name in self.experiment.captions.shares:
+            visits = [visit for visit, (of_set, _) in enumerate(said) if of_set == name]
+            if visits:
+                parts.append((torch.tensor(visits), *self.features[name].gather([said[visit][1] for visit in visits])))
+        return _merged(parts, len(said))
 
 
 def _merged(
@@ -163,15 +271,12 @@ class LensData(lightning.LightningDataModule):
         """Go on after the steps of `state_dict()`."""
         self.start = state_dict["step"]
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> DataLoader[Step]:
+        assert self.trainer is not None
+        self.batches.share(self.trainer.global_rank, self.trainer.world_size)
         return DataLoader(
             self.batches, batch_size=None, sampler=StepsFrom(self.start, len(self.batches)), num_workers=0
         )
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        def move(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.to(device, non_blocking=True)
-
-        features = [move(layer) for layer in batch.text_features]
-        latents, noise, timesteps = move(batch.latents), move(batch.noise), move(batch.timesteps)
-        return Batch(latents, batch.grid, noise, timesteps, features, move(batch.text_mask), batch.keys)
+    def transfer_batch_to_device(self, batch: Step, device: torch.device, dataloader_idx: int) -> Step:
+        return Step(tuple(part.to(device) for part in batch.parts), batch.images)

@@ -19,7 +19,7 @@ from lensbench.model.checkpoint import load, weights_digest
 from lensbench.model.flow import flow_loss
 from lensbench.model.transformer import LensConfig, LensTransformer
 from lensbench.streams import stream_key
-from lensbench.training.datamodule import Batch
+from lensbench.training.datamodule import Batch, Step
 from lensbench.training.optimizer import new_optimizer
 
 DECAY_SHARE = 0.3  # of the steps, under schedule="wsd"
@@ -56,12 +56,14 @@ def rate_factor(training: Training, step: int) -> float:
 class LensModule(lightning.LightningModule):
     """Trains `denoiser`; `averaged` follows it as an exponential moving average and is what is sampled from.
 
-    After a step, `losses` holds each image's loss (B,), `gradient_norm` the norm before clipping, and `skipped` whether
-    the step was left out because one of them is no number. `steps` counts the steps, those left out too.
+    After a step, `losses` holds the loss of each image that this process computed, `loss` the mean over all of them,
+    `gradient_norm` the norm before clipping, and `skipped` whether the step was left out because one of the two is no
+    number. `steps` counts the steps, those left out too.
     """
 
     averaged: LensTransformer
     losses: Tensor
+    loss: Tensor
     gradient_norm: Tensor
 
     def __init__(self, experiment: Experiment, config: LensConfig) -> None:
@@ -72,42 +74,45 @@ class LensModule(lightning.LightningModule):
         self.denoiser = new_denoiser(config, experiment.seed) if start is None else started_from(start, config)
         self.averaged = copy.deepcopy(self.denoiser).requires_grad_(False)
         self.denoiser.checkpointing = experiment.training.activation_checkpointing
-        self.parts = experiment.training.accumulate
+        self.pieces = 1  # that a part of a step is computed in
         self.steps = 0
         self.skipped = False
 
-    def training_step(self, batch: Batch, index: int) -> None:
+    def training_step(self, batch: Step, index: int) -> None:
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
         assert isinstance(optimizer, lightning.pytorch.core.optimizer.LightningOptimizer)
         assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
         self.losses = self._gradients(batch, optimizer)
+        self.loss = self.losses.sum() / batch.images
         self.gradient_norm = torch.nn.utils.clip_grad_norm_(
             self.denoiser.parameters(), self.experiment.training.clip, foreach=True
         )
-        self.skipped = not math.isfinite(float(self.losses.mean() + self.gradient_norm))
+        self.skipped = not math.isfinite(float(self.loss + self.gradient_norm))
         if not self.skipped:
             optimizer.step()
             self.follow(self.steps)
         schedule.step()
         self.steps += 1
 
-    def _gradients(self, batch: Batch, optimizer: Any) -> Tensor:
-        """Leave the gradients of the mean loss in the weights; the losses (B,). In more parts where memory runs out."""
+    def _gradients(self, step: Step, optimizer: Any) -> Tensor:
+        """Leave the gradients of the mean loss in the weights; the losses. In more pieces where memory runs out."""
+        most = max(map(len, step.parts))
         while True:
             optimizer.zero_grad()
             try:
-                return torch.cat([self._part(part, len(batch)) for part in batch.split(self.parts)])
+                pieces = (piece for part in step.parts for piece in part.split(self.pieces))
+                return torch.cat([self._piece(piece, step.images) for piece in pieces])
             except torch.OutOfMemoryError:
-                if self.parts >= len(batch):
+                if self.pieces >= most:
                     raise
-                self.parts = min(2 * self.parts, len(batch))
+                self.pieces = min(2 * self.pieces, most)
             # outside the handler: the exception held on to what is to be freed
             optimizer.zero_grad()
             torch.cuda.empty_cache()
 
-    def _part(self, part: Batch, of: int) -> Tensor:
+    def _piece(self, piece: Batch, of: int) -> Tensor:
         losses = flow_loss(
-            self.denoiser, part.latents, part.noise, part.timesteps, part.text_features, part.text_mask, part.grid
+            self.denoiser, piece.latents, piece.noise, piece.timesteps, piece.text_features, piece.text_mask, piece.grid
         )
         self.manual_backward(losses.sum() / of)
         return losses.detach()
@@ -120,10 +125,10 @@ class LensModule(lightning.LightningModule):
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.denoiser.parameters()), 1 - decay)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["steps"], checkpoint["parts"] = self.steps, self.parts
+        checkpoint["steps"], checkpoint["pieces"] = self.steps, self.pieces
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.steps, self.parts = checkpoint["steps"], checkpoint["parts"]
+        self.steps, self.pieces = checkpoint["steps"], checkpoint["pieces"]
 
     def configure_optimizers(self) -> Any:
         optimizer = new_optimizer(self.denoiser, self.experiment.training, self.experiment.model.depth)

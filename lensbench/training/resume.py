@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 
 import lightning
 
+from lensbench.publishing import publish
 from lensbench.stopping import StopRequest
 from lensbench.training.module import LensModule
 
@@ -62,11 +62,11 @@ class ResumePoints(lightning.Callback):
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             trainer.save_checkpoint(partial)
-            _publish(partial, state)
+            publish(partial, state)
             manifest = {"step": step, "sha256": _sha256(state), "identity": self.identity}
             partial = state.with_suffix(".json.partial")
             partial.write_text(json.dumps(manifest, indent=1))
-            _publish(partial, state.with_suffix(".json"))
+            publish(partial, state.with_suffix(".json"))
         finally:
             partial.unlink(missing_ok=True)
         for old in sorted(self.folder.glob("step-*.json"))[:-KEPT]:
@@ -93,7 +93,7 @@ def finish(folder: Path, identity: Mapping[str, str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "trained.partial"
     partial.write_text(json.dumps({"identity": dict(identity)}, indent=1))
-    _publish(partial, folder / "trained.json")
+    publish(partial, folder / "trained.json")
     for state in folder.glob("step-*"):
         state.unlink()
 
@@ -104,12 +104,6 @@ def finished(folder: Path, identity: Mapping[str, str]) -> bool:
         return bool(json.loads((folder / "trained.json").read_text())["identity"] == dict(identity))
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def _publish(partial: Path, path: Path) -> None:
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def _sha256(path: Path) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lensbench.data.buckets import RATIOS, SIDES, Size, bucket, buckets, checked_size
+from lensbench.data.buckets import RATIOS, SIDES, Size, bucket, buckets, checked_size, layout
 
 STRIDES = st.sampled_from([1, 4, 8, 16, 32])
 
@@ -63,3 +64,31 @@ def test_a_bucket_that_lens_does_not_have_is_refused() -> None:
         bucket(500)
     with pytest.raises(ValueError, match="ratio='5:4': must be one of 1:2, 9:16"):
         bucket(512, "5:4")
+
+
+SIZES = st.lists(st.tuples(st.integers(1, 4000), st.integers(1, 4000)), min_size=1, max_size=30)
+
+
+@given(SIZES, st.lists(st.sampled_from([64, 128, 256, 512]), min_size=1, max_size=3, unique=True))
+def test_an_image_keeps_its_ratio_and_is_seen_no_larger_than_it_is(
+    native: list[tuple[int, int]], sides: list[int]
+) -> None:
+    found = layout(np.array(native), sides, RATIOS, 16)
+    assert len(set(found.sizes)) == len(found.sizes)
+    assert {int(place) for place in found.choices.flat} - {-1} == set(range(len(found.sizes)))
+    for (height, width), row in zip(native, found.choices, strict=True):
+        for place, choice in enumerate(row):
+            ratios = [wide / tall for wide, tall in (map(int, ratio.split(":")) for ratio in RATIOS)]
+            distances = [abs(math.log(width / height / ratio)) for ratio in ratios]
+            own = bucket(sides[place], RATIOS[distances.index(min(distances))], 16)
+            fits = own.height * own.width <= height * width or sides[place] == min(sides)
+            assert (choice >= 0) == fits
+            if fits:
+                assert found.sizes[choice] == own
+                assert found.side_of[choice] == place
+
+
+def test_any_ratio_is_a_bucket() -> None:
+    found = layout(np.array([[100, 300], [300, 100]]), [64], ["3:1", "1:3", "1:1"], 16)
+    assert found.sizes == (Size(32, 112), Size(112, 32))
+    assert found.choices.tolist() == [[0], [1]]

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from lensbench.data.buckets import Size
 from lensbench.data.corpus import open_corpus
 from lensbench.data.folder import PhotoFolder, split_by_key
 from lensbench.data.pictures import read_picture
@@ -77,7 +78,7 @@ def test_photographs_are_read_with_their_keys_and_captions(folder: Path) -> None
     assert corpus.files[astronaut] == "below/astronaut.png"
     assert corpus.texts("alt")[astronaut] == "alt text of astronaut"
     torch.testing.assert_close(
-        corpus.images([astronaut])[0], torch.from_numpy(read_picture(PHOTOGRAPHS[0], SIZE)).permute(2, 0, 1)
+        corpus.images([astronaut])[0], torch.from_numpy(read_picture(PHOTOGRAPHS[0], Size(SIZE, SIZE))).permute(2, 0, 1)
     )
 
 
@@ -188,7 +189,7 @@ def mean_difference(a: np.ndarray, b: np.ndarray) -> float:
 )
 def test_formats(tmp_path: Path, name: str, tolerance: float) -> None:
     Image.fromarray(gradient(SIZE, SIZE)).save(tmp_path / name, format=None if name != "x.TIFF" else "TIFF")
-    assert mean_difference(read_picture(tmp_path / name, SIZE), gradient(SIZE, SIZE)) <= tolerance
+    assert mean_difference(read_picture(tmp_path / name, Size(SIZE, SIZE)), gradient(SIZE, SIZE)) <= tolerance
 
 
 def test_the_middle_square_is_kept(tmp_path: Path) -> None:
@@ -196,19 +197,19 @@ def test_the_middle_square_is_kept(tmp_path: Path) -> None:
     wide[:, 40:80] = (0, 200, 0)
     for name, array in (("wide.png", wide), ("tall.png", wide.transpose(1, 0, 2))):
         Image.fromarray(np.ascontiguousarray(array)).save(tmp_path / name)
-        assert (read_picture(tmp_path / name, 16) == (0, 200, 0)).all()
+        assert (read_picture(tmp_path / name, Size(16, 16)) == (0, 200, 0)).all()
 
 
 def test_reduction_is_antialiased(tmp_path: Path) -> None:
     board = ((np.indices((256, 256)).sum(axis=0) % 2) * 255).astype(np.uint8)
     Image.fromarray(board).save(tmp_path / "board.png")
-    reduced = read_picture(tmp_path / "board.png", 16)
+    reduced = read_picture(tmp_path / "board.png", Size(16, 16))
     assert abs(reduced.astype(int) - 128).max() <= 8
 
 
 def test_small_pictures_are_enlarged(tmp_path: Path) -> None:
     Image.new("RGB", (1, 3), (9, 8, 7)).save(tmp_path / "x.png")
-    assert (read_picture(tmp_path / "x.png", 16) == (9, 8, 7)).all()
+    assert (read_picture(tmp_path / "x.png", Size(16, 16)) == (9, 8, 7)).all()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -228,19 +229,19 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "x.png", exif=exif)
-    np.testing.assert_array_equal(read_picture(tmp_path / "x.png", SIZE), upright)
+    np.testing.assert_array_equal(read_picture(tmp_path / "x.png", Size(SIZE, SIZE)), upright)
 
 
 def test_cmyk(tmp_path: Path) -> None:
     Image.fromarray(gradient(SIZE, SIZE)).convert("CMYK").save(tmp_path / "x.jpg", quality=95)
-    assert mean_difference(read_picture(tmp_path / "x.jpg", SIZE), gradient(SIZE, SIZE)) < 4
+    assert mean_difference(read_picture(tmp_path / "x.jpg", Size(SIZE, SIZE)), gradient(SIZE, SIZE)) < 4
 
 
 def test_gray_and_black_and_white(tmp_path: Path) -> None:
     Image.new("L", (20, 20), 77).save(tmp_path / "gray.png")
     Image.new("1", (20, 20), 1).save(tmp_path / "bits.png")
-    assert (read_picture(tmp_path / "gray.png", 16) == 77).all()
-    assert (read_picture(tmp_path / "bits.png", 16) == 255).all()
+    assert (read_picture(tmp_path / "gray.png", Size(16, 16)) == 77).all()
+    assert (read_picture(tmp_path / "bits.png", Size(16, 16)) == 255).all()
 
 
 def test_palette_with_a_transparent_color_is_laid_on_white(tmp_path: Path) -> None:
@@ -249,34 +250,34 @@ def test_palette_with_a_transparent_color_is_laid_on_white(tmp_path: Path) -> No
     image.paste(1, (0, 0, 10, 20))
     image.save(tmp_path / "opaque.png")
     image.save(tmp_path / "clear.png", transparency=0)
-    assert tuple(read_picture(tmp_path / "opaque.png", 16)[8, 15]) == (200, 0, 0)
-    assert tuple(read_picture(tmp_path / "clear.png", 16)[8, 15]) == (255, 255, 255)
-    assert tuple(read_picture(tmp_path / "clear.png", 16)[8, 0]) == (0, 0, 200)
+    assert tuple(read_picture(tmp_path / "opaque.png", Size(16, 16))[8, 15]) == (200, 0, 0)
+    assert tuple(read_picture(tmp_path / "clear.png", Size(16, 16))[8, 15]) == (255, 255, 255)
+    assert tuple(read_picture(tmp_path / "clear.png", Size(16, 16))[8, 0]) == (0, 0, 200)
 
 
 @pytest.mark.parametrize(("mode", "color"), [("RGBA", (200, 0, 0, 51)), ("LA", (0, 51))])
 def test_alpha_is_laid_on_white(tmp_path: Path, mode: str, color: tuple[int, ...]) -> None:
     Image.new(mode, (20, 20), color).save(tmp_path / "x.png")
     expected = (244, 204, 204) if mode == "RGBA" else (204, 204, 204)
-    np.testing.assert_allclose(read_picture(tmp_path / "x.png", 16)[8, 8], expected, atol=1)
+    np.testing.assert_allclose(read_picture(tmp_path / "x.png", Size(16, 16))[8, 8], expected, atol=1)
 
 
 def test_a_color_marked_transparent_is_laid_on_white(tmp_path: Path) -> None:
     Image.new("RGB", (20, 20), (10, 20, 30)).save(tmp_path / "x.png", transparency=(10, 20, 30))
-    assert (read_picture(tmp_path / "x.png", 16) == 255).all()
+    assert (read_picture(tmp_path / "x.png", Size(16, 16)) == 255).all()
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.tif"])
 @pytest.mark.parametrize(("value", "expected"), [(0, 0), (128 * 257, 128), (30000, 117), (65535, 255)])
 def test_sixteen_bits_are_scaled_not_cut(tmp_path: Path, name: str, value: int, expected: int) -> None:
     Image.fromarray(np.full((20, 20), value, dtype=np.uint16)).save(tmp_path / name)
-    assert (read_picture(tmp_path / name, 16) == expected).all()
+    assert (read_picture(tmp_path / name, Size(16, 16)) == expected).all()
 
 
 def test_a_phones_photograph_with_a_preview_is_one_picture(tmp_path: Path) -> None:
     main, preview = Image.new("RGB", (40, 40), (0, 90, 0)), Image.new("RGB", (40, 40), (90, 0, 0))
     main.save(tmp_path / "x.jpg", format="MPO", save_all=True, append_images=[preview])
-    np.testing.assert_allclose(read_picture(tmp_path / "x.jpg", 16)[8, 8], (0, 90, 0), atol=4)
+    np.testing.assert_allclose(read_picture(tmp_path / "x.jpg", Size(16, 16))[8, 8], (0, 90, 0), atol=4)
 
 
 # --- files that are set aside ---------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lensbench.data.pictures import RULES, examine, quiet, read_picture, reason
+from lensbench.data.buckets import Size
+from lensbench.data.pictures import RULES, examine, native_size, quiet, read_picture, reason
 
 
 def gradient(width: int = 48, height: int = 32) -> Image.Image:
@@ -104,13 +106,13 @@ def test_the_facts_of_a_picture(name: str) -> None:
     facts = examine(make())
     assert facts == (format_, *size, rules)
     assert set(rules) <= RULES.keys()
-    assert read_picture(make(), 16).shape == (16, 16, 3)
+    assert read_picture(make(), Size(16, 16)).shape == (16, 16, 3)
 
 
 @pytest.mark.parametrize("name", SET_ASIDE)
 def test_what_has_no_single_meaning_is_refused_by_both(name: str) -> None:
     make, why = SET_ASIDE[name]
-    for look in (examine, lambda data: read_picture(data, 16)):
+    for look in (examine, lambda data: read_picture(data, Size(16, 16))):
         with pytest.raises(Exception) as caught:  # noqa: PT011 - Pillow raises anything
             look(make())
         assert why in reason(caught.value)
@@ -137,10 +139,35 @@ def test_damaged_pictures_are_refused_by_both_or_by_none(data: bytes, share: flo
         return True
 
     with quiet():
-        assert works(examine) == works(lambda data: read_picture(data, 16))
+        assert works(examine) == works(lambda data: read_picture(data, Size(16, 16)))
 
 
 def test_a_path_and_its_bytes_are_one_picture(tmp_path) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "x.png").write_bytes(saved(gradient(), "PNG"))
-    assert (read_picture(tmp_path / "x.png", 16) == read_picture((tmp_path / "x.png").read_bytes(), 16)).all()
+    assert (
+        read_picture(tmp_path / "x.png", Size(16, 16)) == read_picture((tmp_path / "x.png").read_bytes(), Size(16, 16))
+    ).all()
     assert examine(tmp_path / "x.png") == examine((tmp_path / "x.png").read_bytes())
+
+
+@pytest.mark.parametrize(("size", "part"), [(Size(8, 16), "all of it"), (Size(8, 8), "middle"), (Size(4, 16), "band")])
+def test_the_largest_part_of_the_middle_with_the_ratio(tmp_path: Path, size: Size, part: str) -> None:
+    # 40 x 20: black, but for columns of the middle square in red and rows of the middle band in green
+    pixels = np.zeros((20, 40, 3), np.uint8)
+    pixels[:, 10:30, 0] = 255
+    pixels[5:15, :, 1] = 255
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    found = read_picture(tmp_path / "x.png", size)
+    assert found.shape == (*size, 3)
+    share = {channel: float((found[..., channel] > 127).mean()) for channel in (0, 1)}
+    assert share == {"all of it": {0: 0.5, 1: 0.5}, "middle": {0: 1.0, 1: 0.5}, "band": {0: 0.5, 1: 1.0}}[part]
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_pictures_own_size_is_that_of_what_is_read(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (40, 20)).save(tmp_path / "x.jpg", exif=exif)
+    facts = examine(tmp_path / "x.jpg")
+    assert native_size(tmp_path / "x.jpg") == (facts.height, facts.width)
+    assert native_size(tmp_path / "x.jpg") == ((20, 40) if orientation in (1, 3) else (40, 20))

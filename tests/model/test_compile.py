@@ -9,19 +9,10 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from lensbench.model.transformer import LensConfig, LensTransformer
+from lensbench.model.sizes import lens
+from lensbench.model.transformer import LensTransformer
 
-SMALL = LensConfig(
-    patch_size=2,
-    in_channels=12,
-    out_channels=3,
-    num_layers=2,
-    attention_head_dim=16,
-    num_attention_heads=3,
-    enc_hidden_dim=20,
-    axes_dims_rope=(4, 6, 6),
-    selected_layer_index=(0, 2),
-)
+SMALL = lens(2, patch_size=2, in_channels=12, out_channels=3, enc_hidden_dim=20, selected_layer_index=(0, 2))
 BUCKETS = [(4, 4), (3, 6), (6, 3), (5, 5)]  # grids of image tokens
 PADDED = [[5, 9, 2], [7, 7, 12], [0, 3, 4]]
 UNPADDED = [[6, 6, 6], [11, 11, 11]]

@@ -17,21 +17,8 @@ from lensbench.experiment import Captions, Experiment
 from lensbench.model.autoencoder import open_autoencoder
 from lensbench.model.minilm import MiniLM
 from lensbench.model.sizes import denoiser_config
-from lensbench.training.datamodule import TrainingBatches, flow_input, image_order
+from lensbench.training.datamodule import Batch, TrainingBatches, flow_input
 from lensbench.training.module import new_denoiser
-
-
-@given(seed=st.integers(0, 2**31), images=st.integers(1, 40), batch=st.integers(1, 50))
-def test_every_image_is_seen_once_an_epoch(seed: int, images: int, batch: int) -> None:
-    steps = -(-3 * images // batch)
-    seen = np.concatenate([image_order(seed, images, step, batch) for step in range(steps)])
-    for epoch in range(3):
-        assert sorted(seen[epoch * images : (epoch + 1) * images]) == list(range(images))
-
-
-def test_epochs_and_seeds_have_their_own_order() -> None:
-    orders = [tuple(image_order(seed, 64, epoch, 64)) for seed in (0, 1) for epoch in (0, 1)]
-    assert len(set(orders)) == 4
 
 
 @given(seed=st.integers(0, 2**31), step=st.integers(0, 10_000))
@@ -44,6 +31,12 @@ def test_noise_and_timesteps_are_those_of_seed_and_step(seed: int, step: int) ->
     assert not torch.equal(noise, other)
     assert not torch.equal(timesteps, other_timesteps)
     assert ((timesteps > 0) & (timesteps < 1)).all()
+
+
+def whole(batches: TrainingBatches, step: int) -> Batch:
+    """The one part of a step."""
+    (batch,) = batches[step].parts
+    return batch
 
 
 @pytest.fixture(scope="module", params=["pixels", "flux2"])
@@ -75,7 +68,7 @@ def arms(
 
 def test_arms_with_one_seed_differ_in_their_text_alone(arms: dict[tuple[str, int], TrainingBatches]) -> None:
     for step in range(8):
-        batches = {arm: arms[arm, 0][step] for arm in ("alt", "brief", "detailed")}
+        batches = {arm: whole(arms[arm, 0], step) for arm in ("alt", "brief", "detailed")}
         first = batches["alt"]
         for batch in batches.values():
             assert torch.equal(batch.latents, first.latents)
@@ -98,16 +91,16 @@ def test_arms_with_one_seed_start_from_the_same_weights(arms: dict[tuple[str, in
 
 
 def test_seeds_differ_in_order_noise_and_timesteps(arms: dict[tuple[str, int], TrainingBatches]) -> None:
-    a, b = arms["alt", 0][0], arms["alt", 1][0]
+    a, b = whole(arms["alt", 0], 0), whole(arms["alt", 1], 0)
     assert not torch.equal(a.latents, b.latents)
     assert not torch.equal(a.noise, b.noise)
     assert not torch.equal(a.timesteps, b.timesteps)
 
 
 def test_a_caption_for_every_image_or_an_error(arms: dict[tuple[str, int], TrainingBatches]) -> None:
-    whole = arms["alt", 0]
+    of = arms["alt", 0]
     with pytest.raises(ValueError, match="48 images but 47 captions"):
-        TrainingBatches(whole.experiment, whole.latents, {"alt": whole.texts["alt"][:-1]}, whole.features, whole.keys)
+        TrainingBatches(of.experiment, of.latents[0], {"alt": of.texts["alt"][:-1]}, of.features, of.keys)
 
 
 def test_batches_have_the_autoencoders_shape_and_the_images_of_their_step(
@@ -118,8 +111,9 @@ def test_batches_have_the_autoencoders_shape_and_the_images_of_their_step(
     autoencoder = open_autoencoder(e.autoencoder, e.model.patch_size)
     corpus = open_corpus(e.corpus, e.images)
     for step in (0, 5):
-        batch = batches[step]
-        chosen = [corpus.train_keys[i] for i in image_order(1, 48, step, 16)]
+        batch = whole(batches, step)
+        chosen = [corpus.train_keys[i] for i in batches.order.group(step).images]
+        assert batch.keys == tuple(chosen)
         latents, grid = autoencoder.encode(corpus.images(chosen))
         # float16 on disk
         torch.testing.assert_close(batch.latents, latents, atol=1e-4, rtol=2**-10)
@@ -128,7 +122,7 @@ def test_batches_have_the_autoencoders_shape_and_the_images_of_their_step(
         assert batch.noise.shape == batch.latents.shape == (16, e.image_tokens, autoencoder.channels)
         assert denoiser_config(e, 384).in_channels == autoencoder.channels
         assert e.corpus.size_px == grid[0] * autoencoder.stride
-    assert isinstance(batches.latents, StoredLatents) == (e.autoencoder.kind == "flux2")
+    assert isinstance(batches.latents[0], StoredLatents) == (e.autoencoder.kind == "flux2")
 
 
 class Numbered:
@@ -176,7 +170,7 @@ def test_arms_of_any_policy_differ_in_their_text_alone(latents: Latents, policy:
         features = {name: known.of(of_set) for name, of_set in texts.items()}
         made.append(TrainingBatches(experiment, latents, texts, features, WORLD.train_keys))
     for step in range(4):
-        ours, other = (batches[step] for batches in made)
+        ours, other = (whole(batches, step) for batches in made)
         assert ours.keys == other.keys
         for name in ("latents", "noise", "timesteps"):
             assert torch.equal(getattr(ours, name), getattr(other, name))

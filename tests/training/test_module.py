@@ -15,7 +15,7 @@ from lensbench.experiment import Start
 from lensbench.model.checkpoint import load, weights_digest
 from lensbench.model.sizes import denoiser_config
 from lensbench.training import files, module
-from lensbench.training.datamodule import Batch, TrainingBatches
+from lensbench.training.datamodule import Step, TrainingBatches
 from lensbench.training.module import LensModule, quartile_losses
 
 
@@ -50,7 +50,7 @@ def test_activation_checkpointing_keeps_less(short: Any) -> None:
     def kept(checkpointing: bool) -> int:
         experiment = short.experiment.replace({"model.depth": 6, "training.activation_checkpointing": checkpointing})
         lens = LensModule(experiment, denoiser_config(experiment, 384))
-        batch = short.batches(experiment)[0]
+        (batch,) = short.batches(experiment)[0].parts
         tensors: dict[int, int] = {}
 
         def count(x: torch.Tensor) -> torch.Tensor:
@@ -100,11 +100,11 @@ def test_a_step_that_is_no_number_is_left_out_and_counted(
 ) -> None:
     real = TrainingBatches.__getitem__
 
-    def broken(self: TrainingBatches, step: int) -> Batch:
-        batch = real(self, step)
-        if step in (5, 6):
-            batch.latents[0, 0, 0] = math.inf
-        return batch
+    def broken(self: TrainingBatches, number: int) -> Step:
+        step = real(self, number)
+        if number in (5, 6):
+            step.parts[0].latents[0, 0, 0] = math.inf
+        return step
 
     monkeypatch.setattr(TrainingBatches, "__getitem__", broken)
     short.train(tmp_path / "run")

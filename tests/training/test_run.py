@@ -99,7 +99,7 @@ def test_a_loss_that_stays_no_number_stops_the_run_with_what_shows_it_again(cach
     found = torch.load(tmp_path / "run" / "no_number.pt", weights_only=True)
     model = LensTransformer(denoiser_config(broken, 384))
     model.load_state_dict(found["weights"])
-    batch = Batch(**found["batch"])
+    (batch,) = [Batch(**part) for part in found["parts"]]
     losses = flow_loss(
         model, batch.latents, batch.noise, batch.timesteps, batch.text_features, batch.text_mask, batch.grid
     )
