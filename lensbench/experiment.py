@@ -415,6 +415,10 @@ class Experiment(Part):
                 f"corpus.size_px={size}: with autoencoder.kind={self.autoencoder.kind!r} and {patch} it must be a "
                 f"multiple of {stride}"
             )
+        if self.training.buckets and (parts := [side for side in self.training.buckets.sides if side % stride]):
+            raise ValueError(
+                f"training.buckets.sides: {parts[0]} is no multiple of {stride} pixels, which is one token"
+            )
         known = SHAPES_CAPTION_SETS if self.corpus.kind == "shapes" else self.corpus.caption_sets
         if absent := [name for name in self.captions.sets if name not in known]:
             field = "length_matched_to" if absent[0] == self.captions.length_matched_to else "set"
@@ -446,6 +450,14 @@ class Experiment(Part):
         if buckets.images is not None:
             return buckets.images[side]
         return max(1, round(self.training.batch * (self.corpus.size_px / buckets.sides[side]) ** 2))
+
+    @property
+    def images_a_step(self) -> float:
+        """Images of a step; with buckets the mean, as if every side came as often."""
+        buckets = self.training.buckets
+        if buckets is None:
+            return self.training.batch
+        return buckets.groups * sum(map(self.group_images, range(len(buckets.sides)))) / len(buckets.sides)
 
     def canonical_json(self) -> str:
         """The science as JSON with sorted keys and no spaces."""

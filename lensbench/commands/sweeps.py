@@ -90,8 +90,9 @@ def plan(sweep_file: SweepFile, runs: Runs = Path("runs"), corpus: CorpusFolder 
     for cell in every:
         experiment = cell.experiment
         parameters = parameter_count(denoiser_config(experiment, experiment.text_encoder.width))
-        seen = experiment.training.steps * experiment.training.batch
-        sizes = (f"{parameters / 1e6:.2f} M", f"{experiment.images:,}", f"{seen:,}")
+        about = "about " if experiment.training.buckets else ""
+        seen = f"{about}{experiment.training.steps * experiment.images_a_step:,.0f}"
+        sizes = (f"{parameters / 1e6:.2f} M", f"{experiment.images:,}", seen)
         levels = (str(level).replace("+", "+\n") for level in cell.levels.values())
         table.add_row(cell.id, *levels, *sizes, reasons.get(cell.id, "complete"))
     Console().print(table)

@@ -58,11 +58,8 @@ def layout(native: np.ndarray, sides: Sequence[int], ratios: Sequence[str], stri
     """The sizes of images whose own are `native` (images, 2), height and width in pixels.
 
     An image keeps the ratio nearest to its own, by the logarithm, and is seen at every area that is no larger than its
-    own, at the smallest at least. Sizes that no image has are left out. Raises ValueError for a side that is not whole
-    tokens.
+    own, at the smallest at least. Sizes that no image has are left out.
     """
-    for side in sides:
-        _check_side("training.buckets.sides", side, stride)
     exact = np.log([wide / tall for wide, tall in map(_parts, ratios)])
     own = np.log(native[:, 1] / native[:, 0])
     nearest = np.abs(own[:, None] - exact[None]).argmin(axis=1)

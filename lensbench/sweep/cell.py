@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -143,7 +144,10 @@ def run_cell(experiment: Experiment, directory: Path, *, cache: Path, report: Re
     )
     checkpoints = _score_all(experiment, what, scorer, directory, report)
     token_counts = {name: train_features[name].token_counts(of_set) for name, of_set in texts.items()}
-    flops = _train_flops_per_image(experiment, config, token_counts)
+    of_size = [
+        _train_flops_per_image(experiment, config, token_counts, math.prod(latents_of_size.grid))
+        for latents_of_size in batches.latents.of_size
+    ]
     images, shares = len(corpus.train_keys), experiment.captions.shares
     last = experiment.training.steps
     facts = Scores()
@@ -160,8 +164,8 @@ def run_cell(experiment: Experiment, directory: Path, *, cache: Path, report: Re
     checkpoints[last].records += facts.records
     outcomes, records = [], []
     for step, scores in checkpoints.items():
-        seen = step * experiment.training.batch
-        amount = {"step": step, "samples_seen": seen, "train_flops": flops * seen}
+        seen = batches.seen(step)
+        amount = {"step": step, "samples_seen": int(seen.sum()), "train_flops": float(seen @ of_size)}
         outcomes += [{"cell": cell["cell"], "step": step} | row for row in scores.outcomes]
         records += [cell | row | amount | origin for row in scores.records]
     _write_pictures(directory, checkpoints[last])
@@ -170,12 +174,14 @@ def run_cell(experiment: Experiment, directory: Path, *, cache: Path, report: Re
     shutil.rmtree(directory / files.RESUME, ignore_errors=True)
 
 
-def _train_flops_per_image(experiment: Experiment, config: LensConfig, token_counts: Mapping[str, np.ndarray]) -> float:
+def _train_flops_per_image(
+    experiment: Experiment, config: LensConfig, token_counts: Mapping[str, np.ndarray], image_tokens: int
+) -> float:
     """Mean over image visits of the useful training FLOPs, the sets of a mixture by their shares.
 
     Padding is not counted, dropped captions have no text. `token_counts` is (images,) for each caption set.
     """
-    image_tokens, policy = experiment.image_tokens, experiment.captions
+    policy = experiment.captions
     with_text = 0.0
     for name, share in policy.shares.items():
         lengths, visits = np.unique(token_counts[name], return_counts=True)

@@ -46,7 +46,7 @@ def weight(experiment: Experiment) -> float:
     Training counts three passes an image (forward and backward), sampling two a step (with and without text).
     """
     plan, recipe = experiment.evaluation, experiment.training
-    trained = 3 * recipe.steps * recipe.batch
+    trained = 3 * recipe.steps * experiment.images_a_step
     judged = 6 * plan.images_per_task * len(plan.forms) + plan.scene_images
     sampled = 2 * plan.sampling_steps * judged * len(plan.at)
     tokens, depth = experiment.image_tokens, experiment.model.depth

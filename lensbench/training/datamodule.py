@@ -17,9 +17,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lensbench.captions.policy import drawn_sets, dropped_text
-from lensbench.data.buckets import Layout
 from lensbench.data.features import TextFeatures
 from lensbench.data.latents import Latents
+from lensbench.data.sized import SizedLatents
 from lensbench.experiment import Experiment
 from lensbench.model.flow import draw_timesteps, timestep_mean
 from lensbench.streams import torch_stream
@@ -90,17 +90,6 @@ class Step:
         return sum(len(part) * (part.latents.shape[1] + part.text_mask.shape[1]) for part in self.parts)
 
 
-@dataclass(frozen=True)
-class SizedLatents:
-    """The latents of a corpus in the sizes of a layout: for each size, those of the images that are seen in it."""
-
-    layout: Layout
-    latents: tuple[Latents, ...]
-
-    def __len__(self) -> int:
-        return len(self.layout.choices)
-
-
 def flow_input(
     seed: int, step: int, batch: int, image_tokens: int, channels: int, group: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -133,18 +122,10 @@ class TrainingBatches(Dataset[Step]):
         recipe = experiment.training
         self.groups = recipe.buckets.groups if recipe.buckets else 1
         self.channels = experiment.autoencoder.latents.channels * experiment.model.patch_size**2
-        if isinstance(latents, SizedLatents):
-            assert recipe.buckets is not None
-            sizes = latents.layout
-            self.latents: tuple[Latents, ...] = latents.latents
-            batches = [experiment.group_images(side) for side in sizes.side_of]
-            choices = sizes.choices
-        else:
-            self.latents, batches = (latents,), [recipe.batch]
-            choices = np.zeros((len(latents), 1), dtype=np.int64)
-        self.order = ImageOrder(experiment.seed, choices, batches)
-        # the images of each size, sorted: an image's latents lie at its place among them
-        self._members = [np.flatnonzero((choices == size).any(axis=1)) for size in range(len(batches))]
+        self.latents = latents if isinstance(latents, SizedLatents) else SizedLatents.of_one_size(latents)
+        sides = self.latents.side_of
+        batches = [experiment.group_images(side) for side in sides] if recipe.buckets else [recipe.batch]
+        self.order = ImageOrder(experiment.seed, self.latents.choices, batches)
         self.share(0, 1)
 
     def share(self, rank: int, ranks: int) -> None:
@@ -182,14 +163,14 @@ class TrainingBatches(Dataset[Step]):
                 for of_set, silent, image in zip(drawn[start:], dropped[start:], group.images, strict=False)
             ]
             tokens = np.array([int(self.features[name].token_counts([text])[0]) for name, text in said])
-            height, width = self.latents[group.size].grid
+            height, width = grid = self.latents.grid(group.size)
             noise, timesteps = flow_input(e.seed, step, len(tokens), height * width, self.channels, place)
             for rows in self._parts(tokens, whole):
                 text_features, text_mask = self._text([said[row] for row in rows])
                 parts.append(
                     Batch(
-                        self._gather(group.size, group.images[rows]),
-                        self.latents[group.size].grid,
+                        self.latents.gather(group.size, group.images[rows]),
+                        grid,
                         noise[rows],
                         timesteps[rows],
                         text_features,
@@ -211,9 +192,6 @@ class TrainingBatches(Dataset[Step]):
             rows = np.argsort(tokens, kind="stable")
         for part in np.array_split(rows, parts):
             yield part if whole else part[self.rank :: self.ranks]
-
-    def _gather(self, size: int, images: np.ndarray) -> torch.Tensor:
-        return self.latents[size].gather(np.searchsorted(self._members[size], images))
 
     def _text(self, said: Sequence[tuple[str, str]]) -> tuple[list[torch.Tensor], torch.Tensor]:
         """The features and mask of texts, each of a caption set."""

@@ -1,6 +1,7 @@
 """Pairing: two arms with one seed see the same images, in the same order, with the same noise and timesteps."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from lensbench.captions.texts import training_texts
 from lensbench.data.corpus import open_corpus
 from lensbench.data.features import TextFeatures, encode_texts
 from lensbench.data.latents import Latents, StoredLatents, encode_images
-from lensbench.experiment import Captions, Experiment
+from lensbench.data.sized import SizedLatents
+from lensbench.experiment import Buckets, Captions, Experiment
 from lensbench.model.autoencoder import open_autoencoder
 from lensbench.model.minilm import MiniLM
 from lensbench.model.sizes import denoiser_config
@@ -100,7 +102,7 @@ def test_seeds_differ_in_order_noise_and_timesteps(arms: dict[tuple[str, int], T
 def test_a_caption_for_every_image_or_an_error(arms: dict[tuple[str, int], TrainingBatches]) -> None:
     of = arms["alt", 0]
     with pytest.raises(ValueError, match="48 images but 47 captions"):
-        TrainingBatches(of.experiment, of.latents[0], {"alt": of.texts["alt"][:-1]}, of.features, of.keys)
+        TrainingBatches(of.experiment, of.latents, {"alt": of.texts["alt"][:-1]}, of.features, of.keys)
 
 
 def test_batches_have_the_autoencoders_shape_and_the_images_of_their_step(
@@ -122,7 +124,7 @@ def test_batches_have_the_autoencoders_shape_and_the_images_of_their_step(
         assert batch.noise.shape == batch.latents.shape == (16, e.image_tokens, autoencoder.channels)
         assert denoiser_config(e, 384).in_channels == autoencoder.channels
         assert e.corpus.size_px == grid[0] * autoencoder.stride
-    assert isinstance(batches.latents[0], StoredLatents) == (e.autoencoder.kind == "flux2")
+    assert isinstance(batches.latents.of_size[0], StoredLatents) == (e.autoencoder.kind == "flux2")
 
 
 class Numbered:
@@ -184,3 +186,45 @@ def test_arms_of_any_policy_differ_in_their_text_alone(latents: Latents, policy:
             assert int(mask.sum()) in (0, len(text.split()))
             assert (ours.text_features[0][visit, mask] == known.numbers[text]).all()
             assert (ours.text_features[0][visit, ~mask] == 0).all()
+
+
+def in_sizes(latents: Latents, images: int, seed: int) -> SizedLatents:
+    """Every image at the world's size, some of them at half of it as well."""
+    draw = np.random.default_rng(seed)
+    choices = np.stack([np.zeros(images, dtype=int), np.where(draw.random(images) < 0.6, 1, -1)], axis=1)
+    small = np.flatnonzero(choices[:, 1] == 1)
+    values = np.arange(small.size * 4 * 48, dtype=np.float32).reshape(small.size, 4, 48)
+    return SizedLatents(choices, (0, 1), (latents, StoredLatents(values, (2, 2))))
+
+
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 2), st.integers(0, 3), st.booleans())
+def test_shares_make_up_the_step_whatever_the_division(
+    latents: Latents, ranks: int, parts: int, groups: int, seed: int, sized: bool
+) -> None:
+    buckets = Buckets(sides=(24, 12), images=(9, 11), groups=groups) if sized else None
+    base = BASE.replace({"training.buckets": buckets, "seed": seed, "captions.set": "0.7*detailed+0.3*brief"})
+    known = Numbered()
+    texts = training_texts(WORLD, base.captions, WORLD.train_keys, base.text_encoder)
+    features = {name: known.of(of_set) for name, of_set in texts.items()}
+    given_latents = in_sizes(latents, len(latents), seed) if sized else latents
+
+    def rows(accumulate: int, shares: int) -> list[tuple[Any, ...]]:
+        experiment = base.replace({"training.accumulate": accumulate})
+        batches = TrainingBatches(experiment, given_latents, texts, features, WORLD.train_keys)
+        found = []
+        for rank in range(shares):
+            batches.share(rank, shares)
+            step = batches[1]
+            own = batches.groups // shares if batches.groups % shares == 0 else batches.groups
+            assert len(step.parts) == accumulate * own
+            for part in step.parts:
+                assert part.text_mask.sum(1).tolist() == list(part.text_tokens)
+                assert part.text_mask.shape[1] == max(1, *part.text_tokens)
+                for i in range(len(part)):
+                    text = part.text_features[0][i, part.text_mask[i]]
+                    tensors = (part.latents[i], part.noise[i], part.timesteps[i], text)
+                    found.append((part.keys[i], *(tensor.numpy().tobytes() for tensor in tensors)))
+        assert len(found) == step.images
+        return sorted(found)
+
+    assert rows(parts, ranks) == rows(1, 1)
