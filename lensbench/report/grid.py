@@ -45,6 +45,7 @@ MEAN = "mean"
 NAN = float("nan")
 SIGNIFICANT = 0.05
 PAIRS_UP_TO = 3  # arms beside the reference that are also compared with one another
+Design = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # clusters, strata and seeds of images
 IMAGE = ["seed", "task", "prompt_index", "sample"]  # what makes a judged image of one arm the partner of another's
 
 
@@ -186,16 +187,12 @@ class Grid:
             return self.paired(scale, other, arm, metric, form).flipped()
         key = ("paired", scale.index, arm.index, other.index, metric, form)
         if key not in self.memory:
-            a, b = (self.images(scale, level, metric, form) for level in (arm, other))
+            matched = self.matched(scale, arm, other, metric, form)
             gaps = self._seed_gaps(scale, arm, other, metric, form)
-            shared = set(a["seed"]) & set(b["seed"])
-            if shared:
-                a, b = (rows[rows["seed"].isin(shared)].sort_values(IMAGE, kind="stable") for rows in (a, b))
-                where = f"{arm.label} and {other.label} ({', '.join(filter(None, [f'{form} prompts', scale.label]))})"
-                _refuse_other_prompts(a, b, where)
-                clusters, strata, seeds = _design(a)
-                first, second = (rows["value"].to_numpy(float) for rows in (a, b))
+            if matched is not None:
+                first, second, (clusters, strata, seeds) = matched
                 found = paired_difference(first, second, clusters, strata, seeds)
+                shared = {0} if seeds is None else set(seeds)
                 # With two seeds Student's t can reach beyond what a difference of accuracies can be.
                 bound = 1.0 if metric.partition(".")[0] == GENEVAL else np.inf
                 low, high = max(float(found.low), -bound), min(float(found.high), bound)
@@ -208,6 +205,22 @@ class Grid:
             else:
                 self.memory[key] = Paired(NAN, NAN, NAN, NAN, 0, len(self.seeds), "")
         return self.memory[key]
+
+    def matched(
+        self, scale: Level, arm: Level, other: Level, metric: str, form: str
+    ) -> tuple[np.ndarray, np.ndarray, Design] | None:
+        """The values of the images that both arms were judged on, image by image, and their design.
+
+        None where they share no seed. Raises ValueError as `paired` does.
+        """
+        a, b = (self.images(scale, level, metric, form) for level in (arm, other))
+        shared = set(a["seed"]) & set(b["seed"])
+        if not shared:
+            return None
+        a, b = (rows[rows["seed"].isin(shared)].sort_values(IMAGE, kind="stable") for rows in (a, b))
+        where = f"{arm.label} and {other.label} ({', '.join(filter(None, [f'{form} prompts', scale.label]))})"
+        _refuse_other_prompts(a, b, where)
+        return a["value"].to_numpy(float), b["value"].to_numpy(float), _design(a)
 
     def _seed_gaps(self, scale: Level, arm: Level, other: Level, metric: str, form: str) -> list[float]:
         a, b = (self.rows(scale, level, metric, form).set_index("seed")["value"] for level in (arm, other))
@@ -371,7 +384,7 @@ def _refuse_judges(records: pd.DataFrame) -> None:
         raise ValueError(f"the cells were judged by {len(judges)} judges ({short}): score them again with one of them")
 
 
-def _design(images: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def _design(images: pd.DataFrame) -> Design:
     """Clusters (prompts), strata (tasks) and, when there are several, training seeds of judged images."""
     clusters, _ = pd.factorize(pd.MultiIndex.from_frame(images[["task", "prompt_index"]]), sort=True)
     strata, _ = pd.factorize(images["task"], sort=True)

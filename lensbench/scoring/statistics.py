@@ -68,6 +68,19 @@ class _Layout(NamedTuple):
         return 1 / np.repeat(np.add.reduceat(self.counts, self.bounds[:-1]) * len(sizes), sizes)
 
 
+class Variances(NamedTuple):
+    """Variances of a mean of stratum means: by its prompts, by its seeds, and their interaction, which both contain."""
+
+    prompts: float
+    seeds: float
+    interaction: float
+    prompts_over_df: float  # the sum over strata of a squared share over its degrees of freedom
+    interaction_df: int
+    n_seeds: int
+    n_prompts: int
+    n_strata: int
+
+
 class _Spread(NamedTuple):
     variance: float
     df: float
@@ -192,9 +205,29 @@ def _spread(layout: _Layout) -> _Spread:
     over S. Both contain the interaction with its sampling noise, so its own estimate is subtracted once; the result
     is never below either part.
     """
-    n_seeds = len(layout.sums)
     if (np.diff(layout.bounds) < 2).any():
         return _Spread(float("nan"), float("nan"))
+    found = _variances(layout)
+    if found.n_seeds == 1:
+        return _Spread(found.prompts, found.prompts**2 / found.prompts_over_df if found.prompts_over_df else np.inf)
+    variance = max(found.seeds + found.prompts - found.interaction, found.seeds, found.prompts)
+    over_df = found.seeds**2 / (found.n_seeds - 1) + found.prompts_over_df + found.interaction**2 / found.interaction_df
+    return _Spread(variance, max(variance**2 / over_df, 1.0) if over_df else float("inf"))
+
+
+def variances(values: ArrayLike, clusters: ArrayLike, strata: ArrayLike, seeds: ArrayLike | None = None) -> Variances:
+    """The variances of the mean of stratum means of `values` (N,), with the arguments of `stratified_mean`.
+
+    Raises ValueError as that does, and where a stratum has a single prompt.
+    """
+    layout = _layout(np.asarray(values, dtype=np.float64), clusters, strata, seeds)
+    if (np.diff(layout.bounds) < 2).any():
+        raise ValueError("a task has a single prompt, which has no variance; at least two are needed")
+    return _variances(layout)
+
+
+def _variances(layout: _Layout) -> Variances:
+    n_seeds, n_prompts = layout.sums.shape
     weights = layout.weights()
     prompts, prompts_over_df, interaction, interaction_df = 0.0, 0.0, 0.0, 0
     for part in layout.strata():
@@ -208,12 +241,9 @@ def _spread(layout: _Layout) -> _Spread:
         if n_seeds > 1:
             interaction += c / (c - 1) * float(((centered - mean) ** 2).sum()) / (n_seeds * (n_seeds - 1))
             interaction_df += (c - 1) * (n_seeds - 1)
-    if n_seeds == 1:
-        return _Spread(prompts, prompts**2 / prompts_over_df if prompts_over_df else float("inf"))
-    seeds = float((layout.sums @ weights).var(ddof=1)) / n_seeds
-    variance = max(seeds + prompts - interaction, seeds, prompts)
-    over_df = seeds**2 / (n_seeds - 1) + prompts_over_df + interaction**2 / interaction_df
-    return _Spread(variance, max(variance**2 / over_df, 1.0) if over_df else float("inf"))
+    seeds = float((layout.sums @ weights).var(ddof=1)) / n_seeds if n_seeds > 1 else 0.0
+    n_strata = len(layout.bounds) - 1
+    return Variances(prompts, seeds, interaction, prompts_over_df, interaction_df, n_seeds, n_prompts, n_strata)
 
 
 def _interval(layout: _Layout, spread: _Spread, draws: int, rng_seed: int) -> tuple[float, float]:

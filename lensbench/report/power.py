@@ -1,0 +1,100 @@
+"""What differences a study could see, and what it would take to see a given one."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+
+from lensbench.report.grid import GENEVAL, Grid, Level
+from lensbench.report.table import DASH, Cell, Column, Row, Table, number, signed
+from lensbench.scoring.power import MOST_SEEDS, POWER, Components, components, detectable, seeds_needed
+
+SEEDS = (3, 5, 8)
+MORE_PROMPTS = 4
+
+
+def power_table(grid: Grid, difference: float | None = None) -> Table:
+    """Each arm against the reference: the smallest difference found with a probability of 80 %, by seeds and prompts.
+
+    `difference`, in the units of the table (points for GenEval), adds the seeds that it takes to find it. Raises
+    ValueError where nothing was judged image by image, or there is no reference.
+    """
+    if grid.reference is None:
+        raise ValueError("the sweep has no reference arm: there is nothing to compare")
+    metric = GENEVAL if grid.tasks else "validation_loss"
+    factor = 100.0 if metric == GENEVAL else 1.0
+    digits = 1 if metric == GENEVAL else 4
+    rows = []
+    for scale, form in product(grid.scales, grid.forms(metric)):
+        for arm in grid.arms:
+            if arm is grid.reference:
+                continue
+            found = _components(grid, scale, arm, grid.reference, metric, form)
+            if found is None:
+                continue
+            of, seeds, prompts = found
+            measured = grid.paired(scale, arm, grid.reference, metric, form).estimate
+            numbers = [Cell(signed(factor * measured, digits), factor * measured)]
+            for n, more in _designs(seeds):
+                smallest = factor * detectable(of, n, prompts * more)
+                beyond = metric == GENEVAL and smallest > factor
+                numbers.append(Cell("> 100" if beyond else number(smallest, digits), smallest))
+            if difference is not None:
+                for more in (1, MORE_PROMPTS):
+                    needed = seeds_needed(of, difference / factor, prompts * more)
+                    numbers.append(Cell(f"> {MOST_SEEDS}" if needed is None else str(needed), needed))
+            words = (scale.label, form, f"{arm.label} {DASH} {grid.reference.label}")
+            labels = [Cell(word, word) for word in words]
+            rows.append((seeds, prompts, Row((*labels, *numbers), opens=arm is grid.arms[0])))
+    if not rows:
+        raise ValueError("no two arms were judged on the same images: there is no variance to start from")
+    seeds, prompts = min(row[0] for row in rows), min(row[1] for row in rows)
+    columns = [Column("measured", "measured", "meas.")]
+    columns += [_column(n, more, seeds) for n, more in _designs(seeds)]
+    if difference is not None:
+        shown = f"seeds to see {difference:g}"
+        columns += [
+            Column("needed", "prompts as now", "now", shown),
+            Column("needed_more", f"{MORE_PROMPTS}x the prompts", f"{MORE_PROMPTS}x", shown),
+        ]
+    heads = (
+        Column("scale", "scale", "scale", label=True),
+        Column("form", "prompts", "prompts", label=True),
+        Column("arms", "arms", "arms", label=True),
+    )
+    unit = "GenEval points" if metric == GENEVAL else "validation loss"
+    notes = (
+        f"In {unit}. Now: {seeds} training seeds, {prompts} prompts a form. Power {POWER:.0%}, two-sided 5 %; the "
+        "variances are this study's own, and rough where its seeds are few.",
+        "With one seed nothing is known of what training again changes: these numbers then speak of prompts alone."
+        if seeds == 1
+        else "",
+    )
+    table_rows = tuple(row for _, _, row in rows)
+    title = "Smallest difference that is found"
+    return Table("power", title, (*heads, *columns), table_rows, tuple(note for note in notes if note))
+
+
+def _designs(seeds: int) -> list[tuple[int, int]]:
+    """The designs of the columns: seeds, and how many times the prompts."""
+    more = [n for n in SEEDS if n > seeds] if seeds > 1 else []
+    return [(seeds, 1), (seeds, MORE_PROMPTS), *((n, 1) for n in more), *((n, MORE_PROMPTS) for n in more[-1:])]
+
+
+def _column(seeds: int, more: int, now: int) -> Column:
+    prompts = "prompts as now" if more == 1 else f"{more}x the prompts"
+    count = f"{seeds} seed{'s' if seeds > 1 else ''}" + (" (now)" if seeds == now else "")
+    return Column(f"seeds_{seeds}_prompts_{more}x", prompts, "now" if more == 1 else f"{more}x", count)
+
+
+def _components(
+    grid: Grid, scale: Level, arm: Level, other: Level, metric: str, form: str
+) -> tuple[Components, int, int] | None:
+    """The variances of a comparison, its seeds and its prompts; None where the two share no judged image."""
+    matched = grid.matched(scale, arm, other, metric, form)
+    if matched is None:
+        return None
+    first, second, (clusters, strata, seeds) = matched
+    count = 1 if seeds is None else len(np.unique(seeds))
+    return components(first, second, clusters, strata, seeds), count, len(np.unique(clusters))
