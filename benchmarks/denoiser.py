@@ -25,6 +25,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from lensbench.model.layers import RMSNorm, sinusoids
+from lensbench.model.peak import matmul_peak
 from lensbench.model.sizes import forward_flops, lens
 from lensbench.model.transformer import LensConfig, LensTransformer
 from lensbench.sweep.provenance import hardware
@@ -151,14 +152,6 @@ def products_share(call: Callable[[], object]) -> float:
     return sum(t for key, t in times.items() if key.split("::")[-1].startswith(products)) / sum(times.values())
 
 
-def matmul_peak(dtype: torch.dtype, device: str, size: int = 2048) -> float:
-    """FLOP/s of a square matrix product."""
-    size = size if device == "cpu" else 8192
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    (took,) = median_seconds([lambda: torch.mm(a, b)], 2.0, device)
-    return 2 * size**3 / took
-
-
 def bench(
     config: LensConfig, side: int, lengths: list[int], name: str, device: str, seconds: float, compiled: bool
 ) -> None:
@@ -197,7 +190,7 @@ def bench(
         def context(bf16: bool = bf16) -> AbstractContextManager[None]:
             return torch.autocast(device, torch.bfloat16) if bf16 else nullcontext()
 
-        peak = matmul_peak(dtype, device)
+        peak = matmul_peak(dtype, device, seconds=2.0)
         for backward in (False, True):
             calls = [lambda net=net, b=backward: run(net, context, b) for net in (model, plain)]
             ours, theirs = median_seconds(calls, seconds, device)

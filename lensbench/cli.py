@@ -8,7 +8,20 @@ from typing import Annotated
 
 import typer
 
-from lensbench.commands import captions, corpus, generate, judge, sizes, sweeps
+from lensbench.commands import (
+    captions,
+    corpus,
+    encode,
+    generate,
+    geneval,
+    judge,
+    models,
+    power,
+    score,
+    sizes,
+    sweeps,
+    train,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -16,7 +29,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="How much are better captions worth? Train, score and compare text-to-image models on different captions.",
 )
-for command in (sweeps.run, sweeps.report, sweeps.plan, generate.generate, sizes.sizes):
+for command in (
+    *(sweeps.run, train.train, sweeps.report, sweeps.plan, encode.encode, power.power),
+    *(generate.generate, score.score, geneval.geneval, models.models, sizes.sizes),
+):
     app.command()(command)
 for name, group in (("corpus", corpus.app), ("captions", captions.app), ("judge", judge.app)):
     app.add_typer(group, name=name)

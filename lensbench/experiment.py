@@ -18,7 +18,7 @@ from lensbench import mixture
 Where = "where"  # metadata that marks a field as no part of the science
 # Metadata of a field that came after the first runs: its default is what they did, and is left out of the hash.
 Added = "added"
-Form = Literal["short", "detailed"]
+Form = Literal["short", "repeated", "detailed"]
 LONGEST_SHOWN = 80  # characters of a wrong value, in an error
 
 
@@ -359,15 +359,44 @@ class Training(Part):
     activation_checkpointing: Annotated[bool, Where] = Field(
         False, description="keep little of the forward pass and compute it twice: a third slower, far less memory"
     )
+    features: Annotated[Literal["cached", "online"], Where] = Field(
+        "cached",
+        description="of texts and images: encoded once and kept on disk, or, to the same numbers, with each step anew",
+    )
+    data_workers: Annotated[int, Where] = Field(
+        0, ge=0, description="processes that make the steps ahead of time; 0 makes each when it is needed"
+    )
+    devices: Annotated[int, Where] = Field(
+        1,
+        ge=1,
+        description="processes that train together on this machine, one a GPU or, without any, a share of the cores; "
+        "where torchrun or srun starts them, they say how many",
+    )
+    strategy: Annotated[Literal["ddp", "fsdp"], Where] = Field(
+        "ddp", description="with several processes: each has the whole model (ddp) or its part of it (fsdp)"
+    )
     resume_seconds: Annotated[float, Where] = Field(
         300, gt=0, description="how often the whole state is written, so that a killed run goes on from there"
     )
+
+    @model_validator(mode="after")
+    def encoded_in_one_process(self) -> Self:
+        if self.features == "online" and self.data_workers:
+            raise ValueError(
+                f"data_workers={self.data_workers}: with features='online' the encoders are in the training process, "
+                "and it must be 0"
+            )
+        return self
 
 
 class Evaluation(Part):
     """What is measured, on what prompts, how often."""
 
-    forms: tuple[Form, ...] = Field(("short", "detailed"), min_length=1, description="wordings each prompt is given in")
+    forms: tuple[Form, ...] = Field(
+        ("short", "detailed"),
+        min_length=1,
+        description="wordings of each prompt; repeated: the short one again and again, as long as the detailed one",
+    )
     at: tuple[float, ...] = Field(
         (1.0,), min_length=1, description="shares of the steps after which the model is scored"
     )
@@ -379,6 +408,19 @@ class Evaluation(Part):
     validation_images: int = Field(256, ge=1, description="held-out images for the validation loss")
     sampling_steps: int = Field(16, ge=1, description="Euler steps")
     guidance: float = Field(3.0, ge=1, description="classifier-free guidance; 1 is none")
+    guidances: Annotated[tuple[Annotated[float, Field(ge=1)], ...], Added] = Field(
+        (),
+        description="further guidance scales at which the last checkpoint is asked GenEval's prompts: tables then show "
+        "each arm at its best too, chosen on half of the prompts and reported on the other half",
+    )
+    watch_steps: Annotated[int, Added] = Field(
+        5,
+        ge=0,
+        description="how often training is watched: after the last step, a half of them, a quarter, ...; 0 is never",
+    )
+    watch_images: Annotated[int, Added] = Field(
+        8, ge=0, description="prompts that are drawn then in each form, always from the same noise"
+    )
     prompt_seed: int = Field(
         1, ge=0, description="seed of the evaluation prompts and of the sampling noise: the same in every cell"
     )
@@ -387,6 +429,12 @@ class Evaluation(Part):
     def ends_at_one(self) -> Self:
         if sorted(self.at) != list(self.at) or self.at[-1] != 1.0 or self.at[0] <= 0:
             raise ValueError("at must rise from above 0 to exactly 1.0")
+        return self
+
+    @model_validator(mode="after")
+    def each_guidance_once(self) -> Self:
+        if len({self.guidance, *self.guidances}) <= len(self.guidances):
+            raise ValueError(f"guidances={self.guidances}: name each scale once, and not guidance={self.guidance:g}")
         return self
 
 

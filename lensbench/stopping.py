@@ -15,8 +15,21 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # SIG
 class StopRequest:
     """Which signal asked to stop; 0 while none has."""
 
-    def __init__(self) -> None:
+    def __init__(self, heeded: Iterable[signal.Signals] = ()) -> None:
         self.signal = 0
+        self.heeded = tuple(heeded)
+
+    def note(self, number: int, frame: object) -> None:
+        """The handler: the first signal is noted, a second one raises KeyboardInterrupt."""
+        if self.signal:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def heed(self) -> None:
+        """Take the signals back from a library that has put a handler of its own before."""
+        if threading.current_thread() is threading.main_thread():
+            for number in self.heeded:
+                signal.signal(number, self.note)
 
 
 @contextmanager
@@ -25,15 +38,8 @@ def stop_requests() -> Iterator[StopRequest]:
 
     Signals that are ignored stay so; outside the main thread nothing is changed.
     """
-    request = StopRequest()
-
-    def note(number: int, frame: object) -> None:
-        if request.signal:
-            raise KeyboardInterrupt
-        request.signal = number
-
-    heeded = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
-    with handled(heeded, note):
+    request = StopRequest(number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN)
+    with handled(request.heeded, request.note):
         yield request
 
 

@@ -149,8 +149,9 @@ def _write_run(tracker: Tracker, directory: Path, levels: dict[str, Any], digest
     for start in range(0, len(metrics), BATCH):
         client.log_batch(run_id, metrics=metrics[start : start + BATCH])
     client.log_artifact(run_id, str(directory / "experiment.json"))
-    for picture in sorted((directory / "pictures").glob("*.png")):
-        client.log_artifact(run_id, str(picture), "pictures")
+    for folder in ("pictures", "samples"):
+        for picture in sorted((directory / folder).glob("*.png")):
+            client.log_artifact(run_id, str(picture), folder)
     client.set_terminated(run_id, status="FINISHED")
     client.log_batch(run_id, tags=[RunTag(WHOLE, digest)])
 

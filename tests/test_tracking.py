@@ -30,13 +30,15 @@ SWEEP = Sweep(
 
 def write_cell(directory: Path, experiment: Experiment, value: float = 0.5) -> None:
     """The files of a complete cell; 600 training rows, so that the metrics take more than one batch."""
-    (directory / "pictures").mkdir(parents=True, exist_ok=True)
+    for folder in ("pictures", "samples"):
+        (directory / folder).mkdir(parents=True, exist_ok=True)
     (directory / "experiment.json").write_text(experiment.model_dump_json())
     steps = np.arange(1, 601)
     table = pd.DataFrame({"step": steps, "loss": 1 / steps, "rate": steps * 0.1})
     table.loc[5, "loss"] = np.nan
     table.to_csv(directory / "train.csv", index=False)
-    Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(directory / "pictures" / "grid.png")
+    for picture in ("pictures/grid.png", "samples/step-000600.png"):
+        Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(directory / picture)
     digests = {name: name[0] * 64 for name in RECORD_COLUMNS if name.endswith("digest")}
     row: dict[str, Any] = dict.fromkeys(RECORD_COLUMNS, 0) | digests
     row |= {"cell": directory.name, "experiment_hash": experiment.hash(), "commit": "abc", "hardware": "a cpu"}
@@ -96,8 +98,9 @@ def test_a_mirrored_cell_shows_what_its_directory_holds(runs: Path, sweep: Sweep
     assert inputs["images"].digest == "c" * 36
     assert json.loads(inputs["captions"].source) == {"sha256": "c" * 64}
     artifacts = {item.path for item in tracker.client.list_artifacts(run.info.run_id)}
-    assert artifacts == {"experiment.json", "pictures"}
-    assert list((runs / "mlartifacts").rglob("grid.png"))
+    assert artifacts == {"experiment.json", "pictures", "samples"}
+    assert list((runs / "mlartifacts").rglob("pictures/grid.png"))
+    assert list((runs / "mlartifacts").rglob("samples/step-000600.png"))
 
 
 def test_mirroring_again_does_nothing_but_a_redone_cell_replaces_its_run(runs: Path, sweep: Sweep, cell: Cell) -> None:

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from lensbench.commands.again import again
+from lensbench.commands.counting import counting
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from lensbench.data.checking import Contents
 
 app = typer.Typer(no_args_is_help=True, help="Import images with their captions, and check what is there.")
-SPEAK_SECONDS = 10.0  # between two lines, where there is no terminal
 
 
 @app.command("import")
@@ -66,7 +64,7 @@ def import_(
     if format_ is None:
         console.print(f"{source}: taken for {_KINDS[kind]} (--format {kind})", markup=False, soft_wrap=True)
     try:
-        with _counting(console, "importing") as report:
+        with counting(console, "importing") as report:
             manifest = import_corpus(what, out, workers=workers or len(os.sched_getaffinity(0)), report=report)
     except KeyboardInterrupt:
         print(f"lensbench: stopped; what is in {out} stays; continue with: {again()}", file=sys.stderr)
@@ -87,7 +85,7 @@ def check(
 
     console = Console(highlight=False)
     if verify:
-        with _counting(console, "verifying") as report:
+        with counting(console, "verifying") as report:
             done = 0
 
             def count(images: int) -> None:
@@ -112,45 +110,6 @@ _KINDS = {
     "parquet": "Parquet",
     "datasets": "a Hugging Face dataset",
 }
-
-
-@contextmanager
-def _counting(console: Console, doing: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A function to tell how many images are done, of how many; shown as a bar, or as lines where no terminal is."""
-    import time
-
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    began = spoke = time.monotonic()
-    first: int | None = None
-
-    def words(done: int, total: int | None) -> str:
-        rate = (done - (first or 0)) / max(time.monotonic() - began, 1e-9)
-        return f"{done:,}{f'/{total:,}' if total else ''} images, {rate:,.0f} images/s"
-
-    if not console.is_terminal:
-
-        def say(done: int, total: int | None) -> None:
-            nonlocal spoke, first
-            first = done if first is None else first
-            if time.monotonic() - spoke >= SPEAK_SECONDS:
-                spoke = time.monotonic()
-                console.print(f"{doing}: {words(done, total)}", markup=False, soft_wrap=True)
-
-        yield say
-        return
-    columns = (TextColumn(doing), BarColumn(16), TimeElapsedColumn(), TextColumn("{task.fields[words]}"))
-    with Progress(*columns, console=console, transient=True) as bars:
-        task = bars.add_task(doing, total=None, words="")
-
-        def show(done: int, total: int | None) -> None:
-            nonlocal spoke, first
-            first = done if first is None else first
-            if time.monotonic() - spoke >= 0.1:  # the bar is costlier than a small picture
-                spoke = time.monotonic()
-                bars.update(task, completed=done, total=total, words=words(done, total))
-
-        yield show
 
 
 def _summary(manifest: dict[str, Any], out: Path) -> Iterator[str]:

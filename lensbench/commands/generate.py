@@ -1,4 +1,4 @@
-"""`lensbench generate`: pictures from a checkpoint."""
+"""`lensbench generate`: pictures from a checkpoint, or from another model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from lensbench.commands.again import again
 
 def generate(
     checkpoint: Annotated[
-        Path, typer.Argument(help="A cell's directory, a published pipeline's folder, or a denoiser's folder or file.")
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A cell's directory, a published Lens pipeline's folder, a denoiser's folder or file; or "
+            "diffusers:FOLDER or diffusers:ID, any diffusers text-to-image pipeline.",
+        ),
     ],
     out: Annotated[Path, typer.Argument(help="The folder for the pictures, laid out as GenEval reads it.")],
     prompts: Annotated[
@@ -25,7 +30,8 @@ def generate(
         ),
     ] = None,
     form: Annotated[
-        Literal["short", "detailed"] | None, typer.Option(help="Wording of the cell's own prompts; short if left out.")
+        Literal["short", "repeated", "detailed"] | None,
+        typer.Option(help="Wording of the cell's own prompts; short if left out."),
     ] = None,
     samples: Annotated[int | None, typer.Option(help="Pictures a prompt; the cell's numbers, or 4.")] = None,
     steps: Annotated[int | None, typer.Option(help="Euler steps; the cell's, or 50.")] = None,
@@ -55,7 +61,7 @@ def generate(
     ] = None,
     autoencoder_model: Annotated[str | None, typer.Option(metavar="FOLDER|ID", help="Where its files are.")] = None,
 ) -> None:
-    """Draw pictures from a checkpoint, into the folders that GenEval scores.
+    """Draw pictures from a model, into the folders that GenEval scores.
 
     Stop it whenever you like: the same command goes on where it stopped.
     """
@@ -65,6 +71,7 @@ def generate(
 
     quiet()
     from lensbench.drawing.draw import DrawingStoppedError, Wishes, draw
+    from lensbench.drawing.others import PREFIX, draw_other, open_other
     from lensbench.drawing.pipeline import Parts, open_pipeline
     from lensbench.drawing.prompts import find_prompts
 
@@ -80,10 +87,15 @@ def generate(
         batch=batch,
     )
     parts = Parts(text_encoder, text_encoder_model, autoencoder, autoencoder_model)
-    pipeline = open_pipeline(checkpoint, parts, step)
-    asked = find_prompts(prompts, pipeline.experiment, form, samples)
     try:
-        draw(pipeline, asked, wishes, out, Console())
+        if checkpoint.startswith(PREFIX):
+            if step is not None or parts != Parts():
+                raise ValueError(f"{checkpoint} brings its own parts: leave out --step, --text-encoder, --autoencoder")
+            other = open_other(checkpoint.removeprefix(PREFIX))
+            draw_other(other, find_prompts(prompts, None, form, samples), wishes, out, Console())
+        else:
+            pipeline = open_pipeline(Path(checkpoint), parts, step)
+            draw(pipeline, find_prompts(prompts, pipeline.experiment, form, samples), wishes, out, Console())
     except DrawingStoppedError as stopped:
         print(f"lensbench: {stopped} in {out}; continue with: {again()}", file=sys.stderr)
         raise typer.Exit(130) from None

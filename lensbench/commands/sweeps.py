@@ -100,10 +100,16 @@ def plan(sweep_file: SweepFile, runs: Runs = Path("runs"), corpus: CorpusFolder 
 
 def prepared(sweep_file: Path, corpus: Path | None) -> Sweep:
     """The sweep of a file with its corpus opened: a folder's digest is part of every cell's hash."""
-    from lensbench.experiment import Captions, FolderCorpus
-    from lensbench.sweep.sweep import Sweep, load
+    from lensbench.sweep.sweep import load
 
-    sweep = load(sweep_file)
+    return with_corpus(load(sweep_file), sweep_file, corpus)
+
+
+def with_corpus(sweep: Sweep, sweep_file: Path, corpus: Path | None) -> Sweep:
+    """The sweep with its corpus opened, or the folder `corpus` in its place."""
+    from lensbench.experiment import Captions, FolderCorpus
+    from lensbench.sweep.sweep import Sweep
+
     config = sweep.base.corpus
     if corpus is None and config.kind == "shapes":
         return sweep

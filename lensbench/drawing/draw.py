@@ -7,13 +7,15 @@ folder ends with the very bytes of one drawn at a stretch.
 
 from __future__ import annotations
 
+import resource
+import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -105,23 +107,67 @@ def draw(pipeline: Pipeline, prompts: Prompts, wishes: Wishes, out: Path, consol
     be; OSError when it cannot be written; DrawingStoppedError when interrupted.
     """
     settings = settle(wishes, pipeline.experiment, pipeline.autoencoder.stride)
+    with tempfile.TemporaryDirectory() as cache:
+
+        def prepare() -> tuple[Draws, dict[str, Any]]:
+            features, encoder = _encode(pipeline, prompts, Path(cache), console)
+            return Drawer(pipeline, features, settings), encoder
+
+        fill(out, prompts, asdict(settings) | pipeline.identity(), prepare, wishes.batch, console)
+
+
+class Draws(Protocol):
+    """What draws pictures of any (prompt index, sample), at fixed settings."""
+
+    @property
+    def most(self) -> int:
+        """Pictures in a batch, when the user does not say."""
+        ...
+
+    def begin(self) -> None:
+        """Make ready to draw: move to the accelerator, if there is one."""
+        ...
+
+    def draw(self, texts: Sequence[str], keys: Sequence[tuple[int, int]]) -> np.ndarray:
+        """One picture a text, (n, H, W, 3) uint8, from the noise of its (prompt index, sample), in one batch."""
+        ...
+
+    def session(self) -> dict[str, Any]:
+        """What draws: it does not decide the pictures but for rounding."""
+        ...
+
+
+def fill(
+    out: Path,
+    prompts: Prompts,
+    decided_by: Mapping[str, Any],
+    prepare: Callable[[], tuple[Draws, dict[str, Any]]],
+    batch: int | None,
+    console: Console,
+) -> None:
+    """Draw every picture of `prompts` that the folder `out` lacks.
+
+    `decided_by` is what decides the pictures, among it their height and width; `prepare` gives what draws them and the
+    rest of what decides them. Raises as `draw` does.
+    """
     folder, pictures = PictureFolder(out), prompts.pictures()
     samples = prompts.samples if len(set(prompts.samples)) > 1 else prompts.samples[0]
-    identity = asdict(settings) | {"samples": samples, "prompts": prompts.digest, **pipeline.identity()}
+    identity = dict(decided_by) | {"samples": samples, "prompts": prompts.digest}
     folder.refuse_other(identity)
     check_writable(out)
-    with file_lock(out / ".lock", wait=False) as mine, tempfile.TemporaryDirectory() as cache:
+    with file_lock(out / ".lock", wait=False) as mine:
         if not mine:
             raise ValueError(f"{out}: another command is drawing into it; wait for it, or choose another folder")
         try:
-            features, encoder = _encode(pipeline, prompts, Path(cache), console)
-            folder.begin(prompts.rows, identity | encoder)
-            missing = {job for job in pictures if not folder.has(*job, settings.height, settings.width)}
+            drawer, more = prepare()
+            folder.begin(prompts.rows, identity | more)
+            size = decided_by["height"], decided_by["width"]
+            missing = {job for job in pictures if not folder.has(*job, *size)}
             began = time.monotonic()
             if missing:
                 if kept := len(pictures) - len(missing):
                     console.print(f"{kept} of {len(pictures)} pictures are there already", highlight=False)
-                _draw_missing(Drawer(pipeline, features, settings), prompts, missing, folder, wishes.batch, console)
+                _draw_missing(drawer, prompts, missing, folder, batch or drawer.most, console)
         except KeyboardInterrupt:
             raise DrawingStoppedError(sum(folder.picture(*job).exists() for job in pictures), len(pictures)) from None
     drawn = (
@@ -144,6 +190,15 @@ class Drawer:
         stride = self.pipeline.autoencoder.stride
         return self.settings.height // stride, self.settings.width // stride
 
+    @property
+    def most(self) -> int:
+        """As many pictures as have `BATCH_TOKENS` tokens."""
+        return max(1, min(BATCH_MOST, BATCH_TOKENS // (self.grid[0] * self.grid[1])))
+
+    def begin(self) -> None:
+        """Move the denoiser to the accelerator, if there is one."""
+        self.pipeline.denoiser.to("cuda" if torch.cuda.is_available() else "cpu")
+
     def draw(self, texts: Sequence[str], keys: Sequence[tuple[int, int]]) -> np.ndarray:
         """One picture a text, (n, H, W, 3) uint8, from the noise of its (prompt index, sample), in one batch."""
         s, autoencoder = self.settings, self.pipeline.autoencoder
@@ -159,6 +214,15 @@ class Drawer:
             guidance=guidance_schedule(s.guidance, s.guidance_interval, s.steps, tokens),
             batch=len(texts),
         )
+
+    def session(self) -> dict[str, Any]:
+        """As in `Draws`."""
+        denoiser = self.pipeline.denoiser
+        return {
+            "checkpoint": self.pipeline.name,
+            "parameters": {"denoiser": parameters(denoiser)},
+            "precision": str(next(denoiser.parameters()).dtype).removeprefix("torch."),
+        }
 
 
 def _encode(pipeline: Pipeline, prompts: Prompts, cache: Path, console: Console) -> tuple[TextFeatures, dict[str, Any]]:
@@ -187,47 +251,59 @@ def _encode(pipeline: Pipeline, prompts: Prompts, cache: Path, console: Console)
 
 
 def _draw_missing(
-    drawer: Drawer,
+    drawer: Draws,
     prompts: Prompts,
     missing: set[tuple[int, int]],
     folder: PictureFolder,
-    batch: int | None,
+    batch: int,
     console: Console,
 ) -> None:
     pictures, rows = prompts.pictures(), prompts.rows
-    n = batch or max(1, min(BATCH_MOST, BATCH_TOKENS // (drawer.grid[0] * drawer.grid[1])))
-    folder.note_session(_session(drawer.pipeline, prompts, n))
-    drawer.pipeline.denoiser.to("cuda" if torch.cuda.is_available() else "cpu")
+    folder.note_session(drawer.session() | {"prompts": prompts.name, "batch": batch} | _here())
+    drawer.begin()
     # Texts of like length share a batch, so that little of it is padding.
     order = sorted(pictures, key=lambda job: len(rows[job[0]]["prompt"]))
     meter = Meter(len(pictures) - len(missing), len(pictures))
-    with shown(console, meter) as count:
-        for start in range(0, len(order), n):
-            chosen = order[start : start + n]
-            if missing.isdisjoint(chosen):
-                continue
-            try:
-                images = drawer.draw([rows[prompt]["prompt"] for prompt, _ in chosen], chosen)
-            except torch.OutOfMemoryError:
-                raise ValueError(
-                    f"the accelerator's memory is too small for {n} pictures in a batch; continue with a smaller "
-                    "--batch: what is drawn is kept"
-                ) from None
-            for job, image in zip(chosen, images, strict=True):
-                if job in missing:
-                    folder.save(*job, image)
-            count(len(missing.intersection(chosen)))
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    seconds: list[float] = []  # an image, of each whole batch
+    try:
+        with shown(console, meter) as count:
+            for start in range(0, len(order), batch):
+                chosen = order[start : start + batch]
+                if missing.isdisjoint(chosen):
+                    continue
+                began = time.perf_counter()
+                try:
+                    images = drawer.draw([rows[prompt]["prompt"] for prompt, _ in chosen], chosen)
+                except torch.OutOfMemoryError:
+                    raise ValueError(
+                        f"the accelerator's memory is too small for {batch} pictures in a batch; continue with a "
+                        "smaller --batch: what is drawn is kept"
+                    ) from None
+                if len(chosen) == min(batch, len(order)):
+                    seconds.append((time.perf_counter() - began) / len(chosen))
+                for job, image in zip(chosen, images, strict=True):
+                    if job in missing:
+                        folder.save(*job, image)
+                count(len(missing.intersection(chosen)))
+    finally:
+        if seconds:
+            folder.note_cost(statistics.median(seconds), peak_memory())
 
 
-def _session(pipeline: Pipeline, prompts: Prompts, batch: int) -> dict[str, Any]:
-    """What draws: it does not decide the pictures but for rounding."""
+def parameters(network: torch.nn.Module) -> int:
+    """How many numbers a network has."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def peak_memory() -> dict[str, int]:
+    """The most memory that this process has had, in bytes: of the accelerator, or of the machine where it has none."""
+    if torch.cuda.is_available():
+        return {"accelerator": torch.cuda.max_memory_allocated()}
+    return {"process": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+
+
+def _here() -> dict[str, Any]:
     versions = {name: version(name) for name in ("torch", "transformers", "diffusers")}
-    return {
-        "checkpoint": pipeline.name,
-        "prompts": prompts.name,
-        "batch": batch,
-        "precision": str(next(pipeline.denoiser.parameters()).dtype).removeprefix("torch."),
-        "hardware": hardware(),
-        "lensbench": commit(),
-        **versions,
-    }
+    return {"hardware": hardware(), "lensbench": commit(), **versions}

@@ -2,7 +2,7 @@
 
 Features are the raw hidden states after chosen blocks, with no final norm: the denoiser norms each layer itself. Blocks
 after the last chosen one are neither built nor computed. Texts are padded on the right, which in a causal model no real
-token can see, so a text's features do not depend on what it is encoded with.
+token can see.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lensbench.experiment import TextEncoder as TextEncoderConfig
+from lensbench.model.fixed_shapes import counted, encode_lines, padded
 from lensbench.model.pretrained import ModelFiles, load_blocks, outputs_of
 
 Tokenize = Callable[[Sequence[str]], list[list[int]]]  # every token of each text, the prefix included, none cut
@@ -23,8 +25,9 @@ class CausalEncoder:
     """Features of `config.layers` (0-based, each after its block) for texts of at most `config.max_tokens`.
 
     The window counts all that `tokenize` gives; its first `config.prefix_tokens`, the same for every text, are computed
-    and dropped. Weights are read by the first `encode`, so tokens can be counted and cached features read without
-    them, and computed with in the type they were saved in, on the GPU if there is one.
+    and dropped. `alone` is for a mixture of experts: one text at a time. Weights are read by the first `encode`, so
+    tokens can be counted and cached features read without them, and computed with in the type they were saved in, on
+    the GPU if there is one.
 
     Raises ValueError, one line, for layers that the model lacks.
     """
@@ -37,6 +40,7 @@ class CausalEncoder:
         model_config: Any,
         tokenize: Tokenize,
         digest: str,
+        alone: bool = False,
         **options: Any,
     ) -> None:
         blocks = model_config.num_hidden_layers
@@ -53,6 +57,7 @@ class CausalEncoder:
         self.digest = digest
         self.dtype: torch.dtype = model_config.dtype or torch.float32
         self._tokenize = tokenize
+        self._alone = alone
         self._load = lambda: load_blocks(model_class, files.weights, model_config, max(config.layers) + 1, **options)
         self._model: Any = None
 
@@ -60,31 +65,33 @@ class CausalEncoder:
     def encode(self, texts: Sequence[str]) -> tuple[list[Tensor], Tensor]:
         """K float32 tensors (B, T, E), zero where padded, and the mask (B, T) bool; T is the longest text of the batch.
 
-        Texts beyond the window lose their end: `truncated` counts them. Raises ValueError on no texts.
+        A text's features depend on it alone: see lensbench.model.fixed_shapes. Texts beyond the window lose their end:
+        `truncated` counts them. Raises ValueError on no texts.
         """
         if not texts:
             raise ValueError("no texts to encode")
-        tokens = [ids[: self.max_tokens] for ids in self._tokenize(texts)]
         if self._model is None:
             self._model = self._load().to("cuda" if torch.cuda.is_available() else "cpu")
-        device = self._model.device
-        prefix = self.prefix_tokens
-        longest = max(prefix + 1, *map(len, tokens))  # one place at least, for a text of no tokens
-        ids = torch.zeros(len(texts), longest, dtype=torch.long)
-        for row, line in zip(ids, tokens, strict=True):
-            row[: len(line)] = torch.tensor(line, dtype=torch.long)
-        lengths = torch.tensor([len(line) for line in tokens])
-        mask = (torch.arange(longest)[None, :] < lengths[:, None]).to(device)
-        raw = outputs_of(
-            [self._model.layers[layer] for layer in self.layers],
-            lambda: self._model(input_ids=ids.to(device), attention_mask=mask.long(), use_cache=False),
-        )
-        mask = mask[:, prefix:]
-        return [x[:, prefix:].float().masked_fill(~mask[:, :, None], 0.0) for x in raw], mask
+        lines = [ids[: self.max_tokens] for ids in self._tokenize(texts)]
+        blocks = [self._model.layers[layer] for layer in self.layers]
+
+        def forward(ids: Tensor, mask: Tensor) -> list[Tensor]:
+            # No mask: the padding is on the right, where no real token sees it.
+            return outputs_of(blocks, lambda: self._model(input_ids=ids, use_cache=False))
+
+        found = encode_lines(lines, forward, device=self._model.device, alone=self._alone)
+        return padded([[layer[self.prefix_tokens :].float() for layer in line] for line in found])
+
+    def token_counts(self, texts: Sequence[str]) -> np.ndarray:
+        """Tokens of each text within the window, without those of the prefix: int64 (len(texts),)."""
+        return np.maximum(0, np.minimum(self._lengths(texts), self.max_tokens) - self.prefix_tokens)
 
     def truncated(self, texts: Sequence[str]) -> int:
         """How many of `texts` have more tokens than the window, exactly."""
-        return sum(len(ids) > self.max_tokens for ids in self._tokenize(texts)) if texts else 0
+        return int((self._lengths(texts) > self.max_tokens).sum())
+
+    def _lengths(self, texts: Sequence[str]) -> np.ndarray:
+        return counted(texts, lambda some: [len(ids) for ids in self._tokenize(some)])
 
     def unload(self) -> None:
         """Give the memory of the weights back; the next `encode` reads them again."""

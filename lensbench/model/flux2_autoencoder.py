@@ -70,8 +70,9 @@ class Flux2Autoencoder:
 
 
 def _at_once(pixels: int) -> int:
-    """How many images of so many pixels go through the network at a time."""
-    return max(1, PIXELS_AT_ONCE // pixels)
+    """How many images of so many pixels go through the network at a time: a power of two, so that all parts are equal
+    wherever as many or another power of two are given, and the last bits of an image do not depend on its place."""
+    return 1 << max(0, (PIXELS_AT_ONCE // pixels).bit_length() - 1)
 
 
 def _statistics(vae: Any) -> tuple[Tensor, Tensor]:

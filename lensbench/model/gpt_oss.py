@@ -52,7 +52,7 @@ def open_gpt_oss(config: TextEncoderConfig) -> CausalEncoder:
     if getattr(model_config, "quantization_config", None):
         # The published experts are kept in MXFP4, and computed with in the type of the other weights on any machine.
         options["quantization_config"] = Mxfp4Config(dequantize=True)
-    return CausalEncoder(config, files, GptOssModel, model_config, tokenize, identity, **options)
+    return CausalEncoder(config, files, GptOssModel, model_config, tokenize, identity, alone=True, **options)
 
 
 def chat_tokenizer(files: ModelFiles) -> Tokenize:

@@ -17,9 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from lensbench.model.fixed_shapes import counted, encode_lines, padded
 from lensbench.model.pretrained import load_blocks, outputs_of
 
 if TYPE_CHECKING:
@@ -90,9 +92,9 @@ class MiniLM:
         _checked_digest(folder / "tokenizer.json", TOKENIZER_SHA256)
         self._tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._model = load_blocks(BertModel, folder, config, max(layers) + 1, add_pooling_layer=False)
-        raw, mask = self._hidden_states(STANDARD_TEXTS)
-        self._mean = [layer[mask].mean(0) for layer in raw]
-        self._scale = [layer[mask].std(0) for layer in raw]
+        raw = [torch.cat(tokens) for tokens in zip(*self._hidden_states(STANDARD_TEXTS), strict=True)]
+        self._mean = [layer.mean(0) for layer in raw]
+        self._scale = [layer.std(0) for layer in raw]
 
     def to(self, device: torch.device | str) -> MiniLM:
         """Move the encoder; features then come from there."""
@@ -105,33 +107,46 @@ class MiniLM:
     def encode(self, texts: Sequence[str]) -> tuple[list[Tensor], Tensor]:
         """K float32 tensors (B, T, E), zero where padded, and the mask (B, T) bool; T is the longest text of the batch.
 
-        Texts beyond the window lose their end and keep [SEP]: `truncated` counts them. Raises ValueError on no texts.
+        A text's features depend on it alone: see lensbench.model.fixed_shapes. Texts beyond the window lose their end
+        and keep [SEP]: `truncated` counts them. Raises ValueError on no texts.
         """
         if not texts:
             raise ValueError("no texts to encode")
-        raw, mask = self._hidden_states(texts)
-        layers = zip(raw, self._mean, self._scale, strict=True)
-        return [((x - mean) / scale).masked_fill(~mask[:, :, None], 0.0) for x, mean, scale in layers], mask
+        statistics = list(zip(self._mean, self._scale, strict=True))
+        lines = self._hidden_states(texts)
+        return padded([[(x - m) / s for x, (m, s) in zip(line, statistics, strict=True)] for line in lines])
 
     @torch.no_grad()
-    def _hidden_states(self, texts: Sequence[str]) -> tuple[list[Tensor], Tensor]:
+    def _hidden_states(self, texts: Sequence[str]) -> list[list[Tensor]]:
         self._tokenizer.enable_truncation(self.max_tokens)
-        self._tokenizer.enable_padding()
-        encodings = self._tokenizer.encode_batch(list(texts))
-        device = self._model.device
-        ids = torch.tensor([encoding.ids for encoding in encodings], device=device)
-        mask = torch.tensor([encoding.attention_mask for encoding in encodings], device=device).bool()
-        raw = outputs_of(
-            [self._model.encoder.layer[layer] for layer in self.layers],
-            lambda: self._model(input_ids=ids, attention_mask=mask.long()),
-        )
-        return raw, mask
+        self._tokenizer.no_padding()
+        lines = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+        blocks = [self._model.encoder.layer[layer] for layer in self.layers]
+
+        def forward(ids: Tensor, mask: Tensor) -> list[Tensor]:
+            rows, tokens = mask.shape
+            # Four axes: one of two would be left out where every token is real, and attention may take another path.
+            seen = mask[:, None, None, :].expand(rows, 1, tokens, tokens)
+            return outputs_of(blocks, lambda: self._model(input_ids=ids, attention_mask=seen))
+
+        return encode_lines(lines, forward, device=self._model.device)
+
+    def token_counts(self, texts: Sequence[str]) -> np.ndarray:
+        """Tokens of each text within the window, [CLS] and [SEP] included: int64 (len(texts),)."""
+        return np.minimum(self._lengths(texts), self.max_tokens)
 
     def truncated(self, texts: Sequence[str]) -> int:
         """How many of `texts` have more tokens than the window, exactly."""
+        return int((self._lengths(texts) > self.max_tokens).sum())
+
+    def _lengths(self, texts: Sequence[str]) -> np.ndarray:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        return sum(len(encoding.ids) > self.max_tokens for encoding in self._tokenizer.encode_batch(list(texts)))
+
+        def count(some: Sequence[str]) -> list[int]:
+            return [len(encoding.ids) for encoding in self._tokenizer.encode_batch(list(some))]
+
+        return counted(texts, count)
 
     def unload(self) -> None:
         """Nothing: these weights are small and stay."""

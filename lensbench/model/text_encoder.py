@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,9 +28,13 @@ class TextEncoder(Protocol):
     def encode(self, texts: Sequence[str]) -> tuple[list[Tensor], Tensor]:
         """K float32 tensors (B, T, E), zero where padded, and the mask (B, T) bool, true where a token is real.
 
-        They lie on the device that the encoder computes on. Texts beyond the window lose their end. Raises ValueError
-        on no texts.
+        They lie on the device that the encoder computes on. A text's features depend on it alone, to the last bit, not
+        on the texts beside it. Texts beyond the window lose their end. Raises ValueError on no texts.
         """
+        ...
+
+    def token_counts(self, texts: Sequence[str]) -> np.ndarray:
+        """How many tokens of features `encode` gives for each text, without computing any: int64 (len(texts),)."""
         ...
 
     def truncated(self, texts: Sequence[str]) -> int:

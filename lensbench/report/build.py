@@ -19,6 +19,7 @@ from lensbench.report.captions import figure as caption_figure
 from lensbench.report.captions import table as caption_table
 from lensbench.report.figures import arm_colors, figures
 from lensbench.report.grid import Grid, arrange, factor_label
+from lensbench.report.guidance import guidance_table
 from lensbench.report.headline import headline
 from lensbench.report.pictures import sheets
 from lensbench.report.table import Table
@@ -46,6 +47,8 @@ def build(
     grid = arrange(results)
     evaluation = _evaluation(results, out, runs)
     built = tables(grid, evaluation)
+    if "guidance" in evaluation and (by_guidance := guidance_table(grid, float(evaluation["guidance"]))):
+        built["guidance"] = by_guidance
     if captions is not None:
         built["captions"] = caption_table(captions)
     findings = headline(grid)
@@ -173,6 +176,7 @@ def _summary(
         parts.append("\n".join(f"- {line}" for line in missing))
     alt = {
         "curves": "Scores against training images seen",
+        "losses": "Held-out loss along training",
         "differences": "Differences by task",
         "captions": "Lengths and vocabulary of the captions",
     }

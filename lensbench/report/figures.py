@@ -14,6 +14,7 @@ from lensbench.report.grid import GENEVAL, MEAN, Comparison, Grid, Group, Level
 from lensbench.report.tables import HEADS, better, metric_name
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -55,14 +56,17 @@ def figures(grid: Grid, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     drawn: list[Path] = []
     with mpl.rc_context(STYLE):
-        for name, figure in (("curves", curves(grid)), ("differences", differences(grid))):
+        for name, figure in (("curves", curves(grid)), ("losses", losses(grid)), ("differences", differences(grid))):
             if figure is not None:
                 drawn += save(figure, folder / name)
     return drawn
 
 
 def curves(grid: Grid) -> Figure | None:
-    """Score against training images seen: a line an arm, its 95 % band, a column a prompt form, a row a scale."""
+    """Score against training images seen: a line an arm, its 95 % band, a column a prompt form, a row a scale.
+
+    At the steps that were scored; those at which training was watched are for `losses`.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -74,11 +78,15 @@ def curves(grid: Grid) -> Figure | None:
     figure = Figure(figsize=(3.1 * len(forms) + 0.5, 2.15 * len(grid.scales) + 0.55), layout="constrained")
     panels = figure.subplots(len(grid.scales), len(forms), sharex="row", sharey=True, squeeze=False)
     styles = _styles(grid)
-    curved = any(rows["step"].nunique() > 1 for (_, _, name, _), rows in grid.numbers.items() if name == metric)
+    scored = {
+        (scale, arm, form): _points(grid, scale, arm, metric, form)
+        for scale, arm, form in product(grid.scales, grid.arms, forms)
+    }
+    curved = any(len(points) > 1 for points in scored.values())
     incomplete, top = False, 0.0
     for (i, scale), (j, form) in product(enumerate(grid.scales), enumerate(forms)):
         axes = panels[i, j]
-        lines = {arm: _points(grid, scale, arm, metric, form) for arm in grid.arms}
+        lines = {arm: scored[scale, arm, form] for arm in grid.arms}
         groups = [group for points in lines.values() for _, group in points]
         incomplete |= any(group.seeds < group.expected for group in groups)
         top = max([top, *(factor * value for g in groups for value in (g.value, g.high) if not isnan(value))])
@@ -106,6 +114,75 @@ def curves(grid: Grid) -> Figure | None:
         _legend(figure, grid, styles)
     _footnote(figure, grid, incomplete)
     return figure
+
+
+def losses(grid: Grid) -> Figure | None:
+    """Held-out loss along training, both axes in powers: a line an arm, a thin line a seed, a row a scale.
+
+    A pair of columns a prompt form: against training images seen, and against training FLOPs, where captions of
+    another length cost something else. None where training was not watched.
+    """
+    from matplotlib.figure import Figure
+
+    metric = "validation_loss"
+    forms = grid.forms(metric)
+    lines = {
+        (scale, arm, form): grid.numbers.get((scale.index, arm.index, metric, form))
+        for scale, arm, form in product(grid.scales, grid.arms, forms)
+    }
+    watched = {place: rows for place, rows in lines.items() if rows is not None and len(rows["step"].unique()) > 1}
+    if not watched:
+        return None
+    figure = Figure(figsize=(3.6 * len(forms) + 0.5, 1.9 * len(grid.scales) + 0.8), layout="constrained")
+    panels = figure.subplots(len(grid.scales), 2 * len(forms), sharex="col", sharey=True, squeeze=False)
+    styles = _styles(grid)
+    for (scale, arm, form), rows in watched.items():
+        column = 2 * forms.index(form)
+        for axes, x in zip(panels[grid.scales.index(scale), column : column + 2], LOSS_AXES, strict=True):
+            _loss_line(axes, rows, x, *styles[arm.index], below=arm is grid.reference)
+    for axes in panels.flat:
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        _few_ticks(axes)
+    for column, (form, label) in enumerate(product(forms, LOSS_AXES.values())):
+        panels[0, column].set_title(f"{form} prompts" if column % 2 == 0 else "", fontweight="bold", loc="left")
+        panels[-1, column].set_xlabel(label)
+    for scale, axes in zip(grid.scales, panels[:, 0], strict=True):
+        axes.set_ylabel(f"{scale.label}\nheld-out loss" if scale.label else "held-out loss")
+    _legend(figure, grid, styles)
+    incomplete = any(rows.groupby("step")["seed"].nunique().max() < len(grid.seeds) for rows in watched.values())
+    several = len(grid.seeds) > 1
+    parts = ["thick: mean over seeds; thin: each seed"] if several else ["one training seed"]
+    parts += ["some seeds are missing: see the tables"] if incomplete or grid.results.missing else []
+    figure.supxlabel("; ".join(parts), fontsize=6.5, color="#666666")
+    return figure
+
+
+LOSS_AXES = {"samples_seen": "training images seen", "train_flops": "training FLOPs"}
+
+
+def _loss_line(axes: Axes, rows: pd.DataFrame, x: str, color: str, marker: str, *, below: bool) -> None:
+    """`below`: under the others and broader, so that it is seen where another is as good."""
+    by_seed = [of_seed.sort_values("step") for _, of_seed in rows.groupby("seed")]
+    if len(by_seed) > 1:
+        for of_seed in by_seed:
+            axes.plot(of_seed[x], of_seed["value"], color=color, linewidth=0.6, alpha=0.6, zorder=2)
+    mean = rows.groupby("step")[[x, "value"]].mean().sort_index()
+    look: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.5}
+    look |= {"markersize": 5.6, "linewidth": 3.0} if below else {"markersize": 3.4, "linewidth": 1.3, "zorder": 3}
+    axes.plot(mean[x], mean["value"], color=color, marker=marker, **look)
+
+
+def _few_ticks(axes: Axes) -> None:
+    """Logarithmic axes of a small panel: the powers of ten across, a few plain numbers up."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.xaxis.set_major_locator(LogLocator(numticks=5))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=6))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.minorticks_off()
 
 
 def differences(grid: Grid) -> Figure | None:
@@ -160,10 +237,13 @@ def differences(grid: Grid) -> Figure | None:
 
 
 def _points(grid: Grid, scale: Level, arm: Level, metric: str, form: str) -> list[tuple[float, Group]]:
-    """(training images seen, score) at every step that was scored."""
-    frame = grid.numbers.get((scale.index, arm.index, metric, form))
+    """(training images seen, score) at every step that was scored; of watched steps there are no single images."""
+    place = (scale.index, arm.index, metric, form)
+    frame = grid.numbers.get(place)
     if frame is None:
         return []
+    if place in grid.judged:
+        frame = frame[frame["step"].isin(grid.judged[place]["step"])]
     steps = frame.groupby("step")["samples_seen"].max().sort_index()
     return [
         (float(seen), grid.number(scale, arm, metric, form, int(step)))

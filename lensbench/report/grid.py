@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lensbench.sweep.sweep import Results
 
 GENEVAL = "geneval"
+GUIDED = "geneval_guided"  # at other guidance scales than the evaluation's own: see lensbench.report.guidance
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")  # GenEval's own order
 FORMS = ("short", "repeated", "detailed")
 SCORES = ("fid", "fd_shapes", "shapes_alignment", "validation_loss")  # in the order they are shown
@@ -33,6 +34,11 @@ BOOKKEEPING = {
     "set_aside_images",
     "truncated_captions",
     "caption_tokens",
+    "images_per_second",
+    "peak_flops_share",
+    "data_wait_share",
+    "padding",
+    "peak_memory_bytes",
 }
 SET_NAMES = {"alt": "alt-text"}  # caption sets that people know by another name
 POLICY_WORDS = {
@@ -226,6 +232,14 @@ class Grid:
         a, b = (self.rows(scale, level, metric, form).set_index("seed")["value"] for level in (arm, other))
         return [float(a[seed] - b[seed]) for seed in a.index if seed in b.index]
 
+    def guided(self, scale: Level, arm: Level, form: str, own: float) -> pd.DataFrame:
+        """The judged images of the last step at every guidance scale, `own` being the evaluation's, in `guidance`."""
+        parts = [self.images(scale, arm, GENEVAL, form).assign(guidance=own)]
+        further = self.judged.get((scale.index, arm.index, GUIDED, form))
+        if further is not None:
+            parts.append(further[further["last"]])
+        return pd.concat([part for part in parts if len(part)]) if any(map(len, parts)) else parts[0]
+
     def pairs(self) -> list[tuple[Level, Level]]:
         """What is compared: every arm with the reference, then, of few arms, each with each (later minus earlier)."""
         others = [arm for arm in self.arms if arm is not self.reference]
@@ -244,7 +258,8 @@ class Grid:
 
     def scores(self) -> list[tuple[str, str]]:
         """Every score beside GenEval as (metric, form)."""
-        found = {metric for _, _, metric, _ in self.numbers if metric.partition(".")[0] != GENEVAL} - BOOKKEEPING
+        found = {metric for _, _, metric, _ in self.numbers if metric.partition(".")[0] not in (GENEVAL, GUIDED)}
+        found -= BOOKKEEPING
         order = [*(metric for metric in SCORES if metric in found), *sorted(found - {*SCORES})]
         return [(metric, form) for metric in order for form in self.forms(metric)]
 

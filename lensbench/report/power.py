@@ -73,7 +73,8 @@ def power_table(grid: Grid, difference: float | None = None) -> Table:
     )
     table_rows = tuple(row for _, _, row in rows)
     title = "Smallest difference that is found"
-    return Table("power", title, (*heads, *columns), table_rows, tuple(note for note in notes if note))
+    told = tuple(note for note in notes if note)
+    return Table("power", title, (*heads, *columns), table_rows, told, filed=False)
 
 
 def _designs(seeds: int) -> list[tuple[int, int]]:

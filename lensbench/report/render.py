@@ -156,7 +156,8 @@ def to_console(table: Table, width: int = 110) -> Text:
         out.append("\n" if k else "")
         out.append_text(_console_block(table, labels, block, layout))
     if every - layout.intervals:
-        out.append(f" Intervals of every column: {table.name}.md and {table.name}.csv\n", style="dim")
+        where = f"{table.name}.md and {table.name}.csv" if table.filed else "in a wider window"
+        out.append(f" Intervals of every column: {where}\n", style="dim")
     return out
 
 

@@ -60,6 +60,7 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
+    filed: bool = True  # whether it is written to files too, under its name
 
     @property
     def incomplete(self) -> bool:

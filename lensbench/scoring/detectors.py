@@ -8,6 +8,7 @@ are not FID and not CLIPScore, and numbers made with other weights (`digest`) ar
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -38,9 +39,15 @@ class Judged(NamedTuple):
     detections: dict[str, list[Box]]
     colors: dict[str, list[str]]
 
+    def color(self, name: str, index: int) -> str:
+        """The color of detection `index` of a class."""
+        return self.colors[name][index]
+
 
 class ShapesJudge:
     """Detector, feature extractor and image-text alignment for the shapes world."""
+
+    name = "shapes judge"
 
     def __init__(self, detector: Detector, towers: Alignment, digest: str) -> None:
         self.detector = detector.eval().requires_grad_(False)
@@ -75,6 +82,15 @@ class ShapesJudge:
             predictions, _ = self.detector(to_canvas(chunk.float()))
             found += decode(predictions, images.shape[-1])
         return found
+
+    def look(self, images: Sequence[np.ndarray]) -> list[Judged]:
+        """As `judge`, of pictures uint8 (S, S, 3) of any sizes. Raises ValueError for one that is no square."""
+        found: dict[int, Judged] = {}
+        for shape in dict.fromkeys(image.shape for image in images):
+            places = [i for i, image in enumerate(images) if image.shape == shape]
+            pixels = torch.from_numpy(np.stack([images[i] for i in places])).permute(0, 3, 1, 2) / 255
+            found |= dict(zip(places, self.judge(pixels), strict=True))
+        return [found[i] for i in range(len(images))]
 
     @torch.inference_mode()
     def features(self, images: Tensor) -> np.ndarray:

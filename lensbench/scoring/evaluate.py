@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,10 +28,11 @@ from lensbench.scoring.extractors import inception_if_present
 from lensbench.scoring.frechet import distance
 from lensbench.scoring.generate import generate, sampling_noise
 from lensbench.scoring.geneval import summary, verdict
-from lensbench.scoring.shapes_prompts import Prompt, digest, prompt_set
+from lensbench.scoring.shapes_prompts import Prompt, digest, prompt_set, repeated
 from lensbench.scoring.statistics import stratified_mean
 from lensbench.streams import torch_stream
 
+GUIDED = "geneval_guided"  # the metric of verdicts at other guidance scales than the plan's own
 SHAPES_PROMPT_SETS: dict[Form, str] = {"short": "brief", "detailed": "detailed"}
 
 
@@ -56,9 +57,10 @@ class Plan:
 
     def images(self, final: bool) -> int:
         """How many images a checkpoint is asked for."""
-        forms = len(self.experiment.evaluation.forms)
-        scenes = min(self.experiment.evaluation.scene_images, len(self.keys)) if final else 0
-        return forms * (sum(prompt.samples for prompt in self.prompts) + scenes)
+        e = self.experiment.evaluation
+        scenes = min(e.scene_images, len(self.keys)) if final else 0
+        times = 1 + len(e.guidances) if final else 1
+        return len(e.forms) * (times * sum(prompt.samples for prompt in self.prompts) + scenes)
 
 
 def plan(experiment: Experiment, corpus: Corpus) -> Plan:
@@ -70,8 +72,17 @@ def plan(experiment: Experiment, corpus: Corpus) -> Plan:
     else:
         sets = {"short": experiment.corpus.short_prompts, "detailed": experiment.corpus.detailed_prompts}
         prompts = []  # GenEval on photographs needs a COCO detector
-    held_out = {form: captions(corpus, Captions(set=sets[form]), keys) for form in e.forms}
-    return Plan(experiment, corpus, prompts, keys, held_out)
+    return Plan(experiment, corpus, prompts, keys, _held_out_texts(corpus, sets, keys, e.forms))
+
+
+def _held_out_texts(
+    corpus: Corpus, sets: Mapping[Form, str], keys: list[str], forms: tuple[Form, ...]
+) -> dict[Form, list[str]]:
+    """The text of each held-out image in each form; the repeated ones are made of the two others."""
+    found = {form: captions(corpus, Captions(set=name), keys) for form, name in sets.items()}
+    both = zip(found["short"], found["detailed"], strict=True)
+    found["repeated"] = [repeated(short, detailed) for short, detailed in both]
+    return {form: found[form] for form in forms}
 
 
 @dataclass
@@ -135,6 +146,9 @@ def score(
         if plan.prompts:
             checkpoint.geneval(form)
         if final:
+            if plan.prompts:
+                for scale in plan.experiment.evaluation.guidances:
+                    checkpoint.guided(form, scale)
             checkpoint.held_out(form)
             checkpoint.validation(form)
     return checkpoint.scores
@@ -153,40 +167,41 @@ class _Checkpoint:
     report: Callable[[int], None]
     scores: Scores
 
-    def draw(self, protocol: str, texts: list[str], keys: list[tuple[int, int]]) -> np.ndarray:
+    def draw(
+        self, protocol: str, texts: list[str], keys: list[tuple[int, int]], guidance: float | None = None
+    ) -> np.ndarray:
         """Images (n, S, S, 3) uint8 of texts, each from the noise of its (prompt index, sample)."""
-        e = self.plan.experiment
-        side = e.corpus.size_px // self.autoencoder.stride
-        return generate(
-            self.denoiser,
-            self.autoencoder,
-            self.features,
-            texts,
-            sampling_noise(e.evaluation.prompt_seed, protocol, keys, side * side, self.autoencoder.channels),
-            (side, side),
-            steps=e.evaluation.sampling_steps,
-            guidance=e.evaluation.guidance,
-            report=self.report,
-        )
+        of = (self.plan, self.features, self.autoencoder)
+        return draw(self.denoiser, *of, protocol, texts, keys, self.report, guidance)
 
     def geneval(self, form: Form) -> None:
         """GenEval's tasks: the verdict on every image, the mean of each task and the mean of the tasks."""
+        rows, images = self._verdicts(form, None)
+        self.scores.outcomes += rows
+        self.scores.pictures[f"geneval-{form}"] = images
+        for task in dict.fromkeys(prompt.task for prompt in self.plan.prompts):
+            self.scores.add_mean(f"geneval.{task}", form, [row for row in rows if row["task"] == task])
+        self.scores.add_mean("geneval", form, rows)
+
+    def guided(self, form: Form, guidance: float) -> None:
+        """The same prompts from the same noise at another guidance scale."""
+        rows, _ = self._verdicts(form, guidance)
+        self.scores.outcomes += [row | {"metric": GUIDED, "guidance": guidance} for row in rows]
+        self.scores.add_mean(f"{GUIDED}.{guidance:g}", form, rows)
+
+    def _verdicts(self, form: Form, guidance: float | None) -> tuple[list[dict[str, Any]], np.ndarray]:
         prompts = self.plan.prompts
         wanted = [(prompt, number) for prompt in prompts for number in range(prompt.samples)]
         texts = [prompt.texts[form] for prompt, _ in wanted]
         # The noise does not depend on the form: the two wordings of a prompt are drawn from the same noise.
-        images = self.draw("geneval", texts, [(prompt.index, number) for prompt, number in wanted])
+        images = self.draw("geneval", texts, [(prompt.index, number) for prompt, number in wanted], guidance)
         rows = []
         for (prompt, number), text, judged in zip(wanted, texts, self.judge.judge(_as_floats(images)), strict=True):
             said = verdict(prompt.row, judged.detections, functools.partial(_color, judged.colors))
             row = {"metric": "geneval", "prompt_form": form, "task": prompt.task, "prompt_index": prompt.index}
             rows.append(row | {"sample": number, "prompt": text, "value": float(said.correct), "reason": said.reason})
         summary(rows, {(prompt.task, prompt.index): prompt.samples for prompt in prompts})  # refuses an incomplete set
-        self.scores.outcomes += rows
-        self.scores.pictures[f"geneval-{form}"] = images
-        for task in dict.fromkeys(prompt.task for prompt in prompts):
-            self.scores.add_mean(f"geneval.{task}", form, [row for row in rows if row["task"] == task])
-        self.scores.add_mean("geneval", form, rows)
+        return rows, images
 
     def held_out(self, form: Form) -> None:
         """Distances between pictures of the held-out captions and the held-out images, and the alignment."""
@@ -201,38 +216,84 @@ class _Checkpoint:
             name = f"shapes judge {judge.digest[:12]}"
             self.scores.add_record("fd_shapes", form, fd_shapes, len(texts), extractor=name)
             if not self.plan.prompts and (inception := inception_if_present()):
-                name = f"Inception-v3 2015-12-05 {inception.digest[:12]}, {inception.resize}"
-                fid = distance(inception(images), inception(real))
-                self.scores.add_record("fid", form, fid, len(texts), extractor=name)
+                # FID where it is FID: by other weights it is a distance of another name
+                metric = "fid" if inception.name == "inception" else f"fd_{inception.name}"
+                name = f"{inception.name} {inception.digest[:12]}, {inception.resize}"
+                value = distance(inception(images), inception(real))
+                self.scores.add_record(metric, form, value, len(texts), extractor=name)
         if self.plan.prompts:  # the alignment is trained on the world's captions: it says nothing about photographs
             self.scores.add_outcomes("alignment", "shapes_alignment", form, texts, judge.alignment(drawn, texts))
 
-    @torch.inference_mode()
-    def validation(self, form: Form, batch: int = 128) -> None:
-        """Flow-matching loss on held-out images, with noise and timesteps that depend on the image's place alone."""
-        e = self.plan.experiment
-        device = next(self.denoiser.parameters()).device
-        texts = self.plan.held_out[form][: e.evaluation.validation_images]
-        losses = []
-        for start in range(0, len(texts), batch):
-            latents = self.real.gather(np.arange(start, min(start + batch, len(texts))))
-            seed = e.evaluation.prompt_seed
-            noise = torch.randn(latents.shape, generator=torch_stream(seed, "validation noise", start))
-            stream = torch_stream(seed, "validation timesteps", start)
-            timesteps = draw_timesteps(stream, len(latents), timestep_mean(latents.shape[1]))
-            text_features, text_mask = self.features.gather(texts[start : start + len(latents)])
-            loss = flow_loss(
-                self.denoiser,
-                latents.to(device),
-                noise.to(device),
-                timesteps.to(device),
-                [layer.to(device) for layer in text_features],
-                text_mask.to(device),
-                self.real.grid,
-            )
-            losses.append(loss.cpu())
-        values = torch.cat(losses).double().numpy()
+    def validation(self, form: Form) -> None:
+        """Flow-matching loss on held-out images."""
+        texts = validation_texts(self.plan, form)
+        values = validation_losses(self.denoiser, texts, self.plan.experiment, self.features, self.real)
         self.scores.add_outcomes("validation_loss", "validation_loss", form, texts, values)
+
+
+def validation_texts(plan: Plan, form: Form) -> list[str]:
+    """The texts of the held-out images that the validation loss is taken on."""
+    return plan.held_out[form][: plan.experiment.evaluation.validation_images]
+
+
+@torch.inference_mode()
+def validation_losses(
+    denoiser: LensTransformer,
+    texts: list[str],
+    experiment: Experiment,
+    features: TextFeatures,
+    real: Latents,
+    batch: int = 128,
+) -> np.ndarray:
+    """The loss (N,) of each held-out image with its text, at noise and a timestep that depend on its place alone."""
+    device = next(denoiser.parameters()).device
+    losses = []
+    for start in range(0, len(texts), batch):
+        latents = real.gather(np.arange(start, min(start + batch, len(texts))))
+        seed = experiment.evaluation.prompt_seed
+        noise = torch.randn(latents.shape, generator=torch_stream(seed, "validation noise", start))
+        stream = torch_stream(seed, "validation timesteps", start)
+        timesteps = draw_timesteps(stream, len(latents), timestep_mean(latents.shape[1]))
+        text_features, text_mask = features.gather(texts[start : start + len(latents)])
+        loss = flow_loss(
+            denoiser,
+            latents.to(device),
+            noise.to(device),
+            timesteps.to(device),
+            [layer.to(device) for layer in text_features],
+            text_mask.to(device),
+            real.grid,
+        )
+        losses.append(loss.cpu())
+    return torch.cat(losses).double().numpy()
+
+
+def draw(
+    denoiser: LensTransformer,
+    plan: Plan,
+    features: TextFeatures,
+    autoencoder: Autoencoder,
+    protocol: str,
+    texts: list[str],
+    keys: list[tuple[int, int]],
+    report: Callable[[int], None] | None = None,
+    guidance: float | None = None,
+) -> np.ndarray:
+    """Images (n, S, S, 3) uint8 of texts, each from the noise of its (prompt index, sample); None is the plan's own
+    guidance."""
+    e = plan.experiment
+    side = e.corpus.size_px // autoencoder.stride
+    return generate(
+        denoiser,
+        autoencoder,
+        features,
+        texts,
+        sampling_noise(e.evaluation.prompt_seed, protocol, keys, side * side, autoencoder.channels),
+        (side, side),
+        steps=e.evaluation.sampling_steps,
+        guidance=e.evaluation.guidance if guidance is None else guidance,
+        report=report,
+    )
 
 
 def _as_floats(images: np.ndarray) -> torch.Tensor:

@@ -71,9 +71,17 @@ class PictureFolder:
     def note_session(self, session: Mapping[str, Any]) -> None:
         """Add to the record what draws from here on, unless it is what drew last."""
         record = self._record()
-        if not record["sessions"] or record["sessions"][-1] != dict(session):
+        last = record["sessions"][-1] if record["sessions"] else {}
+        if {name: last.get(name) for name in session} != json.loads(json.dumps(session)):
             record["sessions"].append(dict(session))
             self._write_record(record)
+
+    def note_cost(self, seconds_an_image: float, peak_bytes: Mapping[str, int]) -> None:
+        """Add to the record what the last session's pictures cost: the median over its batches, and its most memory."""
+        record = self._record()
+        last = record["sessions"][-1]
+        last["seconds_an_image"], last["peak_bytes"] = seconds_an_image, dict(peak_bytes)
+        self._write_record(record)
 
     def picture(self, prompt: int, sample: int) -> Path:
         """Where a picture is or will be."""

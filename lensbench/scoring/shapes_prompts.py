@@ -116,5 +116,15 @@ def reworded(texts: Sequence[str], prompt_seed: int) -> list[str]:
     return found
 
 
+def repeated(short: str, detailed: str) -> str:
+    """The short wording as often as brings it nearest to the length of the detailed one, in words: length without
+    content, to tell what a longer prompt does from what it says."""
+    times = max(1, round(len(detailed.split()) / max(1, len(short.split()))))
+    return ", ".join([short] * times)
+
+
 def _text(row: dict[str, Any], form: Form, prompt_seed: int, number: int) -> str:
-    return row["prompt"] if form == "short" else detailed_text(row, prompt_seed, number)
+    if form == "short":
+        return str(row["prompt"])
+    detailed = detailed_text(row, prompt_seed, number)
+    return detailed if form == "detailed" else repeated(row["prompt"], detailed)

@@ -10,17 +10,21 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
+from lensbench import ranks
 from lensbench.captions.texts import arm_digest, training_texts
+from lensbench.data.buckets import Size
 from lensbench.data.corpus import open_corpus
-from lensbench.data.features import TextFeatures, encode_texts
-from lensbench.data.latents import Latents, encode_images
+from lensbench.data.features import OnlineFeatures, TextFeatures, encode_texts, text_rows
+from lensbench.data.latents import Latents, encode_images, image_rows, online_images
+from lensbench.data.rowstore import Cost, shown
+from lensbench.data.sized import encode_sizes
 from lensbench.experiment import Autoencoder as AutoencoderConfig
 from lensbench.experiment import Experiment
 from lensbench.experiment import TextEncoder as TextEncoderConfig
@@ -32,13 +36,16 @@ from lensbench.model.transformer import LensConfig
 from lensbench.publishing import publish
 from lensbench.scoring.detectors import ShapesJudge
 from lensbench.scoring.evaluate import Plan, Scores, plan, score
-from lensbench.sweep.progress import Progress
+from lensbench.sweep.looking import Amount, look
+from lensbench.sweep.progress import Progress, Stage
 from lensbench.sweep.provenance import commit, hardware
 from lensbench.training import files
 from lensbench.training.datamodule import TrainingBatches
 from lensbench.training.run import scoring_steps, train
 
 Report = Callable[[Progress], None]
+
+WORTH_TELLING = 10**9  # bytes that a cell writes for its features
 
 # Corpora and encoders serve many cells of one process.
 corpus_of = functools.lru_cache(maxsize=4)(open_corpus)
@@ -79,11 +86,26 @@ def judge_of() -> ShapesJudge:
 def run_cell(experiment: Experiment, directory: Path, *, cache: Path, report: Report) -> None:
     """Run an experiment and write its files into `directory`.
 
+    With training.devices it is run by as many processes; one that torchrun or srun started is one of them. Then all
+    encode and train, and the first alone reports, scores and writes.
+
     Raises ValueError for what the user can mend (a corpus too small, a loss that is no number), OSError for the disk.
     """
+    if ranks.to_start(experiment.training):
+        from lensbench.sweep.launch import run_in_processes
+
+        run_in_processes(experiment, directory, cache=cache, report=report)
+        return
+    with ranks.joined():
+        first = ranks.rank() == 0
+        _run_here(experiment, directory, cache, report if first else lambda progress: None, first)
+
+
+def _run_here(experiment: Experiment, directory: Path, cache: Path, report: Report, first: bool) -> None:
     began = time.perf_counter()
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "experiment.json").write_text(json.dumps(json.loads(experiment.model_dump_json()), indent=1))
+    if first:
+        (directory / "experiment.json").write_text(json.dumps(json.loads(experiment.model_dump_json()), indent=1))
     judge = judge_of()  # before the training: a judge that fails its self-test must not cost a run
     corpus = corpus_of(experiment.corpus, experiment.images)
     autoencoder = autoencoder_of(experiment.autoencoder, experiment.model.patch_size)
@@ -91,30 +113,55 @@ def run_cell(experiment: Experiment, directory: Path, *, cache: Path, report: Re
     texts = training_texts(corpus, experiment.captions, corpus.train_keys, experiment.text_encoder)
     what = plan(experiment, corpus)
 
-    def encode(of: list[str], note: str) -> TextFeatures:
-        return encode_texts(
-            of, encoder, cache, report=lambda done, total: report(Progress("captions", done, total, note))
-        )
+    online = experiment.training.features == "online"  # then nothing is written: what is scored on stays in memory
 
-    def latents(keys: list[str], note: str) -> Latents:
-        return encode_images(
-            corpus,
-            keys,
-            autoencoder,
-            cache,
-            device=_device(),
-            report=lambda done, total: report(Progress("latents", done, total, note)),
-        )
+    def telling(stage: Stage, note: str, cost: Cost | None = None) -> Callable[[int, int], None]:
+        if cost is not None and cost.bytes > WORTH_TELLING:
+            note += f", {shown(cost.bytes)} to write"
+        return lambda done, total: report(Progress(stage, done, total, note))
 
-    train_latents = latents(corpus.train_keys, "training images")
+    def features(of: Sequence[str], note: str) -> TextFeatures:
+        if online:
+            return encode_texts(of, encoder, None, report=telling("captions", note))
+        rows = text_rows(of, encoder, cache)
+        rows.fill(telling("captions", note, rows.cost()))
+        return rows.features()
+
+    def latents(keys: Sequence[str], note: str, size: Size | None = None) -> Latents:
+        rows = None if online else image_rows(corpus, keys, autoencoder, cache, device=device(), size=size)
+        if rows is None:
+            where = telling("latents", note)
+            return encode_images(corpus, keys, autoencoder, None, device=device(), size=size, report=where)
+        rows.fill(telling("latents", note, rows.cost()))
+        return rows.latents()
+
+    def training_latents(keys: Sequence[str], size: Size | None) -> Latents:
+        if online:
+            return online_images(corpus, keys, autoencoder, device=device(), size=size)
+        return latents(keys, "training images" if size is None else f"images of {size.height} x {size.width}", size)
+
+    train_latents = encode_sizes(experiment, corpus, training_latents)
     held_out_latents = latents(what.keys, "held-out images")
     # Prompts apart from captions: every cell shares theirs, whatever its arm.
-    prompt_features = encode(what.texts(), "prompts")
-    # Each set apart, so that a mixture shares the features of the arms that read one of its sets.
-    train_features = {name: encode(of_set, name) for name, of_set in texts.items()}
-    encoder.unload()  # it can be larger than the denoiser
+    prompt_features = features(what.texts(), "prompts")
+    train_features: dict[str, TextFeatures]
+    if online:
+        train_features = {name: OnlineFeatures(encoder) for name in texts}
+    else:  # each set apart, so that progress says which
+        train_features = {name: features(of_set, name) for name, of_set in texts.items()}
+        encoder.unload()  # it can be larger than the denoiser
     config = denoiser_config(experiment, encoder.width)
     batches = TrainingBatches(experiment, train_latents, texts, train_features, corpus.train_keys)
+    token_counts = {name: train_features[name].token_counts(of_set) for name, of_set in texts.items()}
+    of_size = [
+        _train_flops_per_image(experiment, config, token_counts, math.prod(latents_of_size.grid))
+        for latents_of_size in batches.latents.of_size
+    ]
+
+    def amount(step: int) -> Amount:
+        seen = batches.seen(step)
+        return Amount(step, int(seen.sum()), float(seen @ of_size))
+
     cell = {"cell": experiment.cell_id(), "experiment_hash": experiment.hash()}
     origin = {
         "corpus_digest": corpus.digest,
@@ -136,18 +183,26 @@ def run_cell(experiment: Experiment, directory: Path, *, cache: Path, report: Re
         directory,
         lambda done, total, note: report(Progress("training", done, total, note)),
         identity,
+        functools.partial(
+            look,
+            plan=what,
+            features=prompt_features,
+            autoencoder=autoencoder,
+            real=held_out_latents,
+            amount=amount,
+            directory=directory,
+        ),
     )
+    encoder.unload()
+    ranks.leave()
+    if not first:
+        return
     train_seconds = float(pd.read_csv(directory / files.LOSSES)["seconds"].iloc[-1])
 
     scorer = functools.partial(
         score, judge=judge, plan=what, features=prompt_features, autoencoder=autoencoder, real=held_out_latents
     )
     checkpoints = _score_all(experiment, what, scorer, directory, report)
-    token_counts = {name: train_features[name].token_counts(of_set) for name, of_set in texts.items()}
-    of_size = [
-        _train_flops_per_image(experiment, config, token_counts, math.prod(latents_of_size.grid))
-        for latents_of_size in batches.latents.of_size
-    ]
     images, shares = len(corpus.train_keys), experiment.captions.shares
     last = experiment.training.steps
     facts = Scores()
@@ -161,17 +216,36 @@ def run_cell(experiment: Experiment, directory: Path, *, cache: Path, report: Re
     tokens = sum(share * float(token_counts[name].mean()) for name, share in shares.items())
     facts.add_record("truncated_captions", "", truncated, images)
     facts.add_record("caption_tokens", "", tokens, images)
+    for metric, value in _speed(directory).items():
+        facts.add_record(metric, "", value, last)
     checkpoints[last].records += facts.records
+    for step, form, loss, n, low, high in _watched(directory):
+        if step != last:  # where it is scored, and the same
+            checkpoints.setdefault(step, Scores()).add_record("validation_loss", form, loss, n, low, high)
     outcomes, records = [], []
     for step, scores in checkpoints.items():
-        seen = batches.seen(step)
-        amount = {"step": step, "samples_seen": int(seen.sum()), "train_flops": float(seen @ of_size)}
         outcomes += [{"cell": cell["cell"], "step": step} | row for row in scores.outcomes]
-        records += [cell | row | amount | origin for row in scores.records]
+        records += [cell | row | amount(step)._asdict() | origin for row in scores.records]
     _write_pictures(directory, checkpoints[last])
     _write_parquet(pd.DataFrame(outcomes), directory / "outcomes.parquet")
     _write_parquet(pd.DataFrame(records), directory / "records.parquet")
     shutil.rmtree(directory / files.RESUME, ignore_errors=True)
+
+
+def _speed(directory: Path) -> dict[str, float]:
+    """What the report keeps of the speed of training."""
+    told = json.loads((directory / files.SUMMARY).read_text())
+    kept = ("images_per_second", "peak_flops_share", "data_wait_share", "padding", "peak_memory_bytes")
+    return {name: told[name] for name in kept}
+
+
+def _watched(directory: Path) -> list[tuple[int, str, float, int, float, float]]:
+    """What training was watched for: step, form, held-out loss, images, and the interval of the loss."""
+    if not (directory / files.WATCHED).exists():
+        return []
+    table = pd.read_csv(directory / files.WATCHED, float_precision="round_trip")
+    columns = table[["step", "form", "validation_loss", "n", "low", "high"]]
+    return list(columns.itertuples(index=False, name=None))
 
 
 def _train_flops_per_image(
@@ -191,7 +265,8 @@ def _train_flops_per_image(
     return policy.dropout * without_text + (1 - policy.dropout) * with_text
 
 
-def _device() -> torch.device:
+def device() -> torch.device:
+    """Where models compute: the GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -209,7 +284,7 @@ def _score_all(
 
     found = {}
     for step in steps:
-        denoiser = load(files.checkpoint(directory, step)).to(_device())
+        denoiser = load(files.checkpoint(directory, step)).to(device())
         found[step] = scorer(denoiser, final=step == steps[-1], report=drawn)
     return found
 

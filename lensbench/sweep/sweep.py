@@ -154,24 +154,42 @@ def _names(levels: tuple[Any, ...]) -> str:
 
 def load(path: Path) -> Sweep:
     """The `sweep` of a Python file. ValueError, in one line, when there is none or the file raises."""
+    sweep = _defined(path).get("sweep")
+    if not isinstance(sweep, Sweep):
+        found = "no `sweep`" if sweep is None else f"`sweep` is a {type(sweep).__name__}"
+        raise ValueError(f"{path}: {found}; a sweep file ends with `sweep = Sweep(...)`")
+    return sweep
+
+
+def load_recipe(path: Path) -> Sweep:
+    """The `sweep` of a Python file, or its `experiment` as a sweep of one cell. ValueError as `load` says."""
+    defined = _defined(path)
+    experiment = defined.get("experiment")
+    if "sweep" in defined or not isinstance(experiment, Experiment):
+        return load(path)
+    return Sweep(
+        name="experiment",
+        base=experiment,
+        factors={"captions.set": (experiment.captions.set,)},
+        reference={"captions.set": experiment.captions.set},
+    )
+
+
+def _defined(path: Path) -> dict[str, Any]:
+    # What a Python file defines.
     import runpy
 
     if not path.is_file():
         raise ValueError(f"{path}: no such sweep file; give the path of a Python file that defines `sweep`")
     with _importing_beside(path):
         try:
-            namespace = runpy.run_path(str(path), run_name="lensbench_sweep_file")
+            return runpy.run_path(str(path), run_name="lensbench_sweep_file")
         except ValidationError as error:
             raise ValueError(f"{_place(error, path)}: {one_line(error)}") from error
         except (Exception, SystemExit) as error:
             message = str(error).splitlines()[0] if str(error).strip() else "no message"
             kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
             raise ValueError(f"{_place(error, path)}: {kind}{message}") from error
-    sweep = namespace.get("sweep")
-    if not isinstance(sweep, Sweep):
-        found = "no `sweep`" if sweep is None else f"`sweep` is a {type(sweep).__name__}"
-        raise ValueError(f"{path}: {found}; a sweep file ends with `sweep = Sweep(...)`")
-    return sweep
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from lensbench.captions.policy import drawn_sets, dropped_text
 from lensbench.data.features import TextFeatures
@@ -24,6 +24,7 @@ from lensbench.experiment import Experiment
 from lensbench.model.flow import draw_timesteps, timestep_mean
 from lensbench.streams import torch_stream
 from lensbench.training.order import ImageOrder, dealt
+from lensbench.training.workers import StepLoader
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ class TrainingBatches(Dataset[Step]):
                 (names[of_set], "" if silent else self.texts[names[of_set]][image])
                 for of_set, silent, image in zip(drawn[start:], dropped[start:], group.images, strict=False)
             ]
-            tokens = np.array([int(self.features[name].token_counts([text])[0]) for name, text in said])
+            tokens = self._token_counts(said)
             height, width = grid = self.latents.grid(group.size)
             noise, timesteps = flow_input(e.seed, step, len(tokens), height * width, self.channels, place)
             for rows in self._parts(tokens, whole):
@@ -193,6 +194,14 @@ class TrainingBatches(Dataset[Step]):
         for part in np.array_split(rows, parts):
             yield part if whole else part[self.rank :: self.ranks]
 
+    def _token_counts(self, said: Sequence[tuple[str, str]]) -> np.ndarray:
+        """Tokens of texts, each of a caption set: int64 (len(said),)."""
+        counts = np.zeros(len(said), dtype=np.int64)
+        for name in self.experiment.captions.shares:
+            of_set = [visit for visit, (from_set, _) in enumerate(said) if from_set == name]
+            counts[of_set] = self.features[name].token_counts([said[visit][1] for visit in of_set])
+        return counts
+
     def _text(self, said: Sequence[tuple[str, str]]) -> tuple[list[torch.Tensor], torch.Tensor]:
         """The features and mask of texts, each of a caption set."""
         parts = []
@@ -219,19 +228,6 @@ def _merged(
     return merged, merged_mask
 
 
-class StepsFrom(Sampler[int]):
-    """The numbers of the steps from `start` on. Its length is that of all: Lightning counts those done before."""
-
-    def __init__(self, start: int, steps: int) -> None:
-        self.start, self.steps = start, steps
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.start, self.steps))
-
-    def __len__(self) -> int:
-        return self.steps
-
-
 class LensData(lightning.LightningDataModule):
     """Lightning's view of the training batches."""
 
@@ -239,6 +235,7 @@ class LensData(lightning.LightningDataModule):
         super().__init__()
         self.batches = batches
         self.start = 0
+        self.loader: StepLoader[Step] | None = None  # of this process, once training has begun
 
     def state_dict(self) -> dict[str, Any]:
         """How many steps are done."""
@@ -249,12 +246,11 @@ class LensData(lightning.LightningDataModule):
         """Go on after the steps of `state_dict()`."""
         self.start = state_dict["step"]
 
-    def train_dataloader(self) -> DataLoader[Step]:
+    def train_dataloader(self) -> StepLoader[Step]:
         assert self.trainer is not None
         self.batches.share(self.trainer.global_rank, self.trainer.world_size)
-        return DataLoader(
-            self.batches, batch_size=None, sampler=StepsFrom(self.start, len(self.batches)), num_workers=0
-        )
+        self.loader = StepLoader(self.batches, self.start, self.batches.experiment.training.data_workers)
+        return self.loader
 
     def transfer_batch_to_device(self, batch: Step, device: torch.device, dataloader_idx: int) -> Step:
         return Step(tuple(part.to(device) for part in batch.parts), batch.images)

@@ -7,14 +7,22 @@ from pathlib import Path
 
 CHECKPOINTS = "checkpoints"  # the averaged weights at every step that is scored
 LOSSES = "train.csv"
+SUMMARY = "training.json"  # how fast it was, and what that is of what the machine can do
+WATCHED = "watch.csv"  # the held-out loss of each prompt form along training
+SAMPLES = "samples"  # the same prompts drawn from the same noise along training
 REPRODUCER = "no_number.pt"  # the batch and the weights of a loss that is no number
 RESUME = "resume"  # the state of a run that is not finished
-ALL = (CHECKPOINTS, LOSSES, REPRODUCER, RESUME)
+ALL = (CHECKPOINTS, LOSSES, SUMMARY, WATCHED, SAMPLES, REPRODUCER, RESUME)
 
 
 def checkpoint(directory: Path, step: int) -> Path:
     """The folder of the averaged weights after `step` steps."""
     return directory / CHECKPOINTS / f"step-{step:06d}"
+
+
+def samples(directory: Path, step: int) -> Path:
+    """The sheet of pictures drawn after `step` steps."""
+    return directory / SAMPLES / f"step-{step:06d}.png"
 
 
 def remove(directory: Path) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import AdamW, Muon, Optimizer
+from torch.optim._muon import _adjust_lr, _zeropower_via_newtonschulz
 
 from lensbench.experiment import Training
 
@@ -36,7 +38,37 @@ def new_optimizer(denoiser: nn.Module, recipe: Training, depth: int) -> Optimize
     adamw = AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
     if not by_muon:
         return adamw
-    return Together(adamw, Muon(by_muon, lr=recipe.muon_learning_rate, weight_decay=recipe.weight_decay))
+    kind = ShardedMuon if isinstance(by_muon[0], DTensor) else Muon
+    return Together(adamw, kind(by_muon, lr=recipe.muon_learning_rate, weight_decay=recipe.weight_decay))
+
+
+class ShardedMuon(Muon):
+    """Muon on matrices of which every process has some rows, to the bit as on whole ones.
+
+    The momentum is divided as the weights are. What is made orthogonal is gathered first, one matrix at a time, and
+    every process computes all of it: torch's own, given such matrices, works on the parts and adds them up in bfloat16.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step; `closure` is for what calls optimisers with one, and is not called."""
+        assert closure is None
+        for group in self.param_groups:
+            rate, momentum = float(group["lr"]), group["momentum"]
+            parameters: list[Any] = []
+            gradients: list[Any] = []
+            buffers: list[Any] = []
+            self._init_group(group, parameters, gradients, buffers)
+            for parameter, gradient, buffer in zip(parameters, gradients, buffers, strict=True):
+                buffer.lerp_(gradient, 1 - momentum)
+                update = gradient.lerp(buffer, momentum) if group["nesterov"] else buffer
+                update = _zeropower_via_newtonschulz(
+                    update.full_tensor(), group["ns_coefficients"], group["ns_steps"], group["eps"]
+                )
+                update = distribute_tensor(update, parameter.device_mesh, parameter.placements, src_data_rank=None)
+                parameter.mul_(1 - rate * group["weight_decay"])
+                parameter.add_(update, alpha=-_adjust_lr(rate, group["adjust_lr_fn"], parameter.shape))
+        return None
 
 
 class Together(Optimizer):

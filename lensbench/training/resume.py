@@ -3,12 +3,18 @@
 A resume point is Lightning's checkpoint (weights, averages, optimiser, schedule, position, loss curve) and a manifest
 written after it, which says whose it is and what its bytes must be. No random state is kept: every draw of a step is a
 function of the seed and the step (lensbench.streams), so what follows is to the bit what would have followed.
+
+Of several processes the first writes it, or under FSDP all of them, each its part (lensbench.training.sharded). Any
+number of processes, under DDP or FSDP, goes on from it: with the same order, noise and texts, but not promised to the
+bit, for sums over another number of parts round otherwise.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +22,7 @@ from typing import Any, NamedTuple
 
 import lightning
 
+from lensbench import ranks
 from lensbench.publishing import publish
 from lensbench.stopping import StopRequest
 from lensbench.training.module import LensModule
@@ -24,14 +31,14 @@ KEPT = 2  # resume points: the last, and one more should its file be damaged
 
 
 class ResumePoint(NamedTuple):
-    """A state on disk after `step` steps."""
+    """A state on disk after `step` steps: a file, or a folder that several processes wrote."""
 
     step: int
     state: Path
 
 
 class ResumePoints(lightning.Callback):
-    """Writes a resume point every `seconds` and when a stop is asked for, which then ends training.
+    """Writes a resume point every `seconds` and when any process is asked to stop, which then ends training in all.
 
     Must be the last callback, so that what the others keep is of the same step. Raises OSError or RuntimeError when
     the disk is full; the points before it stay.
@@ -43,36 +50,55 @@ class ResumePoints(lightning.Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self.last = time.monotonic()
+        self.stop.heed()  # again, for Lightning has put itself before: its handler would wait for other processes
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, step: int
     ) -> None:
         assert isinstance(module, LensModule)
-        asked = self.stop.signal
-        if asked or time.monotonic() - self.last >= self.seconds:
+        due = trainer.is_global_zero and time.monotonic() - self.last >= self.seconds
+        asked, due_for_all = ranks.highest(self.stop.signal, int(due))
+        if asked or due_for_all:
             self.write(trainer, module)
         if asked:
+            self.stop.signal = asked
             raise KeyboardInterrupt
 
     def write(self, trainer: lightning.Trainer, module: LensModule) -> None:
-        """Write the state as it is after this step, then forget all but the last two."""
+        """Write the state as it is after this step, then forget all but the last two. Every process calls this."""
         step = module.steps
         state = self.folder / f"step-{step:08d}.ckpt"
         partial = state.with_suffix(".partial")
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             trainer.save_checkpoint(partial)
-            publish(partial, state)
-            manifest = {"step": step, "sha256": _sha256(state), "identity": self.identity}
-            partial = state.with_suffix(".json.partial")
-            partial.write_text(json.dumps(manifest, indent=1))
-            publish(partial, state.with_suffix(".json"))
+            if trainer.is_global_zero:
+                self._publish(step, partial, state)
         finally:
-            partial.unlink(missing_ok=True)
+            if trainer.is_global_zero:
+                _remove(partial)
+        self.last = time.monotonic()
+
+    def _publish(self, step: int, partial: Path, state: Path) -> None:
+        if partial.is_dir() or state.is_dir():  # a folder is in the way of another state after the same step
+            state.with_suffix(".json").unlink(missing_ok=True)
+            _remove(state)
+        if partial.is_dir():
+            for file in partial.iterdir():
+                publish(file, file)
+            os.replace(partial, state)
+        else:
+            publish(partial, state)
+        manifest = {"step": step, "sha256": _sha256(state), "identity": self.identity}
+        partial_manifest = state.with_suffix(".json.partial")
+        try:
+            partial_manifest.write_text(json.dumps(manifest, indent=1))
+            publish(partial_manifest, state.with_suffix(".json"))
+        finally:
+            _remove(partial_manifest)
         for old in sorted(self.folder.glob("step-*.json"))[:-KEPT]:
             old.unlink()  # the manifest first: a state without one is no resume point
-            old.with_suffix(".ckpt").unlink(missing_ok=True)
-        self.last = time.monotonic()
+            _remove(old.with_suffix(".ckpt"))
 
 
 def newest(folder: Path, identity: Mapping[str, str]) -> ResumePoint | None:
@@ -95,7 +121,7 @@ def finish(folder: Path, identity: Mapping[str, str]) -> None:
     partial.write_text(json.dumps({"identity": dict(identity)}, indent=1))
     publish(partial, folder / "trained.json")
     for state in folder.glob("step-*"):
-        state.unlink()
+        _remove(state)
 
 
 def finished(folder: Path, identity: Mapping[str, str]) -> bool:
@@ -106,6 +132,16 @@ def finished(folder: Path, identity: Mapping[str, str]) -> bool:
         return False
 
 
-def _sha256(path: Path) -> str:
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sha256(path: Path) -> str | dict[str, str]:
+    """Of a file; of a folder, that of each file in it."""
+    if path.is_dir():
+        return {file.name: str(_sha256(file)) for file in sorted(path.iterdir())}
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

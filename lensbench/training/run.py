@@ -10,14 +10,17 @@ from pathlib import Path
 
 import lightning
 
+from lensbench import ranks
 from lensbench.experiment import Experiment
 from lensbench.model.transformer import LensConfig
 from lensbench.stopping import stop_requests
-from lensbench.training import files
-from lensbench.training.callbacks import LossCurve, NoNumbers, Report, ScoringCheckpoints
+from lensbench.training import files, parallel
+from lensbench.training.callbacks import NoNumbers, Report, ScoringCheckpoints
+from lensbench.training.curve import LossCurve
 from lensbench.training.datamodule import LensData, TrainingBatches
 from lensbench.training.module import LensModule
-from lensbench.training.resume import ResumePoints, finish, finished, newest
+from lensbench.training.resume import ResumePoint, ResumePoints, finish, finished, newest
+from lensbench.training.watch import Probe, Watch, watched_steps
 
 
 def scoring_steps(experiment: Experiment) -> tuple[int, ...]:
@@ -33,38 +36,46 @@ def train(
     directory: Path,
     report: Callable[[int, int, str], None],
     identity: Mapping[str, str],
+    probe: Probe | None = None,
 ) -> None:
     """Train, from where an earlier call stopped, and leave the files of lensbench.training.files in `directory`.
 
     It goes on only where `identity` (the experiment, its data, the code) is the same; otherwise it starts anew.
+    `probe` is asked about the model along the way, and its answers are kept: see lensbench.training.watch.
 
-    Raises ValueError when the loss has stopped being a number, KeyboardInterrupt when a signal stopped it after a step.
+    Of several processes that have joined (lensbench.ranks) each calls this, with a `report` and a `probe` of its own;
+    they must see the same `directory`, and the first one's `identity` counts.
+
+    Raises ValueError when the loss has stopped being a number, KeyboardInterrupt when a signal stopped it after a step,
+    ranks.PeerLostError when another process has ended.
     """
     resume, losses = directory / files.RESUME, directory / files.LOSSES
     done = scoring_steps(experiment)
-    if finished(resume, identity) and _has(directory, done) and losses.exists():
+    watched = watched_steps(experiment) if probe else ()
+    left = [losses, directory / files.SUMMARY, *([directory / files.WATCHED] if watched else [])]
+    trained, point = ranks.told(_begun(directory, done, left, identity) if ranks.rank() == 0 else (False, None))
+    if trained:
         report(experiment.training.steps, experiment.training.steps, "trained before")
         return
-    point = newest(resume, identity)
-    if point is None or not _has(directory, [step for step in done if step <= point.step]):
-        point = None
-        files.remove(directory)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     module = LensModule(experiment, config)
     if experiment.training.compiled:
-        module.denoiser.compile_velocity()
+        parallel.compile_denoiser(module.denoiser, experiment.training)
     with stop_requests() as stop:
+        curve = LossCurve(losses, directory / files.SUMMARY)
+        watch = [Watch(directory / files.WATCHED, watched, probe)] if probe else []
         trainer = lightning.Trainer(
-            max_epochs=1,  # of `StepsFrom`: every step of the run
+            max_epochs=1,  # of `StepLoader`: every step of the run
             accelerator="auto",
-            devices=1,
+            **parallel.trainer_options(experiment.training),
             precision="bf16-mixed" if experiment.training.precision == "bf16" else "32-true",
             callbacks=[
-                LossCurve(losses),
+                curve,
                 ScoringCheckpoints(directory, done),
-                Report(report, experiment.training.steps),
+                Report(report, experiment.training.steps, curve),
                 NoNumbers(directory / files.REPRODUCER, experiment.training.steps),
+                *watch,
                 ResumePoints(resume, identity, experiment.training.resume_seconds, stop),
             ],
             logger=False,
@@ -73,7 +84,8 @@ def train(
             enable_model_summary=False,
         )
         try:
-            trainer.fit(module, datamodule=LensData(batches), ckpt_path=point and point.state, weights_only=True)
+            with ranks.peers_watched():
+                trainer.fit(module, datamodule=LensData(batches), ckpt_path=point and point.state, weights_only=True)
         except SystemExit:  # what Lightning makes of a KeyboardInterrupt
             stopped = True
         else:
@@ -81,7 +93,22 @@ def train(
     if stopped:  # the signal goes on to whoever handles it outside
         signal.raise_signal(stop.signal or signal.SIGINT)
         raise KeyboardInterrupt
-    finish(resume, identity)
+    if ranks.rank() == 0:
+        finish(resume, identity)
+
+
+def _begun(
+    directory: Path, done: Sequence[int], left: Sequence[Path], identity: Mapping[str, str]
+) -> tuple[bool, ResumePoint | None]:
+    """Whether this run has been trained, or else where it goes on; where nowhere, what is there is removed."""
+    resume = directory / files.RESUME
+    if finished(resume, identity) and _has(directory, done) and all(path.exists() for path in left):
+        return True, None
+    point = newest(resume, identity)
+    if point is None or not _has(directory, [step for step in done if step <= point.step]):
+        files.remove(directory)
+        return False, None
+    return False, point
 
 
 def _has(directory: Path, steps: Sequence[int]) -> bool:

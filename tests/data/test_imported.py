@@ -22,6 +22,7 @@ from lensbench.data.folder import PhotoFolder
 from lensbench.data.imported import ImportedCorpus, open_images
 from lensbench.data.importing import Asked, import_corpus
 from lensbench.data.latents import PatchedImages, encode_images
+from lensbench.data.rowstore import StoredRows
 from lensbench.experiment import FolderCorpus
 from lensbench.model.autoencoder import Pixels
 
@@ -115,11 +116,11 @@ def test_pixels_are_decoded_once_and_read_from_the_disk(folder: Path, tmp_path: 
     n = len(corpus.train_keys)
     assert told == [(n, n)]
     assert isinstance(again, PatchedImages)
-    assert again.images.dtype == torch.uint8
+    assert isinstance(again.images, StoredRows)
     rows = np.array([1, 0, 1])
     assert torch.equal(first.gather(rows), again.gather(rows))
     assert torch.equal(again.gather(rows), Pixels(4).encode(corpus.images([corpus.train_keys[i] for i in rows]))[0])
-    (file,) = cache.rglob("values.npy")
+    (file,) = cache.rglob("*.rows")
     assert file.stat().st_size >= n * 3 * SIZE * SIZE
     other = encode_images(opened(tmp_path / "out", size_px=16), corpus.train_keys, Pixels(4), cache)
     assert other.grid == (4, 4)

@@ -105,6 +105,30 @@ def test_every_number_has_its_provenance(finished: tuple[Path, subprocess.Comple
     assert {"fd_shapes", "shapes_alignment", "validation_loss", "truncated_captions"} <= set(records["metric"])
 
 
+def test_what_was_watched_is_in_the_records_and_ends_with_what_was_scored(
+    finished: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    records = pd.read_parquet(finished[0] / "results" / "tiny" / "records.parquet")
+    losses = records[records["metric"] == "validation_loss"].set_index(["cell", "step", "prompt_form"])
+    for cell in records["cell"].unique():
+        seen = pd.read_csv(finished[0] / "runs" / cell / "watch.csv", float_precision="round_trip")
+        assert list(seen["step"]) == [1, 1, 2, 2, 4, 4]
+        for row in seen.to_dict("records"):
+            said = losses.loc[(cell, row["step"], row["form"])]
+            assert said["value"] == row["validation_loss"]
+            assert [said[name] for name in ("low", "high", "n")] == [row[name] for name in ("low", "high", "n")]
+            assert (said["samples_seen"], said["train_flops"]) == (row["samples_seen"], row["train_flops"])
+        for step in (1, 2, 4):
+            with Image.open(finished[0] / "runs" / cell / "samples" / f"step-{step:06d}.png") as sheet:
+                assert sheet.height > 8 * 96
+    assert len(losses) == 12 * 6
+    with Image.open(finished[0] / "results" / "tiny" / "figures" / "losses.png") as figure:
+        assert figure.width > 400
+    speed = records[records["metric"] == "images_per_second"]
+    assert len(speed) == 12
+    assert (speed["value"] > 0).all()
+
+
 def test_arms_are_judged_on_the_same_prompts(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     outcomes = pd.read_parquet(finished[0] / "results" / "tiny" / "outcomes.parquet")
     keys = ["metric", "prompt_form", "task", "prompt_index", "sample", "prompt", "step"]

@@ -46,8 +46,11 @@ def simulate(
     geneval: bool = True,
     missing: tuple[dict[str, Any], ...] = (),
     broken: tuple[dict[str, Any], ...] = (),
+    watched: tuple[int, ...] = (),
 ) -> Results:
-    """Results of a sweep. `missing`: the cells with these factor values failed. `broken`: they have no GenEval."""
+    """Results of a sweep. `missing`: the cells with these factor values failed. `broken`: they have no GenEval.
+    `watched`: earlier steps with a held-out loss and nothing else.
+    """
     factors = factors or {"captions.set": ["alt", "brief", "detailed"], "model.depth": [4], "seed": [0, 1, 2]}
     effect = effect or EFFECT
     records, outcomes, gone = [], [], []
@@ -111,6 +114,8 @@ def simulate(
                     float(numbers.mean() + 0.02),
                 )
             record("fd_shapes", form, 20 - 20 * effect[form][arm] + rng.normal(0, 0.3), 48, step)
+        for step, form in product(watched, ("short", "detailed")):
+            record("validation_loss", form, 0.4 + 40 / step - 0.05 * effect[form][arm] + of_seed, 48, step)
         facts = {
             "train_seconds": 61.5 + rng.normal(),
             "cell_seconds": 90.0,

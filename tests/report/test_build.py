@@ -17,6 +17,7 @@ from rich.console import Console
 from lensbench.experiment import Experiment
 from lensbench.report.build import build, load
 from lensbench.report.captions import of_experiments
+from lensbench.report.figures import losses
 from lensbench.report.grid import arrange
 from lensbench.report.paper import fill
 from lensbench.report.paper import main as paper_main
@@ -111,6 +112,36 @@ def test_a_sweep_without_geneval_is_reported(simulated, tmp_path):
     written = build(results, tmp_path / "out", tmp_path / "runs", Console(quiet=True))
     assert tmp_path / "out" / "figures" / "curves.png" in written
     assert not (tmp_path / "out" / "pictures").exists()
+
+
+@pytest.mark.parametrize("geneval", [True, False])
+def test_watched_steps_draw_a_figure_of_their_own_and_change_nothing_else(simulated, tmp_path, geneval):
+    factors = {"captions.set": ["alt", "detailed"], "seed": [0, 1]}
+    written = {}
+    for name, watched in (("without", ()), ("with", (75, 150, 300))):
+        results = simulated(factors, steps=(300, 600) if geneval else (600,), geneval=geneval, watched=watched)
+        build(results, tmp_path / name, tmp_path / "runs", Console(quiet=True))
+        written[name] = files(tmp_path / name)
+    new = {f"figures/losses.{kind}" for kind in ("png", "pdf")}
+    assert written["with"].keys() - written["without"].keys() == new
+    said = {name for name, was in written["without"].items() if written["with"][name] != was}
+    assert said == {"records.parquet", "summary.md"}
+    assert "![Held-out loss along training](figures/losses.png)" in written["with"]["summary.md"].decode()
+    pixels = np.asarray(Image.open(tmp_path / "with" / "figures" / "losses.png").convert("RGB"))
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
+
+
+def test_the_figure_of_losses_has_every_watched_step_of_every_arm(simulated):
+    results = simulated(FACTORS, steps=(600,), watched=(75, 150, 300))
+    figure = losses(arrange(results))
+    assert [axes.get_xlabel() for axes in figure.axes] == ["training images seen", "training FLOPs"] * 2
+    for axes in figure.axes:
+        lines = [line for line in axes.lines if line.get_marker() not in ("None", "")]
+        assert len(lines) == 3
+        scale = 64 if axes.get_xlabel() == "training images seen" else 64 * 1.3e9
+        for line in lines:
+            assert list(line.get_xdata()) == pytest.approx([scale * step for step in (75, 150, 300, 600)])
+        assert len(axes.lines) == 3 + 3 * 2  # a thin one for each seed
 
 
 def test_an_earlier_reports_pictures_do_not_stay(report, tmp_path):

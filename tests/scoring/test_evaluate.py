@@ -1,5 +1,7 @@
 """The evaluation knows nothing of the arm, and a right picture scores what it should."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from lensbench.model.transformer import LensTransformer
 from lensbench.scoring import evaluate
 from lensbench.scoring.detectors import ShapesJudge
 from lensbench.scoring.evaluate import Plan, Scores, plan, score
+from lensbench.scoring.watching import first_samples, held_out_losses
 from lensbench.streams import numpy_stream
 
 BASE = Experiment().replace(
@@ -67,28 +70,33 @@ def test_held_out_images_are_not_trained_on() -> None:
     assert not set(plan_of(BASE).keys) & set(corpus.train_keys)
 
 
-def perfect(self, protocol: str, texts: list[str], keys: list[tuple[int, int]]) -> np.ndarray:  # type: ignore[no-untyped-def]
-    """Draws what was asked: a scene that satisfies the prompt's row, or the held-out scene itself."""
+def perfect(  # type: ignore[no-untyped-def]
+    self, protocol: str, texts: list[str], keys: list[tuple[int, int]], guidance: float | None = None
+) -> np.ndarray:
+    """Draws what was asked: a scene that satisfies the prompt's row, or the held-out scene itself; and nothing at a
+    guidance of 9."""
     side = self.plan.experiment.corpus.size_px
     self.report(len(texts))
     if protocol == "scenes":
         return self.plan.corpus.images(self.plan.keys[: len(texts)]).permute(0, 2, 3, 1).numpy()
     rows = {prompt.index: prompt.row for prompt in self.plan.prompts}
     scenes = [scene_matching(rows[index], numpy_stream(3, f"perfect/{index}", number)) for index, number in keys]
-    return np.stack([render(scene, side) for scene in scenes])
+    return np.stack([render(scene, side) for scene in scenes]) * np.uint8(guidance != 9)
 
 
 def test_a_model_that_draws_what_it_is_asked_scores_full_marks(
     features: TextFeatures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluate._Checkpoint, "draw", perfect)
-    what, drawn = plan_of(BASE), []
+    what, drawn = plan_of(BASE.replace({"evaluation.guidances": (1.5, 9.0)})), []
     denoiser = LensTransformer(denoiser_config(BASE, 384))
     scores = scored(denoiser, what, features, final=True, report=drawn.append)
     found = {(row["metric"], row["prompt_form"]): row for row in scores.records}
     for form in ("short", "detailed"):
         assert found["geneval", form]["value"] == pytest.approx(1.0, abs=0.03)
         assert found["geneval.position", form]["n"] == 8
+        assert found["geneval_guided.1.5", form]["value"] == found["geneval", form]["value"]
+        assert found["geneval_guided.9", form]["value"] == 0.0
         assert found["fd_shapes", form]["value"] == pytest.approx(0.0, abs=1e-6)
         assert found["shapes_alignment", form]["value"] > 0.85
         # The untrained model says 0 everywhere: its loss is the mean square of noise minus image.
@@ -105,3 +113,46 @@ def test_a_model_that_draws_noise_scores_nothing(features: TextFeatures) -> None
     scores = scored(denoiser, what, features, final=False, report=lambda n: None)
     assert {row["metric"] for row in scores.records} == {"geneval", *(f"geneval.{p.task}" for p in what.prompts)}
     assert all(row["value"] <= 0.05 for row in scores.records if row["metric"] == "geneval")
+
+
+def test_what_is_watched_is_what_is_scored(features: TextFeatures) -> None:
+    torch.manual_seed(1)
+    denoiser = LensTransformer(denoiser_config(BASE, 384))
+    with torch.no_grad():  # the last projection is zero at first: nothing would differ
+        denoiser.proj_out.weight.normal_(std=0.1)
+    what, pixels = plan_of(BASE), Pixels(BASE.model.patch_size)
+    real = PatchedImages(what.corpus.images(what.keys), pixels)
+    scores = scored(denoiser, what, features, final=True, report=lambda n: None)
+    seen = held_out_losses(denoiser, what, features, real)
+    assert seen.records == [row for row in scores.records if row["metric"] == "validation_loss"]
+    samples = first_samples(denoiser, what, features, pixels, prompts=8)
+    rows = {
+        (row["prompt_form"], row["prompt"]): image
+        for form in ("short", "detailed")
+        for row, image in zip(
+            [r for r in scores.outcomes if r["metric"] == "geneval" and r["prompt_form"] == form],
+            scores.pictures[f"geneval-{form}"],
+            strict=True,
+        )
+        if row["sample"] == 0
+    }
+    for form in ("short", "detailed"):
+        assert len(samples.texts[form]) == len(samples.images[form]) == 8
+        for text, image in zip(samples.texts[form], samples.images[form], strict=True):
+            assert np.abs(rows[form, text].astype(int) - image).max() <= 1  # other texts in its batch
+    tasks = [next(p.task for p in what.prompts if p.texts["short"] == text) for text in samples.texts["short"]]
+    assert len(set(tasks[:6])) == 6
+
+
+def test_without_geneval_the_first_held_out_captions_are_drawn(features: TextFeatures) -> None:
+    what = dataclasses.replace(plan_of(BASE), prompts=[])
+    denoiser = LensTransformer(denoiser_config(BASE, 384))
+    samples = first_samples(denoiser, what, features, Pixels(BASE.model.patch_size), prompts=3)
+    assert samples.texts == {form: texts[:3] for form, texts in what.held_out.items()}
+    assert all(images.shape == (3, 16, 16, 3) for images in samples.images.values())
+
+
+def test_a_guidance_is_named_once() -> None:
+    for scales in ((2.0, 2.0), (BASE.evaluation.guidance,)):
+        with pytest.raises(ValueError, match="name each scale once"):
+            BASE.replace({"evaluation.guidances": scales})

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import linalg
 
+from lensbench.scoring import frechet
 from lensbench.scoring.frechet import Moments, distance, frechet_distance
 from lensbench.streams import numpy_stream
 
@@ -96,3 +97,68 @@ def test_what_cannot_be_compared_is_refused() -> None:
         distance(np.zeros((1, 3)), np.zeros((5, 3)))
     with pytest.raises(ValueError, match="not finite"):
         distance(np.full((5, 3), np.inf), np.zeros((5, 3)))
+
+
+def test_agrees_with_clean_fids_own_function(clean_fid) -> None:
+    rng = numpy_stream(0, "test")
+    for scale in (1, np.geomspace(1e-3, 1, 48)):
+        a, b = rng.standard_normal((400, 48)) * scale, rng.standard_normal((300, 48)) * scale + 0.1
+        assert distance(a, b) == pytest.approx(clean_fid.fid_from_feats(a, b), rel=1e-6)
+
+
+def test_agrees_with_torchmetrics_on_any_extractor() -> None:
+    """Its FrechetInceptionDistance takes a network of one's own."""
+    import torch
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    class Means(torch.nn.Module):
+        num_features = 12
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.adaptive_avg_pool2d(x.double(), 2).flatten(1)
+
+    drawn, real = torch.randint(0, 200, (2, 80, 3, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
+    theirs = FrechetInceptionDistance(feature=Means()).set_dtype(torch.float64)
+    theirs.update(drawn, real=False)
+    theirs.update(real, real=True)
+    ours = distance(Means()(drawn).numpy(), Means()(real).numpy())
+    assert ours == pytest.approx(float(theirs.compute()), rel=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 12), st.floats(1e-9, 1e3))
+def test_cholesky_and_singular_values_agree(seed: int, size: int, least: float) -> None:
+    """One covariance is nearly singular, from where the one way is taken to where the other is."""
+    a, b = _covariance(seed, size, 3 * size), _covariance(seed + 1, size, 1) + least * np.eye(size)
+    mean = np.zeros(size)
+    quick = frechet_distance(mean, a, mean, b)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frechet, "_factor", lambda covariance: None)
+        assert quick == pytest.approx(frechet_distance(mean, a, mean, b), rel=1e-7, abs=1e-7 * (1 + least))
+
+
+def test_50_000_features_are_streamed_in_little_memory_and_sets_are_left_alone() -> None:
+    import tracemalloc
+
+    part = numpy_stream(0, "test").standard_normal((1000, 256)).astype(np.float32)
+    tracemalloc.start()
+    seen = Moments()
+    for i in range(50):
+        seen.update(part + i)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert seen.count == 50_000
+    assert peak < 12 * 2**20  # the features themselves are 51 MB, a covariance half a MB
+    other = Moments().update(part)
+    before = other.scatter.copy()
+    Moments().merge(other).merge(other)
+    np.testing.assert_array_equal(other.scatter, before)
+
+
+@pytest.mark.parametrize("least", [1e-2, 1e-6, 1e-8, 1e-12, 0.0])
+def test_many_small_eigenvalues_do_not_add_up_to_noise(least: float) -> None:
+    """Half the directions of A have almost no spread; that of 2 x is tr A away from x, in closed form."""
+    turn = np.linalg.qr(numpy_stream(0, "test").standard_normal((400, 400)))[0]
+    a = (turn * np.where(np.arange(400) < 200, least, 1.0)) @ turn.T
+    mean = np.zeros(400)
+    assert frechet_distance(mean, a, mean, 4 * a) == pytest.approx(np.trace(a), abs=2e-8)

@@ -114,3 +114,18 @@ def test_a_world_of_few_objects_is_not_asked_for_many() -> None:
     for most in (2, 3, 4):
         counts = {row["include"][0]["count"] for row in task_rows("counting", 1, most)}
         assert counts == set(range(2, most + 1))
+
+
+def test_repeated_prompts_have_the_length_of_detailed_ones_and_the_words_of_short_ones() -> None:
+    prompts = prompt_set(Evaluation(forms=("short", "repeated", "detailed")))
+    for prompt in prompts:
+        short, repeated, detailed = (prompt.texts[form] for form in ("short", "repeated", "detailed"))
+        assert set(repeated.replace(",", "").split()) == set(short.split())
+        assert repeated.count(short) == len(repeated.replace(",", "").split()) / len(short.split())
+        off = abs(len(repeated.split()) - len(detailed.split()))
+        assert off <= len(short.split()) / 2 or repeated == short
+    mean = {form: sum(len(p.texts[form].split()) for p in prompts) for form in ("repeated", "detailed")}
+    assert mean["repeated"] == pytest.approx(mean["detailed"], rel=0.1)
+    # the two other forms are what they were without it
+    without = prompt_set(Evaluation(forms=("short", "detailed")))
+    assert [p.texts for p in without] == [{f: p.texts[f] for f in ("short", "detailed")} for p in prompts]

@@ -81,10 +81,11 @@ def under_way(runs: Path, n: int, seconds: float = 90) -> None:
 
 
 def values(sweep: Sweep, runs: Path) -> dict[tuple[str, str, str], float]:
-    """Every number of the complete sweep but the seconds."""
+    """Every number of the complete sweep but what it cost."""
     results = collect(sweep, runs)
     assert results.complete, results.missing
-    table = results.records[~results.records["metric"].str.endswith("_seconds")]
+    cost = ("_seconds", "images_per_second", "peak_flops_share", "data_wait_share", "peak_memory_bytes")
+    table = results.records[~results.records["metric"].str.endswith(cost)]
     return {(row.cell, row.metric, row.prompt_form): row.value for row in table.itertuples()}
 
 

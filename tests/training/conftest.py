@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lensbench.data.features import TextFeatures
+from lensbench.data.features import ArrayRows, KeptFeatures
 from lensbench.data.latents import StoredLatents
 from lensbench.experiment import Experiment
 from lensbench.model.checkpoint import load
@@ -52,7 +52,7 @@ class ShortRun:
         texts = [f"text {n}" for n in range(experiment.images)]
         values = torch.randn(3 * len(texts), 1, 384, generator=draw).numpy()
         offsets = torch.arange(0, 3 * len(texts) + 1, 3).numpy()
-        features = TextFeatures({text: n for n, text in enumerate(texts)}, offsets, values)
+        features = KeptFeatures({text: n for n, text in enumerate(texts)}, ArrayRows(offsets, values))
         (name,) = experiment.captions.shares
         stored = StoredLatents(latents.numpy(), (side, side))
         return TrainingBatches(experiment, stored, {name: texts}, {name: features}, texts)

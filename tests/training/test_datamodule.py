@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lensbench.captions.policy import drawn_sets
 from lensbench.captions.texts import training_texts
 from lensbench.data.corpus import open_corpus
-from lensbench.data.features import TextFeatures, encode_texts
+from lensbench.data.features import ArrayRows, KeptFeatures, TextFeatures, encode_texts
 from lensbench.data.latents import Latents, StoredLatents, encode_images
 from lensbench.data.sized import SizedLatents
 from lensbench.experiment import Buckets, Captions, Experiment
@@ -138,7 +138,8 @@ class Numbered:
         lengths = [len(text.split()) for text in distinct]
         numbers = [self.numbers.setdefault(text, 1 + len(self.numbers)) for text in distinct]
         values = np.repeat(np.array(numbers, dtype=np.float32), lengths)[:, None, None]
-        return TextFeatures({text: i for i, text in enumerate(distinct)}, np.cumsum([0, *lengths]), values)
+        offsets = np.cumsum([0, *lengths])
+        return KeptFeatures({text: i for i, text in enumerate(distinct)}, ArrayRows(offsets, values))
 
 
 BASE = Experiment().replace({"images": 24, "training.batch": 16, "training.steps": 4, "captions.dropout": 0.2})

@@ -124,16 +124,6 @@ def test_losses_by_timestep_are_means_of_quarters(pairs: list[tuple[float, float
         assert math.isnan(value) if not inside else value == pytest.approx(sum(inside) / len(inside), abs=1e-5)
 
 
-def test_what_it_shows(undisturbed: Path, short: Any) -> None:
-    table = short.losses(undisturbed)
-    assert list(table.columns) == [
-        *("step", "loss", "learning_rate", "gradient_norm", "seconds", "data_seconds", "skipped"),
-        *("loss_t1", "loss_t2", "loss_t3", "loss_t4"),
-    ]
-    assert table["seconds"].is_monotonic_increasing
-    assert 0 < table["data_seconds"].sum() < table["seconds"].iloc[-1]
-
-
 def test_a_second_stage_starts_from_the_first_ones_weights_and_from_no_others(
     undisturbed: Path, short: Any, tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ import torch
 from lensbench.experiment import Experiment, Training
 from lensbench.stopping import stop_requests
 from lensbench.training import files, resume
-from lensbench.training.callbacks import LossCurve
+from lensbench.training.curve import LossCurve
 
 STOPPED = 7  # exit code of `SCRIPT` after Ctrl-C; other signals go on to end the process
 

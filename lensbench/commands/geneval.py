@@ -1,0 +1,131 @@
+"""`lensbench geneval`: GenEval of any folder of pictures in its layout."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lensbench.commands.again import again
+from lensbench.commands.counting import counting
+from lensbench.commands.device import usable_device
+
+if TYPE_CHECKING:
+    from lensbench.report.table import Table
+    from lensbench.scoring.geneval_folder import Judge, Prompts
+
+
+def geneval(
+    folder: Annotated[Path, typer.Argument(help="00000/metadata.jsonl beside 00000/samples/0000.png, and so on.")],
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            metavar="shapes|ID|FOLDER|FILE.py",
+            help="The shapes judge, a Mask2Former for COCO instances, or a file with your own detect(image). Left out: "
+            "Mask2Former, facebook/mask2former-swin-small-coco-instance.",
+        ),
+    ] = None,
+    colors: Annotated[
+        str | None,
+        typer.Option(metavar="ID|FOLDER", help="The CLIP that names colors; openai/clip-vit-large-patch14."),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Lowest score of a detection; GenEval's own 0.3, 0.9 for counting."),
+    ] = None,
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="Which part of the pictures, from 0/N: for several GPUs or machines.")
+    ] = "0/1",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    batch: Annotated[int, typer.Option(min=1, help="Pictures at a time; changes nothing but speed and memory.")] = 8,
+) -> None:
+    """Judge pictures by GenEval's protocol, and print its scores with intervals once every picture is judged.
+
+    Stop it whenever you like: the same command goes on where it stopped. Every judged picture stays in FOLDER/judged
+    with its boxes and the reason; FOLDER/results.jsonl is what the reference's own scripts read.
+    """
+    from rich.console import Console
+
+    from lensbench.sweep.quiet import quiet
+
+    quiet()
+    from lensbench.report.terminal import print_tables, say
+    from lensbench.scoring.geneval import summary
+    from lensbench.scoring.geneval_folder import judge_folder, judged, open_prompts, outcomes, write_results
+
+    number, count = _shard(shard)
+    prompts = open_prompts(folder)
+    judge = _judge(detector, colors, device)
+    console = Console()
+    try:
+        with counting(console, "judging") as report:
+            judge_folder(prompts, judge, shard=number, shards=count, batch=batch, threshold=threshold, report=report)
+    except KeyboardInterrupt:
+        print(f"lensbench: stopped; what is judged stays in {folder}; continue with: {again()}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    known = judged(prompts, judge, threshold)
+    rows = outcomes(prompts, known)
+    if count > 1 and len(rows) < len(prompts.pictures):
+        say(console, f"{len(rows):,} of {len(prompts.pictures):,} pictures are judged: scores follow the last shard")
+        return
+    path = write_results(prompts, known)
+    found = summary(rows, prompts.plan())
+    print_tables(console, [table(prompts, judge, rows, found, threshold)])
+    say(console, f"every picture with its boxes and the reason: {path}")
+
+
+def table(prompts: Prompts, judge: Judge, rows: list[dict[str, Any]], found: Any, threshold: float | None) -> Table:
+    """GenEval's scores by task, with intervals over prompts."""
+    import numpy as np
+
+    from lensbench.report.table import Cell, Column, Row, Table, bounds, number
+    from lensbench.scoring.statistics import stratified_mean
+
+    def cells(name: str, some: list[dict[str, Any]]) -> tuple[Cell, ...]:
+        values, clusters, strata = (np.array([row[key] for row in some]) for key in ("value", "prompt_index", "task"))
+        mean = stratified_mean(values, clusters, strata)
+        shown = bounds(100 * mean.low, 100 * mean.high)
+        score = Cell(number(100 * mean.estimate), 100 * mean.estimate, 100 * mean.low, 100 * mean.high, shown, "95%")
+        return Cell(name, name), score, Cell(f"{len(np.unique(clusters)):,}"), Cell(f"{len(some):,}")
+
+    lines = [Row(cells(task, [row for row in rows if row["task"] == task])) for task in found.tasks]
+    lines.append(Row(cells("overall", rows), opens=True))
+    columns = (
+        Column("task", "task", "task", label=True),
+        Column("score", "score", "score", interval=True, key=True),
+        Column("prompts", "prompts", "prompts"),
+        Column("images", "images", "images"),
+    )
+    kind = "GenEval" if prompts.official else "GenEval's protocol, other prompts than its 553"
+    limits = "" if threshold is None else f", every detection above {threshold:g} counts"
+    notes = (
+        f"{kind}. Judge: {judge.name}, digest {judge.digest[:12]}{limits}: scores of different judges do not compare.",
+        "overall: the mean of the tasks. 95 % intervals over prompts; of one trained model.",
+        f"{100 * found.images_correct:.1f} % of the images are right; for {100 * found.prompts_any_correct:.1f} % of "
+        "the prompts at least one is.",
+    )
+    return Table("geneval", str(prompts.folder), columns, tuple(lines), notes, filed=False)
+
+
+def _shard(said: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", said)
+    number, count = map(int, found.groups()) if found else (0, 0)
+    if number >= count:
+        raise ValueError(f"--shard={said}: give I/N with I from 0 to N - 1, as in 0/4")
+    return number, count
+
+
+def _judge(detector: str | None, colors: str | None, device: str) -> Judge:
+    from lensbench.scoring.detectors import ShapesJudge
+    from lensbench.scoring.mask2former import COLOR_MODEL, DETECTOR, ClipColors, GenEvalJudge, Mask2Former
+    from lensbench.scoring.own_detector import open_own
+
+    if detector is not None and (detector == "shapes" or detector.endswith(".py")):
+        if colors is not None:
+            raise ValueError(f"--colors is for Mask2Former; --detector={detector} names colors itself")
+        return ShapesJudge.load() if detector == "shapes" else open_own(Path(detector))
+    where = usable_device(device)
+    return GenEvalJudge(Mask2Former(detector or DETECTOR, where), ClipColors(colors or COLOR_MODEL, where))

@@ -1,0 +1,343 @@
+"""`lensbench score`: distances and CLIPScore of any folder of pictures."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from lensbench.commands.counting import SPEAK_SECONDS
+from lensbench.commands.device import usable_device
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from rich.console import Console
+
+    from lensbench.report.table import Table
+    from lensbench.scoring.folder_scores import Asked, Row, Scores
+
+
+def score(
+    folder: Annotated[Path, typer.Argument(help="Pictures, in it and below: JPEG, PNG, WebP, BMP or TIFF.")],
+    against: Annotated[
+        Path | None, typer.Option(metavar="FOLDER|STATS.npz", help="Real pictures, or their statistics.")
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME,...",
+            help="fid, kid, fid-infinity, prdc, fd-dinov2, cmmd, fd-shapes, clip-score, or MEASURE:EXTRACTOR as in "
+            "prdc:dinov2. Left out: fid,kid with --against, and clip-score with --prompts.",
+        ),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help='.txt with a prompt a picture, in the order of names, or .jsonl with "image" and "prompt". '
+            "Not needed in GenEval's layout.",
+        ),
+    ] = None,
+    floor: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Other real pictures, for the floor; halves of --against if left out."),
+    ] = None,
+    resize: Annotated[
+        Literal["clean", "torchmetrics", "pytorch-fid", "tensorflow"],
+        typer.Option(help="What is done before Inception. FID is defined with clean; statistics of EDM: tensorflow."),
+    ] = "clean",
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH", help="Where inception, dinov2, clip-b32, ... are; may be repeated."),
+    ] = None,
+    extractor: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE.py", help="A file whose `extractor` is your own; ask for fd:FILE."),
+    ] = None,
+    prefix: Annotated[
+        str, typer.Option(help='Before every prompt for CLIPScore; "A photo depicts " in its paper.')
+    ] = "",
+    save_statistics: Annotated[
+        Path | None, typer.Option(metavar="FILE.npz", help="Write the mean and covariance of FOLDER.")
+    ] = None,
+    save_features: Annotated[
+        bool, typer.Option("--save-features", help="Write the features there too, for kid and prdc.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    batch: Annotated[int, typer.Option(min=1, help="Pictures at a time; changes nothing but speed and memory.")] = 32,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads that decode; the cores if left out.")] = None,
+    seed: Annotated[int, typer.Option(help="Of subsets and halves.")] = 0,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write every number with what made it.")] = None,
+) -> None:
+    """Score a folder of pictures that anyone made: FID and its kin against real pictures, CLIPScore against prompts.
+
+    A distance is called FID only where it is FID; every number says which weights and which resize made it.
+    """
+    from rich.console import Console
+
+    from lensbench.sweep.quiet import quiet
+
+    quiet()
+    from lensbench.report.terminal import print_tables, say
+    from lensbench.scoring.folder_scores import Asked, score_folder
+    from lensbench.scoring.metrics import parse
+
+    if out is not None:
+        _check_place(out, "--out")
+    if save_statistics is not None:
+        if save_statistics.suffix != ".npz":
+            raise ValueError(f"--save-statistics={save_statistics}: the file's name must end in .npz")
+        _check_place(save_statistics, "--save-statistics")
+    elif save_features:
+        raise ValueError("--save-features writes into the file of --save-statistics: give both")
+    for path in extractor or []:
+        _register(path)
+    names = metrics or _default_metrics(against, prompts, save_statistics)
+    asked = Asked(
+        folder=folder,
+        metrics=parse(names),
+        against=against,
+        floor=floor,
+        prompts=_prompts(prompts),
+        prefix=prefix,
+        weights=_weights(weights or []),
+        resize=resize,
+        device=usable_device(device),
+        batch=batch,
+        workers=workers or os.cpu_count() or 1,
+        seed=seed,
+        save=save_statistics,
+        save_features=save_features,
+    )
+    console = Console()
+    with _progress(console) as report:
+        scores = score_folder(asked, report)
+    if scores.rows:
+        print_tables(console, [table(asked, scores)])
+    for line in scores.warnings:
+        say(console, f"warning: {line}", "yellow")
+    if scores.saved:
+        say(console, f"statistics: {scores.saved}")
+    say(console, _speed(scores), "dim")
+    if out is not None:
+        _write(out, asked, scores)
+        say(console, f"every number with what made it: {out}")
+
+
+def table(asked: Asked, scores: Scores) -> Table:
+    """The numbers, and below them what made each."""
+    from lensbench.report.table import Cell, Column, Row, Table, bounds
+
+    has_floor = asked.against is not None
+    columns = [
+        Column("metric", "metric", "metric", label=True),
+        Column("value", "value", "value"),
+        Column("spread", "spread or interval", "spread"),
+        Column("images", "images", "n"),
+    ]
+    if has_floor:
+        columns += [Column("reference", "reference", "ref."), Column("floor", "real-real floor", "floor")]
+    rows, notes = [], []
+    for row in scores.rows:
+        interval = bounds(row.low, row.high, _digits(row.value))
+        cells = [Cell(row.shown, row.metric), Cell(_number(row.value), row.value, row.low, row.high)]
+        cells += [Cell(interval or _number(row.spread, 2), row.spread), Cell(f"{row.images:,}", row.images)]
+        if has_floor:
+            reference = "?" if row.reference_images is None else f"{row.reference_images:,}"
+            # CLIPScore has neither.
+            cells += [Cell(reference if row.dimensions else "")]
+            cells += [Cell(_number(row.floor) if row.dimensions else "", row.floor)]
+        rows.append(Row(tuple(cells)))
+        notes.append(_made_by(row))
+    notes += _what_is_what(scores.rows)
+    title = f"{asked.folder}" + (f" against {asked.against}" if asked.against else "")
+    return Table("scores", title, tuple(columns), tuple(rows), tuple(dict.fromkeys(notes)))
+
+
+def _made_by(row: Row) -> str:
+    made_by = f"{row.extractor}: weights {row.weights[:12]}, {row.resize}"
+    return made_by + (f", {row.dimensions:,} features." if row.dimensions else ".")
+
+
+def _what_is_what(rows: Sequence[Row]) -> list[str]:
+    """What the floors, spreads and intervals are of, those alike told together."""
+    told = []
+    for head, said in (
+        ("Floor", [(row.shown, row.floor_of) for row in rows if row.floor == row.floor]),
+        ("Spread", [(row.shown, row.spread_of) for row in rows if row.spread == row.spread]),
+        ("Interval", [("CLIPScore", row.spread_of) for row in rows if row.low == row.low]),
+    ):
+        groups: dict[str, list[str]] = {}
+        for shown, of in said:
+            groups.setdefault(of, []).append(shown)
+        for of, names in groups.items():
+            alike = len(groups) == 1 and len(names) > 1
+            told.append(f"{head}s: {of}." if alike else f"{head} of {', '.join(dict.fromkeys(names))}: {of}.")
+    return told
+
+
+def _digits(value: float, significant: int = 4) -> int:
+    from math import floor, log10
+
+    return 0 if value != value or value == 0 else max(0, significant - 1 - floor(log10(abs(value))))
+
+
+def _number(value: float, significant: int = 4) -> str:
+    """So many significant digits, or all before the point; a dash for none."""
+    from lensbench.report.table import DASH, number
+
+    return DASH if value != value else "0" if value == 0 else number(value, _digits(value, significant))
+
+
+def _speed(scores: Scores) -> str:
+    timing = scores.timing
+    if not timing.images:
+        return f"{scores.seconds:.1f} s"
+    busy = timing.reading + timing.resizing + timing.networks
+    return (
+        f"{timing.images:,} pictures in {timing.wall:.1f} s, {timing.images / timing.wall:.0f} a second; of the work "
+        f"{100 * timing.reading / busy:.0f} % decoding, {100 * timing.resizing / busy:.0f} % resizing, "
+        f"{100 * timing.networks / busy:.0f} % networks. {scores.seconds:.1f} s in all."
+    )
+
+
+def _default_metrics(against: Path | None, prompts: Path | None, save: Path | None) -> str:
+    chosen = (["fid"] if against or save else []) + (["kid"] if against else []) + (["clip-score"] if prompts else [])
+    if not chosen:
+        raise ValueError(
+            "nothing to score with: give --against FOLDER or STATS.npz, --prompts FILE or both; a folder in GenEval's "
+            "layout has its prompts: --metrics clip-score"
+        )
+    # mu and sigma alone have no KID
+    return ",".join(name for name in chosen if name != "kid" or not against or against.suffix != ".npz")
+
+
+def _prompts(path: Path | None) -> Any:
+    from lensbench.drawing.prompts import read_prompt_file
+    from lensbench.scoring.image_prompts import from_layout, from_rows
+
+    if path is None:
+        return from_layout
+    rows = read_prompt_file(path)
+    return lambda images: from_rows(images, rows, str(path))
+
+
+def _weights(given: list[str]) -> dict[str, str]:
+    found = {}
+    for word in given:
+        name, equals, path = word.partition("=")
+        if not equals or not path:
+            raise ValueError(f"--weights {word}: give NAME=PATH, as in --weights dinov2=models/dinov2-large")
+        found[name] = path
+    return found
+
+
+def _register(path: Path) -> None:
+    import runpy
+
+    from lensbench.scoring.metrics import register
+
+    if not path.is_file():
+        raise ValueError(f"--extractor {path}: no such file")
+    try:
+        found = runpy.run_path(str(path)).get("extractor")
+    except Exception as error:  # it is the user's program, which may raise anything
+        raise ValueError(f"--extractor {path}: {type(error).__name__}: {error}") from error
+    wanted = ("name", "digest", "resize", "dimensions", "prepare", "embed")
+    if missing := [part for part in wanted if not hasattr(found, part)]:
+        raise ValueError(
+            f"--extractor {path}: its `extractor` lacks {', '.join(missing)}; make one with "
+            "lensbench.scoring.extractors.FunctionExtractor"
+        )
+    register(path.stem, found)  # type: ignore[arg-type]
+
+
+def _check_place(path: Path, option: str) -> None:
+    if not path.parent.is_dir():
+        raise ValueError(f"{option}={path}: there is no folder {path.parent}")
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A function to tell what is being done, how much of it, of how much: a bar each, or a line now and then."""
+    import time
+
+    spoke = time.monotonic()
+    if not console.is_terminal:
+
+        def say(what: str, done: int, total: int) -> None:
+            nonlocal spoke
+            if total and time.monotonic() - spoke >= SPEAK_SECONDS:
+                spoke = time.monotonic()
+                console.print(f"{what}: {done:,} of {total:,}", markup=False, highlight=False, soft_wrap=True)
+
+        yield say
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(16), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        tasks: dict[str, Any] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total or None)
+            progress.update(tasks[what], completed=done)
+
+        yield show
+
+
+def _write(path: Path, asked: Asked, scores: Scores) -> None:
+    import json
+    from dataclasses import asdict
+    from importlib.metadata import version
+
+    from lensbench.publishing import publish
+    from lensbench.sweep.provenance import commit, hardware
+
+    libraries = ("torch", "torchmetrics", "transformers", "numpy", "scipy", "pillow", "clean-fid")
+    told = {
+        "scores": [asdict(row) for row in scores.rows],
+        "warnings": scores.warnings,
+        "sets": scores.sets,
+        "settings": {
+            "metrics": [":".join(metric) for metric in asked.metrics],
+            "resize": asked.resize,
+            "prefix": asked.prefix,
+            "device": asked.device,
+            "batch": asked.batch,
+            "seed": asked.seed,
+            "weights": dict(asked.weights),
+        },
+        "made_by": {
+            "commit": commit(),
+            "hardware": hardware(),
+            "versions": {name: _version(name, version) for name in libraries},
+        },
+        "timing": asdict(scores.timing) | {"seconds": scores.seconds},
+    }
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(_plain(told), indent=1))
+    publish(partial, path)
+
+
+def _version(name: str, version: Any) -> str | None:
+    from importlib.metadata import PackageNotFoundError
+
+    try:
+        return str(version(name))
+    except PackageNotFoundError:
+        return None
+
+
+def _plain(value: Any) -> Any:
+    """The value with null for what is no number: NaN is no JSON."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and value != value else value

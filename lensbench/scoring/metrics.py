@@ -1,0 +1,284 @@
+"""The one registry of what `lensbench score` can compute on pictures, by name, and of the extractors by theirs.
+
+A metric is a measure and an extractor, `fd:dinov2`, or a published name for one, `fd-dinov2`. What it is called in the
+result depends on the weights that were found: FID is the Frechet distance on the Inception of 2015-12-05 with
+clean-fid's resize, and with anything else it is fd_<extractor>.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lensbench.scoring.extractors import Extractor, FunctionExtractor, Resize, inception
+from lensbench.scoring.feature_pass import Sample
+from lensbench.scoring.neighbors import FEWEST
+
+NAN = float("nan")
+
+
+class Name(NamedTuple):
+    """What a number is called in records, and on a screen."""
+
+    record: str
+    shown: str
+
+
+@dataclass(frozen=True)
+class Value:
+    """One number; `spread` is what `spread_of` says, NaN where there is none."""
+
+    name: Name
+    value: float
+    spread: float = NAN
+    spread_of: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number or several from the features of two sets.
+
+    `check` is given the numbers of images, drawn and real (None: not known), and of dimensions: it raises ValueError
+    where the number would mean nothing and returns warnings. `rows` says whether the features themselves are needed,
+    of the drawn images and of the real ones.
+    """
+
+    compute: Callable[[Sample, Sample, Callable[[str], Name], int], list[Value]]
+    check: Callable[[int | None, int | None, int], list[str]]
+    rows: tuple[bool, bool]
+
+
+class Metric(NamedTuple):
+    """What was asked for: a measure by its name and an extractor by its name."""
+
+    measure: str
+    extractor: str
+
+
+def parse(text: str) -> list[Metric]:
+    """The metrics of "fid,kid,prdc:dinov2". Raises ValueError, one line, naming what there is."""
+    asked = []
+    for word in (part.strip() for part in text.split(",")):
+        measure, colon, extractor = word.partition(":")
+        metric = Metric(measure, extractor) if colon else PUBLISHED.get(word)
+        if metric is None or (metric.measure not in MEASURES and metric.measure != CLIP_SCORE):
+            known = ", ".join(PUBLISHED)
+            raise ValueError(f"--metrics: no metric {word!r}; there are {known}, and MEASURE:EXTRACTOR of {_all()}")
+        if metric.extractor not in EXTRACTORS:
+            raise ValueError(f"--metrics: no extractor {metric.extractor!r} for {word!r}; there are {_extractors()}")
+        if metric.measure == CLIP_SCORE and not metric.extractor.startswith("clip-"):
+            raise ValueError(f"--metrics: {word}: CLIPScore needs a CLIP, as in {CLIP_SCORE}:clip-l14")
+        if metric not in asked:
+            asked.append(metric)
+    return asked
+
+
+def name_of(measure: str, extractor: str) -> Name:
+    """What a measure on an extractor (`Extractor.name`) is called: a published name for the published thing alone."""
+    if known := NAMES.get((measure, extractor)):
+        return known
+    head = SHOWN.get(measure, measure)
+    return Name(f"{measure.replace('-', '_')}_{extractor}", f"{head} {extractor}")
+
+
+def register(name: str, extractor: Extractor) -> None:
+    """Make an extractor of one's own known as `name`, so that `fd:name` can be asked for.
+
+    Raises ValueError for a name that is taken, or one by which its numbers would pass for published ones.
+    """
+    if name in EXTRACTORS or not name or ":" in name or "," in name:
+        raise ValueError(f"an extractor cannot be registered as {name!r}; taken are {_extractors()}")
+    if extractor.name in {known for _, known in NAMES}:
+        raise ValueError(f"an extractor of your own cannot be named {extractor.name!r}, as a published one is")
+    EXTRACTORS[name] = Opener(lambda weights, argument, device, resize: extractor, "")
+
+
+# Measures of two sets
+
+
+def _frechet(drawn: Sample, real: Sample, name: Callable[[str], Name], seed: int) -> list[Value]:
+    from lensbench.scoring.frechet import frechet_distance
+
+    return [Value(name("fd"), frechet_distance(drawn.mean, drawn.covariance, real.mean, real.covariance))]
+
+
+def _frechet_infinity(drawn: Sample, real: Sample, name: Callable[[str], Name], seed: int) -> list[Value]:
+    from lensbench.scoring.extrapolation import frechet_infinity
+
+    assert drawn.rows is not None
+    found = frechet_infinity(drawn.rows, real.mean, real.covariance, seed=seed)
+    details = {"fit": found._asdict() | {"points": len(found.sizes)}}
+    return [Value(name("fd-infinity"), found.value, found.error, f"fit's SE; residual {found.residual:.3g}", details)]
+
+
+def _kernel(drawn: Sample, real: Sample, name: Callable[[str], Name], seed: int) -> list[Value]:
+    from lensbench.scoring.kernel_distance import kernel_distance
+
+    assert drawn.rows is not None
+    assert real.rows is not None
+    found = kernel_distance(drawn.rows, real.rows, seed=seed)
+    spread_of = f"SD of {found.subsets} subsets of {found.subset_size:,}" if found.subsets > 1 else ""
+    return [Value(name("kd"), found.value, found.spread, spread_of, found._asdict())]
+
+
+def _mmd(drawn: Sample, real: Sample, name: Callable[[str], Name], seed: int) -> list[Value]:
+    from lensbench.scoring.kernel_distance import CMMD_SCALE, CMMD_SIGMA, cmmd
+
+    assert drawn.rows is not None
+    assert real.rows is not None
+    return [Value(name("mmd"), cmmd(drawn.rows, real.rows), details={"sigma": CMMD_SIGMA, "scale": CMMD_SCALE})]
+
+
+def _prdc(drawn: Sample, real: Sample, name: Callable[[str], Name], seed: int) -> list[Value]:
+    from lensbench.scoring.neighbors import DENSITY_K, PRECISION_K, neighborhoods
+
+    assert drawn.rows is not None
+    assert real.rows is not None
+    found = neighborhoods(drawn.rows, real.rows)
+    neighbors = {"precision": PRECISION_K, "recall": PRECISION_K, "density": DENSITY_K, "coverage": DENSITY_K}
+    return [Value(name(part), value, details={"neighbors": neighbors[part]}) for part, value in found._asdict().items()]
+
+
+def _enough_for_covariance(drawn: int | None, real: int | None, dimensions: int) -> list[str]:
+    said = []
+    for count, what in ((drawn, "drawn"), (real, "reference")):
+        if count is not None and count <= dimensions // 4:
+            raise ValueError(
+                f"{count:,} {what} pictures for {dimensions:,} features: a Frechet distance would mean nothing; take "
+                f"more than {dimensions:,}, or ask for kid or cmmd, which need fewer"
+            )
+        if count is not None and count <= dimensions:
+            said.append(
+                f"{count:,} {what} pictures for {dimensions:,} features: the covariance is singular and the distance "
+                f"much too large; take more than {dimensions:,}, and compare at this number only"
+            )
+    return said
+
+
+def _enough_to_extrapolate(drawn: int | None, real: int | None, dimensions: int) -> list[str]:
+    from lensbench.scoring.extrapolation import fewest_images
+
+    if drawn is not None and drawn < fewest_images(dimensions):
+        raise ValueError(
+            f"{drawn:,} drawn pictures for {dimensions:,} features: too few to extrapolate; draw at least "
+            f"{fewest_images(dimensions):,}"
+        )
+    return _enough_for_covariance(None, real, dimensions)
+
+
+def _at_least(fewest: int, why: str, advised: int) -> Callable[[int | None, int | None, int], list[str]]:
+    def check(drawn: int | None, real: int | None, dimensions: int) -> list[str]:
+        said = []
+        for count, what in ((drawn, "drawn"), (real, "reference")):
+            if count is not None and count < fewest:
+                raise ValueError(f"{count:,} {what} pictures: {why} needs at least {fewest:,}")
+            if count is not None and count < advised:
+                said.append(f"{why}: {count:,} {what} pictures; take {advised:,} or more for a number to rely on")
+        return said
+
+    return check
+
+
+MEASURES: dict[str, Measure] = {
+    "fd": Measure(_frechet, _enough_for_covariance, (False, False)),
+    "fd-infinity": Measure(_frechet_infinity, _enough_to_extrapolate, (True, False)),
+    "kd": Measure(_kernel, _at_least(20, "a kernel distance", 1000), (True, True)),
+    "mmd": Measure(_mmd, _at_least(20, "MMD", 1000), (True, True)),
+    "prdc": Measure(_prdc, _at_least(FEWEST, "precision and recall", 1000), (True, True)),
+}
+CLIP_SCORE = "clip-score"  # a measure of pictures and their prompts
+PUBLISHED = {
+    "fid": Metric("fd", "inception"),
+    "kid": Metric("kd", "inception"),
+    "fid-infinity": Metric("fd-infinity", "inception"),
+    "prdc": Metric("prdc", "inception"),
+    "fd-dinov2": Metric("fd", "dinov2"),
+    "cmmd": Metric("mmd", "clip-l14-336"),
+    "fd-shapes": Metric("fd", "shapes"),
+    "clip-score": Metric(CLIP_SCORE, "clip-b32"),
+}
+# By the measure (or a part of prdc) and `Extractor.name`.
+NAMES = {
+    ("fd", "inception"): Name("fid", "FID"),
+    ("fd-infinity", "inception"): Name("fid_infinity", "FID-infinity"),
+    ("kd", "inception"): Name("kid", "KID"),
+    ("fd", "dinov2_vitl14"): Name("fd_dinov2", "FD-DINOv2"),
+    ("mmd", "clip_vit_l14_336"): Name("cmmd", "CMMD"),
+    ("fd", "shapes"): Name("fd_shapes", "FD-shapes"),
+}
+SHOWN = {"fd": "FD", "fd-infinity": "FD-infinity", "kd": "KD", "mmd": "MMD"}
+
+
+# Extractors
+
+
+class Opener(NamedTuple):
+    """How an extractor is opened: (weights, the option that names them, device, resize), and which weights if none."""
+
+    open: Callable[[str, str, str, Resize], Extractor]
+    weights: str
+
+
+def _inception(weights: str, argument: str, device: str, resize: Resize) -> Extractor:
+    return inception(Path(weights) if weights else None, resize=resize, device=device)
+
+
+def _dinov2(weights: str, argument: str, device: str, resize: Resize) -> Extractor:
+    from lensbench.scoring.vision_models import DINOv2
+
+    return DINOv2(weights, argument, device)
+
+
+def _clip(weights: str, argument: str, device: str, resize: Resize) -> Extractor:
+    from lensbench.scoring.vision_models import CLIPImages
+
+    return CLIPImages(weights, argument, device)
+
+
+def _shapes(weights: str, argument: str, device: str, resize: Resize) -> Extractor:
+    import numpy as np
+    import torch
+
+    from lensbench.scoring.detectors import ShapesJudge
+    from lensbench.scoring.judge_network import CANVAS_PX, FEATURES, to_canvas
+
+    judge = ShapesJudge.load(Path(weights) if weights else None)
+
+    def prepare(image: np.ndarray) -> np.ndarray:
+        if image.shape[0] != image.shape[1]:
+            raise ValueError(f"the shapes judge looks at squares, not at {image.shape[1]}x{image.shape[0]} pixels")
+        return to_canvas(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)[0].numpy()
+
+    def embed(prepared: np.ndarray) -> np.ndarray:
+        return judge.features(torch.from_numpy(prepared))
+
+    words = f"{CANVAS_PX} bicubic antialias float"
+    return FunctionExtractor("shapes", judge.digest, embed, FEATURES, resize=words, prepare=prepare)
+
+
+EXTRACTORS: dict[str, Opener] = {
+    "inception": Opener(_inception, ""),
+    "dinov2": Opener(_dinov2, "facebook/dinov2-large"),
+    "clip-b32": Opener(_clip, "openai/clip-vit-base-patch32"),
+    "clip-l14": Opener(_clip, "openai/clip-vit-large-patch14"),
+    "clip-l14-336": Opener(_clip, "openai/clip-vit-large-patch14-336"),
+    "clip-long": Opener(_clip, "zer0int/LongCLIP-L-Diffusers"),
+    "shapes": Opener(_shapes, ""),
+}
+
+
+def open_extractor(name: str, weights: Mapping[str, str], device: str, resize: Resize) -> Extractor:
+    """An extractor of the registry, with the weights given for it or its own. ValueError when they cannot be had."""
+    opener = EXTRACTORS[name]
+    return opener.open(weights.get(name, opener.weights), f"--weights {name}", device, resize)
+
+
+def _extractors() -> str:
+    return ", ".join(EXTRACTORS)
+
+
+def _all() -> str:
+    return f"{', '.join([*MEASURES, CLIP_SCORE])} and {_extractors()}"

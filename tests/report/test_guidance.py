@@ -1,0 +1,83 @@
+"""Guidance as a factor: chosen on one half of the prompts, reported on the other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lensbench.report.grid import GUIDED, arrange
+from lensbench.report.guidance import guidance_table
+from lensbench.report.table import Table
+from lensbench.sweep.sweep import Results
+
+
+@pytest.fixture(scope="module")
+def results(simulated) -> Results:
+    """Three arms at guidance 2 (the evaluation's own) and 5; alt-text is right more often at 5, detailed less often."""
+    made = simulated()
+    judged = made.outcomes[made.outcomes["metric"] == "geneval"]
+    further = judged.assign(metric=GUIDED, guidance=5.0)
+    luck = np.random.default_rng(0).random(len(further))
+    value = further["value"].to_numpy(float).copy()
+    alt, detailed = (further["captions.set"].to_numpy() == name for name in ("alt", "detailed"))
+    value[alt & (luck < 0.4)] = 1.0
+    value[detailed & (luck < 0.4)] = 0.0
+    outcomes = pd.concat([made.outcomes, further.assign(value=value)], ignore_index=True)
+    means = further.assign(value=value).groupby("cell")["value"].mean()
+    records = made.records[made.records["metric"] == "geneval"].copy()
+    records = records.assign(metric=f"{GUIDED}.5", value=records["cell"].map(means))
+    return (
+        made._replace(outcomes=outcomes, records=pd.concat([made.records, records]))
+        if hasattr(made, "_replace")
+        else (
+            Results(
+                **{**vars(made), "outcomes": outcomes, "records": pd.concat([made.records, records], ignore_index=True)}
+            )
+        )
+    )
+
+
+def column(table: Table, name: str) -> list[float]:
+    place = [one.name for one in table.columns].index(name)
+    return [float(row.cells[place].value or 0) for row in table.rows]
+
+
+def test_each_arm_has_its_best_and_scores_of_prompts_that_choosing_did_not_see(results: Results) -> None:
+    grid = arrange(results)
+    table = guidance_table(grid, 2.0)
+    assert table is not None
+    assert [row.cells[1].text for row in table.rows] == ["short"] * 3 + ["detailed"] * 3
+    assert column(table, "best") == [5.0, 2.0, 2.0] * 2  # brief is the same at both: the smaller
+    own, best = column(table, "own"), column(table, "at_best")
+    assert best[0] > own[0]
+    assert [best[1], best[2]] == [own[1], own[2]]
+    judged = results.outcomes[results.outcomes["metric"] == "geneval"]
+    some = judged[(judged["captions.set"] == "brief") & (judged["prompt_form"] == "short")]
+    place = some.groupby("task")["prompt_index"].rank(method="dense").astype(int)
+    unseen = some[place % 2 == 0]
+    assert own[1] == pytest.approx(100 * unseen.groupby("task")["value"].mean().mean())
+    difference = column(table, "difference")
+    assert difference[0] == 0.0
+    assert difference[2] == pytest.approx(best[2] - best[0])
+
+
+def test_further_scales_change_no_other_table(results: Results, simulated) -> None:
+    from lensbench.report.tables import tables
+
+    assert tables(arrange(results)) == tables(arrange(simulated()))
+
+
+def test_one_scale_makes_no_table(simulated) -> None:
+    assert guidance_table(arrange(simulated()), 2.0) is None
+
+
+def test_choosing_on_noise_flatters_nobody() -> None:
+    """Many scales that are all alike: the best on the choosing half is no better on the other."""
+    rng = np.random.default_rng(1)
+    gains = []
+    for _ in range(40):
+        values = rng.random((8, 2, 60)) < 0.5  # scales, halves, images
+        chosen = values[:, 0].mean(1).argmax()
+        gains.append(values[chosen, 1].mean() - values[:, 1].mean())
+    assert abs(np.mean(gains)) < 0.03

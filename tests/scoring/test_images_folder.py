@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lensbench.scoring.image_prompts import from_layout, from_rows
+from lensbench.scoring.images_folder import open_images, read_image, refuse_equal, warnings_about
+from lensbench.scoring.picture_folder import PictureFolder
+from tests.scoring.conftest import save_pictures
+
+
+def test_the_set_is_its_pictures_whatever_their_names_and_order(tmp_path: Path) -> None:
+    save_pictures(tmp_path / "a", 5, seed=0)
+    (tmp_path / "b" / "deeper").mkdir(parents=True)
+    for i, path in enumerate(sorted((tmp_path / "a").iterdir())):
+        shutil.copy(path, tmp_path / "b" / ("deeper" if i % 2 else ".") / f"{9 - i}.png")
+    (tmp_path / "b" / ".hidden.png").write_bytes(b"no picture")
+    a, b = open_images(tmp_path / "a"), open_images(tmp_path / "b")
+    assert (len(b), b.digest) == (5, a.digest)
+    with pytest.raises(ValueError, match="hold the same 5 pictures"):
+        refuse_equal(a, b)
+    (tmp_path / "b" / "9.png").unlink()
+    refuse_equal(a, open_images(tmp_path / "b"))
+    assert warnings_about(a, open_images(tmp_path / "b")) == [
+        f"4 pictures are in both {tmp_path / 'a'} and {tmp_path / 'b'}: distances come out too small"
+    ]
+
+
+def test_pixels_are_those_of_the_file_upright_and_in_three_channels(tmp_path: Path) -> None:
+    wide = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "wide.png"), wide)
+    Image.fromarray(wide[..., 0]).save(tmp_path / "gray.png")
+    assert read_image(tmp_path / "gray.png").shape == (4, 6, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(wide).save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "turned.png"), np.rot90(wide, -1))
+
+
+def test_formats_sizes_and_copies_are_warned_about(tmp_path: Path) -> None:
+    png = save_pictures(tmp_path / "png", 4, seed=0)
+    jpeg = save_pictures(tmp_path / "jpeg", 4, seed=0, ending="jpg", side=32)
+    said = warnings_about(open_images(png), open_images(jpeg))
+    assert [" is PNG and " in said[0], " is 24x24 and " in said[1]] == [True, True]
+    shutil.copy(jpeg / "00000.jpg", png)
+    shutil.copy(png / "00000.png", png / "again.png")
+    alone = warnings_about(open_images(png))
+    assert [line.partition(": ")[2].partition(";")[0] for line in alone] == [
+        "mixed formats, 5 PNG, 1 JPEG",
+        "mixed sizes, 5 24x24, 1 32x32",
+        "1 of 6 pictures are copies of another",
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", None])
+def test_a_picture_that_cannot_be_read_ends_it_by_name(tmp_path: Path, content: bytes | None) -> None:
+    folder = save_pictures(tmp_path / "a", 2, seed=0)
+    if content is None:
+        (folder / "anim.gif").touch()
+    else:
+        (folder / "broken.png").write_bytes(content)
+    with pytest.raises(ValueError, match=r"(broken\.png|anim\.gif).*leaves nothing out") as raised:
+        open_images(folder)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_picture_cut_off_is_found_when_it_is_read(tmp_path: Path) -> None:
+    folder = save_pictures(tmp_path / "a", 2, seed=0)
+    whole = (folder / "00001.png").read_bytes()
+    (folder / "00001.png").write_bytes(whole[: len(whole) // 2])
+    images = open_images(folder)
+    with pytest.raises(ValueError, match=r"00001\.png: cannot be read"):
+        read_image(images.files[1])
+
+
+def test_genevals_layout_gives_its_own_prompts_and_its_grid_is_no_picture(tmp_path: Path) -> None:
+    folder = PictureFolder(tmp_path)
+    folder.begin([{"prompt": "a cat"}, {"prompt": "ein Fuß"}], {})
+    for prompt in (0, 1):
+        for sample in (0, 1):
+            folder.save(prompt, sample, np.zeros((8, 8, 3), np.uint8))
+    Image.new("RGB", (32, 32)).save(tmp_path / "00000" / "grid.png")
+    images = open_images(tmp_path)
+    assert len(images) == 4
+    found = from_layout(images)
+    assert [(p.text, p.cluster) for p in found] == [
+        ("a cat", "00000"),
+        ("a cat", "00000"),
+        ("ein Fuß", "00001"),
+        ("ein Fuß", "00001"),
+    ]
+    (tmp_path / "00001" / "metadata.jsonl").write_text(json.dumps({"text": "x"}))
+    with pytest.raises(ValueError, match=r"metadata\.jsonl: holds no prompt"):
+        from_layout(images)
+
+
+def test_prompts_of_a_file_go_by_name_or_by_order_and_fit_one_to_one(tmp_path: Path) -> None:
+    images = open_images(save_pictures(tmp_path / "a", 3, seed=0))
+    assert [p.text for p in from_rows(images, [{"prompt": p} for p in "xyz"], "f")] == ["x", "y", "z"]
+    named = [{"prompt": f"p{i}", "image": f"0000{i}.png"} for i in (2, 0, 1)]
+    assert [p.text for p in from_rows(images, named, "f")] == ["p0", "p1", "p2"]
+    for rows, said in (
+        (named[:2], r"no prompt for 00001\.png"),
+        ([*named, {"prompt": "x", "image": "more.png"}], r"more\.png is not in"),
+        ([*named, named[0]], "more than once"),
+        ([{"prompt": "x"}] * 2, "2 prompts for 3 pictures"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            from_rows(images, rows, "f")
+    with pytest.raises(ValueError, match=r"no metadata\.jsonl beside its folder"):
+        from_layout(images)
