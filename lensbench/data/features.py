@@ -175,8 +175,8 @@ def encode_texts(
 ) -> KeptFeatures:
     """Features of the distinct texts, read from `cache` or computed and put there; in memory where it is None.
 
-    `report(done, total)` is called after every batch. Raises ValueError when the disk has no room for them, or what is
-    there is damaged.
+    `report(done, total)` is called after every batch. Raises OSError when the disk has no room for them, ValueError
+    when what is there is damaged.
     """
     if cache is not None:
         rows = text_rows(texts, encoder, cache)

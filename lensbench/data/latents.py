@@ -202,8 +202,8 @@ def encode_images(
     """The latents of the images of `keys`, in their order, of the corpus's own size or of `size`.
 
     Read from `cache` or computed on `device` and put there; in memory where it is None. `report(done, total)` is called
-    after every batch. Raises ValueError when latents do not fit float16, the disk has no room for them or what is there
-    is damaged, and as `autoencoder.encode` does.
+    after every batch. Raises OSError when the disk has no room for them, ValueError when they do not fit float16 or
+    what is there is damaged, and as `autoencoder.encode` does.
     """
     if cache is not None and (rows := image_rows(corpus, keys, autoencoder, cache, device=device, size=size)):
         rows.fill(report)

@@ -15,6 +15,7 @@ its lock, and they are claimed by the next.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import shutil
@@ -168,8 +169,8 @@ class RowStore:
         """Compute those of the rows that are missing, with whatever other processes do the same.
 
         `names` are distinct; rows are claimed in their order. `report` is told of every batch that is computed here.
-        Raises ValueError when the disk has no room for them or a shard is damaged, OSError when the disk fills up,
-        and what `compute` raises; the shards that are finished stay.
+        Raises ValueError when a shard is damaged, OSError when the disk has no room for them, and what `compute`
+        raises; the shards that are finished stay.
         """
         left = np.flatnonzero(~_in(names, self._there()))
         if len(left):
@@ -290,9 +291,11 @@ def _in(names: np.ndarray, among: np.ndarray) -> np.ndarray:
 
 
 def check_room(folder: Path, needed: int) -> None:
-    """ValueError, one line, unless the disk of `folder`, which need not exist yet, has `needed` bytes free."""
+    """OSError, one line, unless the disk of `folder`, which need not exist yet, has `needed` bytes free."""
     if needed > (free := free_bytes(folder)):
-        raise ValueError(f"{folder}: {shown(needed)} are to be written and the disk has {shown(free)} free")
+        # what a disk that fills up raises: every further cell of a sweep would fail as well
+        why = f"{shown(needed)} are to be written and the disk has {shown(free)} free"
+        raise OSError(errno.ENOSPC, why, str(folder))
 
 
 def free_bytes(folder: Path) -> int:

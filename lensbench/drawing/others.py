@@ -132,7 +132,7 @@ def open_other(name: str) -> OtherModel:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     from diffusers import DiffusionPipeline
-    from diffusers.utils import logging
+    from diffusers.utils import is_accelerate_available, logging
 
     folder = Path(name).expanduser()
     if not folder.is_dir():
@@ -143,7 +143,10 @@ def open_other(name: str) -> OtherModel:
         raise ValueError(f"{PREFIX}{name}: no {INDEX} in {folder}, so it is no diffusers pipeline")
     logging.disable_progress_bar()
     try:
-        pipe = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        lean = bool(is_accelerate_available())  # it says so at length where it cannot
+        pipe = DiffusionPipeline.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=lean
+        )
     except Exception as error:  # the library has no one class for what does not fit
         raise ValueError(f"{PREFIX}{name}: cannot be opened ({brief(error)})") from None
     pipe.set_progress_bar_config(disable=True)

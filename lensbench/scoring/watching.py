@@ -27,12 +27,16 @@ class Samples(NamedTuple):
 
 
 def held_out_losses(denoiser: LensTransformer, plan: Plan, features: TextFeatures, real: Latents) -> Scores:
-    """The validation loss of each prompt form, as records with their 95 % intervals over images."""
+    """The validation loss of each prompt form, as records with their 95 % intervals over images; NaN where it is no
+    number."""
     found = Scores()
     for form in plan.experiment.evaluation.forms:
         texts = validation_texts(plan, form)
         values = validation_losses(denoiser, texts, plan.experiment, features, real)
-        found.add_outcomes("validation_loss", "validation_loss", form, texts, values)
+        if np.isfinite(values).all():
+            found.add_outcomes("validation_loss", "validation_loss", form, texts, values)
+        else:  # the training itself says so, and ends when it lasts
+            found.add_record("validation_loss", form, np.nan, len(texts))
     return found
 
 

@@ -147,8 +147,8 @@ def total(costs: Sequence[Cost]) -> Cost:
 def encode(todo: Sequence[Job], experiments: Sequence[Experiment], cache: Path, workers: int, report: Report) -> None:
     """Do the jobs of the experiments, in this process or in `workers` others.
 
-    Raises ValueError when the disk has no room for them, or rows are missing because a process ended early. Whatever
-    stops it, the shards that are finished stay.
+    Raises OSError when the disk has no room for them, ValueError when rows are missing because a process ended early.
+    Whatever stops it, the shards that are finished stay.
     """
     check_room(cache, total([job.rows.cost() for job in todo]).bytes)
     if workers == 1:

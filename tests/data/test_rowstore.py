@@ -159,7 +159,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rowstore, "free_bytes", lambda folder: 100)
-    with pytest.raises(ValueError, match=r"960 bytes are to be written and the disk has 100 bytes free"):
+    with pytest.raises(OSError, match=r"960 bytes are to be written and the disk has 100 bytes free"):
         fill(tmp_path, list(range(40)), pytest.fail)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 

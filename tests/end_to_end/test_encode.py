@@ -171,7 +171,7 @@ def test_a_cell_says_what_it_will_write_and_refuses_what_does_not_fit(
     monkeypatch.setattr(cell, "WORTH_TELLING", 1000)
     monkeypatch.setattr(rowstore, "free_bytes", lambda folder: 40_000)
     seen: list[Progress] = []
-    with pytest.raises(ValueError, match=r"kB are to be written and the disk has 40\.0 kB free"):
+    with pytest.raises(OSError, match=r"kB are to be written and the disk has 40\.0 kB free"):
         run_cell(on_latents.replace({"captions.set": "alt"}), tmp_path / "cell", cache=tmp_path, report=seen.append)
     notes = {progress.note for progress in seen if progress.stage == "latents"}
     assert notes == {"held-out images, 8.2 kB to write", "training images, 24.6 kB to write"} & notes
@@ -210,7 +210,7 @@ def test_the_command_prints_the_cost_first(
     told = capsys.readouterr().out
     assert not runs.exists()
     monkeypatch.setattr(rowstore, "free_bytes", lambda folder: 10_000)
-    with pytest.raises(ValueError, match=r"are to be written and the disk has 10\.0 kB free"):
+    with pytest.raises(OSError, match=r"are to be written and the disk has 10\.0 kB free"):
         encode(recipe, runs, workers=1)
     assert not runs.exists()
     monkeypatch.undo()
