@@ -13,6 +13,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+pytestmark = pytest.mark.slow  # several processes, each of which imports torch
+
 RECIPE = """from lensbench.experiment import Evaluation, Experiment, Model, ShapesCorpus, TextEncoder, Training
 
 experiment = Experiment(

@@ -22,6 +22,8 @@ CREW = Path(__file__).with_name("crew.py")
 sys.path.insert(0, str(CREW.parent))
 from crew import STOP_AFTER, Run, train  # noqa: E402 - a script that the processes run lies beside this file
 
+pytestmark = pytest.mark.slow  # several processes, each of which imports torch
+
 STRATEGIES = ("ddp", "fsdp")
 # What is trained by two processes, and by one to compare with: changes of the experiment.
 KINDS: dict[str, dict[str, Any]] = {
