@@ -14,6 +14,7 @@ from lensbench.commands import (
     encode,
     generate,
     geneval,
+    geneval2,
     judge,
     models,
     power,
@@ -31,7 +32,7 @@ app = typer.Typer(
 )
 for command in (
     *(sweeps.run, train.train, sweeps.report, sweeps.plan, encode.encode, power.power),
-    *(generate.generate, score.score, geneval.geneval, models.models, sizes.sizes),
+    *(generate.generate, score.score, geneval.geneval, geneval2.geneval2, models.models, sizes.sizes),
 ):
     app.command()(command)
 for name, group in (("corpus", corpus.app), ("captions", captions.app), ("judge", judge.app)):

@@ -12,20 +12,37 @@ import typer
 from lensbench.commands.again import again
 from lensbench.commands.counting import counting
 from lensbench.commands.device import usable_device
+from lensbench.commands.drawn import CELL, Form, drawn, is_model
 
 if TYPE_CHECKING:
     from lensbench.report.table import Table
-    from lensbench.scoring.geneval_folder import Judge, Prompts
+    from lensbench.scoring.geneval_folder import Judge
+    from lensbench.scoring.judged_folder import Prompts
 
 
 def geneval(
-    folder: Annotated[Path, typer.Argument(help="00000/metadata.jsonl beside 00000/samples/0000.png, and so on.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER|CELL|CHECKPOINT",
+            help="00000/metadata.jsonl beside 00000/samples/0000.png, and so on; a cell's or checkpoint's pictures are "
+            "drawn first.",
+        ),
+    ],
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="geneval|FILE.jsonl", help="What a cell or checkpoint is asked to draw; the cell's own if left out."
+        ),
+    ] = None,
+    form: Annotated[Form | None, typer.Option(help="Wording of the cell's own prompts; short if left out.")] = None,
+    step: Annotated[int | None, typer.Option(help="Which of the cell's checkpoints; the last if left out.")] = None,
     detector: Annotated[
         str | None,
         typer.Option(
             metavar="shapes|ID|FOLDER|FILE.py",
             help="The shapes judge, a Mask2Former for COCO instances, or a file with your own detect(image). Left out: "
-            "Mask2Former, facebook/mask2former-swin-small-coco-instance.",
+            "the shapes judge for a cell of the shapes world, else facebook/mask2former-swin-small-coco-instance.",
         ),
     ] = None,
     colors: Annotated[
@@ -56,24 +73,29 @@ def geneval(
     from lensbench.scoring.geneval import summary
     from lensbench.scoring.geneval_folder import judge_folder, judged, open_prompts, outcomes, write_results
 
-    number, count = _shard(shard)
-    prompts = open_prompts(folder)
-    judge = _judge(detector, colors, device)
+    number, count = shard_of(shard)
+    if prompts is not None and not is_model(folder):
+        raise ValueError(f"--prompts: the pictures in {folder} are drawn already, and have theirs beside them")
     console = Console()
+    if detector is None and _of_shapes(folder):
+        detector = "shapes"
+    folder = drawn(folder, prompts, form, step, console)
+    asked = open_prompts(folder)
+    judge = _judge(detector, colors, device)
     try:
         with counting(console, "judging") as report:
-            judge_folder(prompts, judge, shard=number, shards=count, batch=batch, threshold=threshold, report=report)
+            judge_folder(asked, judge, shard=number, shards=count, batch=batch, threshold=threshold, report=report)
     except KeyboardInterrupt:
         print(f"lensbench: stopped; what is judged stays in {folder}; continue with: {again()}", file=sys.stderr)
         raise typer.Exit(130) from None
-    known = judged(prompts, judge, threshold)
-    rows = outcomes(prompts, known)
-    if count > 1 and len(rows) < len(prompts.pictures):
-        say(console, f"{len(rows):,} of {len(prompts.pictures):,} pictures are judged: scores follow the last shard")
+    known = judged(asked, judge, threshold)
+    rows = outcomes(asked, known)
+    if count > 1 and len(rows) < len(asked.pictures):
+        say(console, f"{len(rows):,} of {len(asked.pictures):,} pictures are judged: scores follow the last shard")
         return
-    path = write_results(prompts, known)
-    found = summary(rows, prompts.plan())
-    print_tables(console, [table(prompts, judge, rows, found, threshold)])
+    path = write_results(asked, known)
+    found = summary(rows, asked.plan())
+    print_tables(console, [table(asked, judge, rows, found, threshold)])
     say(console, f"every picture with its boxes and the reason: {path}")
 
 
@@ -110,12 +132,21 @@ def table(prompts: Prompts, judge: Judge, rows: list[dict[str, Any]], found: Any
     return Table("geneval", str(prompts.folder), columns, tuple(lines), notes, filed=False)
 
 
-def _shard(said: str) -> tuple[int, int]:
+def shard_of(said: str) -> tuple[int, int]:
+    """Which part of how many, of "I/N". Raises ValueError for anything else."""
     found = re.fullmatch(r"(\d+)/(\d+)", said)
     number, count = map(int, found.groups()) if found else (0, 0)
     if number >= count:
         raise ValueError(f"--shard={said}: give I/N with I from 0 to N - 1, as in 0/4")
     return number, count
+
+
+def _of_shapes(path: Path) -> bool:
+    """Whether a path is a cell of the shapes world, whose pictures its own judge can tell."""
+    import json
+
+    cell = path / CELL
+    return cell.is_file() and json.loads(cell.read_text()).get("corpus", {}).get("kind") == "shapes"
 
 
 def _judge(detector: str | None, colors: str | None, device: str) -> Judge:

@@ -11,6 +11,7 @@ import typer
 
 from lensbench.commands.counting import SPEAK_SECONDS
 from lensbench.commands.device import usable_device
+from lensbench.commands.drawn import Form, drawn, is_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,14 @@ if TYPE_CHECKING:
 
 
 def score(
-    folder: Annotated[Path, typer.Argument(help="Pictures, in it and below: JPEG, PNG, WebP, BMP or TIFF.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER|CELL|CHECKPOINT",
+            help="Pictures, in it and below: JPEG, PNG, WebP, BMP or TIFF; of a cell or a checkpoint they are drawn "
+            "first.",
+        ),
+    ],
     against: Annotated[
         Path | None, typer.Option(metavar="FOLDER|STATS.npz", help="Real pictures, or their statistics.")
     ] = None,
@@ -39,9 +47,12 @@ def score(
         typer.Option(
             metavar="FILE",
             help='.txt with a prompt a picture, in the order of names, or .jsonl with "image" and "prompt". '
-            "Not needed in GenEval's layout.",
+            "Not needed in GenEval's layout. Of a cell or checkpoint: what it draws; else the cell's own, or of "
+            "photographs the held-out captions.",
         ),
     ] = None,
+    form: Annotated[Form | None, typer.Option(help="Wording of a cell's own prompts; short if left out.")] = None,
+    step: Annotated[int | None, typer.Option(help="Which of a cell's checkpoints; the last if left out.")] = None,
     floor: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Other real pictures, for the floor; halves of --against if left out."),
@@ -96,7 +107,13 @@ def score(
         raise ValueError("--save-features writes into the file of --save-statistics: give both")
     for path in extractor or []:
         _register(path)
-    names = metrics or _default_metrics(against, prompts, save_statistics)
+    console = Console()
+    if is_model(folder):
+        names = metrics or _default_metrics(against, Path("drawn"), save_statistics)
+        folder, prompts = drawn(folder, str(prompts) if prompts else None, form, step, console), None
+    else:
+        folder = drawn(folder, None, form, step, console)
+        names = metrics or _default_metrics(against, prompts, save_statistics)
     asked = Asked(
         folder=folder,
         metrics=parse(names),
@@ -113,7 +130,6 @@ def score(
         save=save_statistics,
         save_features=save_features,
     )
-    console = Console()
     with _progress(console) as report:
         scores = score_folder(asked, report)
     if scores.rows:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lensbench.data.corpus import open_corpus
 from lensbench.experiment import Experiment, Form
+from lensbench.scoring.evaluate import plan
 from lensbench.scoring.geneval import OFFICIAL_SAMPLES, official_prompts
 from lensbench.scoring.shapes_prompts import prompt_set
 
@@ -39,17 +41,20 @@ class Prompts:
 def find_prompts(which: str | None, experiment: Experiment | None, form: Form | None, samples: int | None) -> Prompts:
     """The prompts that a user asks for.
 
-    `which` is "geneval" for the 553 official ones, or a file; None is for a cell of the shapes world, whose experiment
-    is given: the prompts it is scored on, in one prompt form ("short" when None), each with its own number of samples
-    unless `samples` says another. Raises ValueError, one line, for what does not go together or cannot be read.
+    `which` is "geneval" for the 553 official ones, or a file; None is for a cell, whose experiment is given: the
+    prompts it is scored on, in one prompt form ("short" when None), each with its own number of samples unless
+    `samples` says another. Of photographs those are the captions of the held-out images. Raises ValueError, one line,
+    for what does not go together or cannot be read.
     """
     if samples is not None and samples < 1:
         raise ValueError(f"samples={samples}: must be at least 1")
     if which is not None and form is not None:
         raise ValueError(f"form={form} is for the prompts of a cell; prompts={which} have one wording: leave form out")
     if which is None:
-        if experiment is None or experiment.corpus.kind != "shapes":
+        if experiment is None:
             raise ValueError("say which prompts to draw: --prompts geneval, or a .txt or .jsonl file")
+        if experiment.corpus.kind != "shapes":
+            return _held_out(experiment, form or "short", samples)
         return _cell_prompts(experiment, form or "short", samples)
     rows = official_prompts() if which == OFFICIAL else read_prompt_file(Path(which))
     return Prompts(Path(which).name, rows, [samples or OFFICIAL_SAMPLES] * len(rows))
@@ -64,6 +69,12 @@ def _cell_prompts(experiment: Experiment, form: Form, samples: int | None) -> Pr
         [prompt.row | {"prompt": prompt.texts[form]} for prompt in prompts],
         [samples or prompt.samples for prompt in prompts],
     )
+
+
+def _held_out(experiment: Experiment, form: Form, samples: int | None) -> Prompts:
+    what = plan(experiment.replace({"evaluation.forms": (form,)}), open_corpus(experiment.corpus, experiment.images))
+    texts = what.held_out[form][: experiment.evaluation.scene_images]
+    return Prompts(f"held-out captions, {form}", [{"prompt": text} for text in texts], [samples or 1] * len(texts))
 
 
 def read_prompt_file(path: Path) -> list[dict[str, Any]]:

@@ -12,7 +12,8 @@ import numpy as np
 
 from lensbench.report.table import Cell, Column, Row, Table, bounds, number, signed
 from lensbench.scoring.geneval import summary
-from lensbench.scoring.geneval_folder import Prompts, judged_by, open_prompts, outcomes
+from lensbench.scoring.geneval_folder import open_prompts, outcomes
+from lensbench.scoring.judged_folder import Prompts, judged_by
 from lensbench.scoring.picture_folder import RECORD
 from lensbench.scoring.statistics import holm, paired_difference, stratified_mean
 

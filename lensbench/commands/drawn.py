@@ -1,0 +1,50 @@
+"""The pictures of a folder or, of a model, those that are drawn for the occasion."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import typer
+
+from lensbench.commands.again import again
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+CELL = "experiment.json"
+Form = Literal["short", "repeated", "detailed"]
+
+
+def is_model(path: Path) -> bool:
+    """Whether a path is a cell's directory, a checkpoint's or a pipeline's, and no folder of pictures."""
+    return (path / CELL).is_file() or (path / "transformer").is_dir() or path.suffix == ".safetensors"
+
+
+def drawn(path: Path, prompts: str | None, form: Form | None, step: int | None, console: Console) -> Path:
+    """`path` itself where it is a folder of pictures; of a model, the folder of its pictures, which are drawn or gone
+    on with: beside its checkpoints, in drawn/.
+
+    Raises ValueError as `lensbench generate` does, and where a folder of pictures is given a form or a step.
+    """
+    if not is_model(path):
+        if form is not None or step is not None:
+            raise ValueError(f"{path} is no cell and no checkpoint: --form and --step are for those")
+        return path
+    from lensbench.drawing.draw import DrawingStoppedError, Wishes, draw
+    from lensbench.drawing.pipeline import Parts, open_pipeline
+    from lensbench.drawing.prompts import find_prompts
+
+    pipeline = open_pipeline(path, Parts(), step)
+    wanted = find_prompts(prompts, pipeline.experiment, form, None)
+    of = pipeline.name.rpartition("step ")[2] if pipeline.experiment else "pictures"
+    root = path if path.is_dir() else path.parent
+    out = root / "drawn" / f"{of}-{wanted.digest[:12]}"
+    out.parent.mkdir(exist_ok=True)
+    try:
+        draw(pipeline, wanted, Wishes(), out, console)
+    except DrawingStoppedError as stopped:
+        print(f"lensbench: {stopped} in {out}; continue with: {again()}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    return out
