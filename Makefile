@@ -30,9 +30,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt clean-fid
 	touch $@
 
+# RESULTS=results/<sweep> takes another sweep's. SOURCE_DATE_EPOCH: the same PDF from the same results.
+RESULTS ?= results/demo
+paper: export SOURCE_DATE_EPOCH = 0
+paper: export FORCE_SOURCE_DATE = 1
 paper: $(INSTALLED)
-	$(BIN)/python -m lensbench.report.paper results/demo paper
-	cd paper && pdflatex -interaction=nonstopmode -halt-on-error main.tex && pdflatex -interaction=nonstopmode -halt-on-error main.tex
+	$(BIN)/python -m lensbench.report.paper $(RESULTS) paper
+	cd paper && for pass in 1 2 3; do pdflatex -interaction=nonstopmode -halt-on-error main.tex || exit 1; done
 
 clean:
 	rm -rf runs cache

@@ -51,10 +51,11 @@ from lensbench.sweep.provenance import hardware
 from lensbench.sweep.quiet import quiet
 from lensbench.training import files
 from lensbench.training.datamodule import Step, TrainingBatches
+from lensbench.training.milestones import watched_steps
 from lensbench.training.module import new_denoiser
 from lensbench.training.optimizer import new_optimizer
 from lensbench.training.run import train
-from lensbench.training.watch import Probe, watched_steps
+from lensbench.training.watch import Probe
 
 FIRST = 3  # steps of a turn that are not counted: the machine gets ready
 LENS_IMAGES, LENS_BATCH, LENS_SIDE, LENS_STEPS = 512, 8, 16, 15

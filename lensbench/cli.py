@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from lensbench.commands import (
+    bench,
     captions,
+    compare,
     corpus,
     encode,
     generate,
@@ -17,11 +19,18 @@ from lensbench.commands import (
     geneval2,
     judge,
     models,
+    plan,
     power,
+    prune,
+    results,
     score,
     sizes,
+    status,
     sweeps,
+    track,
     train,
+    tune,
+    work,
 )
 
 app = typer.Typer(
@@ -31,11 +40,19 @@ app = typer.Typer(
     help="How much are better captions worth? Train, score and compare text-to-image models on different captions.",
 )
 for command in (
-    *(sweeps.run, train.train, sweeps.report, sweeps.plan, encode.encode, power.power),
-    *(generate.generate, score.score, geneval.geneval, geneval2.geneval2, models.models, sizes.sizes),
+    *(sweeps.run, work.work, status.status, status.cancel, status.retry, prune.prune_files),
+    *(train.train, sweeps.report, plan.plan, tune.tune, encode.encode, power.power),
+    *(generate.generate, score.score, geneval.geneval, geneval2.geneval2, models.models, sizes.sizes, compare.compare),
 ):
     app.command()(command)
-for name, group in (("corpus", corpus.app), ("captions", captions.app), ("judge", judge.app)):
+for name, group in (
+    ("bench", bench.app),
+    ("corpus", corpus.app),
+    ("captions", captions.app),
+    ("judge", judge.app),
+    ("results", results.app),
+    ("track", track.app),
+):
     app.add_typer(group, name=name)
 
 

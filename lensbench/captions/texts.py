@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from lensbench.captions import given
 from lensbench.captions.cutting import first_tokens, first_words, length_matched, token_offsets, word_counts
 from lensbench.captions.scene_writer import write
 from lensbench.data.corpus import Corpus, ShapesWorld
@@ -67,10 +68,24 @@ def other_images(corpus: Corpus, images: int) -> np.ndarray:
 
 
 def _of_set(corpus: Corpus, policy: Captions, name: str, keys: Sequence[str]) -> list[str]:
+    if (place := given.place_of(name)) is not None and policy.given is not None:
+        return _given(policy, place, keys)
     if isinstance(corpus, ShapesWorld):
         return [_scene_caption(corpus, policy, name, key) for key in keys]
     texts = corpus.texts(name)
     return [texts[key] for key in keys]
+
+
+def _given(policy: Captions, place: int, keys: Sequence[str]) -> list[str]:
+    assert policy.given is not None, "validated"
+    assert policy.given_digest is not None, "validated"
+    found = given.checked(policy.given, policy.given_digest, policy.given_template, policy.given_limit)
+    if absent := [key for key in keys if key not in found.texts]:
+        raise ValueError(
+            f"captions.given={policy.given}: no caption for {len(absent):,} of {len(keys):,} training images, as "
+            f"{absent[0]}"
+        )
+    return [found.nth(key, place) for key in keys]
 
 
 def _scene_caption(world: ShapesWorld, policy: Captions, name: str, key: str) -> str:

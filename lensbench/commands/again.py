@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -14,4 +15,6 @@ def again() -> str:
     program = Path(sys.argv[0])
     found = shutil.which(program.name)
     known = not program.is_file() or (found is not None and Path(found).samefile(program))
-    return shlex.join(["lensbench" if known else os.path.relpath(program), *sys.argv[1:]])
+    typed = [re.sub(r"(://[^:/@]*:)[^@]*@", r"\1***@", word) for word in sys.argv[1:]]  # no password is printed
+    typed = [re.sub(r"([?&]password=)[^&]*", r"\1***", word) for word in typed]
+    return shlex.join(["lensbench" if known else os.path.relpath(program), *typed])

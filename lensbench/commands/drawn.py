@@ -18,13 +18,13 @@ Form = Literal["short", "repeated", "detailed"]
 
 
 def is_model(path: Path) -> bool:
-    """Whether a path is a cell's directory, a checkpoint's or a pipeline's, and no folder of pictures."""
-    return (path / CELL).is_file() or (path / "transformer").is_dir() or path.suffix == ".safetensors"
+    """Whether a path is a cell's directory or a pipeline's, and no folder of pictures."""
+    return (path / CELL).is_file() or (path / "transformer").is_dir()
 
 
 def drawn(path: Path, prompts: str | None, form: Form | None, step: int | None, console: Console) -> Path:
     """`path` itself where it is a folder of pictures; of a model, the folder of its pictures, which are drawn or gone
-    on with: beside its checkpoints, in drawn/.
+    on with: a cell's in its own drawn/, a pipeline's in drawn/ here.
 
     Raises ValueError as `lensbench generate` does, and where a folder of pictures is given a form or a step.
     """
@@ -38,9 +38,8 @@ def drawn(path: Path, prompts: str | None, form: Form | None, step: int | None, 
 
     pipeline = open_pipeline(path, Parts(), step)
     wanted = find_prompts(prompts, pipeline.experiment, form, None)
-    of = pipeline.name.rpartition("step ")[2] if pipeline.experiment else "pictures"
-    root = path if path.is_dir() else path.parent
-    out = root / "drawn" / f"{of}-{wanted.digest[:12]}"
+    of = pipeline.name.rpartition("step ")[2] if pipeline.experiment else pipeline.name
+    out = (path if pipeline.experiment else Path()) / "drawn" / f"{of}-{wanted.digest[:12]}"
     out.parent.mkdir(exist_ok=True)
     try:
         draw(pipeline, wanted, Wishes(), out, console)

@@ -70,6 +70,7 @@ def geneval(
 
     quiet()
     from lensbench.report.terminal import print_tables, say
+    from lensbench.scoring.detecting import open_judge
     from lensbench.scoring.geneval import summary
     from lensbench.scoring.geneval_folder import judge_folder, judged, open_prompts, outcomes, write_results
 
@@ -81,7 +82,7 @@ def geneval(
         detector = "shapes"
     folder = drawn(folder, prompts, form, step, console)
     asked = open_prompts(folder)
-    judge = _judge(detector, colors, device)
+    judge = open_judge(detector, colors, usable_device(device))
     try:
         with counting(console, "judging") as report:
             judge_folder(asked, judge, shard=number, shards=count, batch=batch, threshold=threshold, report=report)
@@ -147,16 +148,3 @@ def _of_shapes(path: Path) -> bool:
 
     cell = path / CELL
     return cell.is_file() and json.loads(cell.read_text()).get("corpus", {}).get("kind") == "shapes"
-
-
-def _judge(detector: str | None, colors: str | None, device: str) -> Judge:
-    from lensbench.scoring.detectors import ShapesJudge
-    from lensbench.scoring.mask2former import COLOR_MODEL, DETECTOR, ClipColors, GenEvalJudge, Mask2Former
-    from lensbench.scoring.own_detector import open_own
-
-    if detector is not None and (detector == "shapes" or detector.endswith(".py")):
-        if colors is not None:
-            raise ValueError(f"--colors is for Mask2Former; --detector={detector} names colors itself")
-        return ShapesJudge.load() if detector == "shapes" else open_own(Path(detector))
-    where = usable_device(device)
-    return GenEvalJudge(Mask2Former(detector or DETECTOR, where), ClipColors(colors or COLOR_MODEL, where))

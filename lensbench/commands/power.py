@@ -21,7 +21,7 @@ def power(
     """
     from rich.console import Console
 
-    from lensbench.report.build import load
+    from lensbench.report.freeze import load
     from lensbench.report.grid import arrange
     from lensbench.report.power import power_table
     from lensbench.report.terminal import print_tables

@@ -1,22 +1,38 @@
-"""`lensbench run`, `report` and `plan`: a sweep from its file to its tables."""
+"""`lensbench run` and `report`: a sweep from its file to its tables."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from lensbench.commands import cluster
 from lensbench.commands.again import again
+from lensbench.commands.queue import Storage, Tries
+from lensbench.sweep import cost
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from lensbench.sweep.sweep import Sweep
 
 SweepFile = Annotated[Path, typer.Argument(metavar="SWEEP.py", help="A file that defines `sweep = Sweep(...)`.")]
 Runs = Annotated[Path, typer.Option(help="Directory of the cells, the sweep's database and MLflow's.")]
 CorpusFolder = Annotated[
     Path | None, typer.Option("--corpus", help="Your folder of images with sidecar captions, in place of the sweep's.")
+]
+Tracking = Annotated[
+    str | None,
+    typer.Option(
+        envvar="MLFLOW_TRACKING_URI",
+        show_envvar=True,
+        show_default=False,
+        help="MLflow's address: http://HOST:PORT, sqlite:///FILE, postgresql://USER@HOST/DATABASE, or none; without it "
+        "SQLite in RUNS. An address with a password belongs in the environment.",
+    ),
 ]
 MOST_SET_ASIDE = 20  # pictures that are named
 ResultsFolder = Annotated[Path, typer.Option("--results", help="Tables, figures and LaTeX go to RESULTS/<sweep>.")]
@@ -30,6 +46,25 @@ def run(
     workers: Annotated[
         int, typer.Option(min=0, help="Cells trained at a time, each in its own process; 0: one a GPU or core.")
     ] = 0,
+    storage: Storage = None,
+    tries: Tries = 3,
+    usd_per_hour: Annotated[
+        float | None,
+        typer.Option(min=0, envvar=cost.RATE, show_default=False, help="Dollars for an hour of a GPU, or of a core."),
+    ] = None,
+    launcher: Annotated[
+        Literal["local", "slurm"], typer.Option(help="Where the workers are: here, or jobs of a Slurm cluster.")
+    ] = "local",
+    time: cluster.Time = "1:00:00",
+    partition: cluster.Partition = None,
+    account: cluster.Account = None,
+    gpus_per_node: cluster.GpusPerNode = None,
+    cpus_per_process: cluster.CpusPerProcess = 1,
+    nodes_per_cell: cluster.NodesPerCell = 1,
+    processes_per_node: cluster.ProcessesPerNode = 1,
+    slurm: cluster.Further = None,
+    wait: cluster.Wait = True,
+    tracking: Tracking = None,
 ) -> None:
     """Run every cell of a sweep that is not complete, then report.
 
@@ -42,18 +77,42 @@ def run(
     from lensbench.sweep.session import StoppedError, work
     from lensbench.sweep.sweep import cells
     from lensbench.sweep.worker import check_writable
-    from lensbench.tracking import open_tracker
+    from lensbench.tracking import starter
 
     console = Console()
     check_writable(runs)
     check_writable(results / sweep.name)
+    if usd_per_hour is not None:
+        os.environ[cost.RATE] = str(usd_per_hour)  # of the workers too, wherever they are
+    if storage is not None:
+        os.environ["LENSBENCH_STORAGE"] = storage
+    os.environ["LENSBENCH_TRIES"] = str(tries)
+    if tracking is not None:
+        os.environ["MLFLOW_TRACKING_URI"] = tracking
+    if launcher == "slurm":
+        from lensbench.sweep.slurm import Request, further_options
+
+        sizes = (gpus_per_node, cpus_per_process, nodes_per_cell, processes_per_node)
+        request = Request(time, partition, account, *sizes, further_options(slurm or []))
+        if not cluster.on_slurm(sweep, sweep_file, runs, workers, request, console, wait=wait, tries=tries):
+            return
+        complete = _report(sweep, runs, results, tracking)
+        _tell_cost(sweep, runs, console)
+        if not complete:
+            raise typer.Exit(1)
+        return
     try:
         processes = workers or default_workers(len(cells(sweep)))
-        session = work(sweep, runs, console=console, workers=processes, open_mirror=open_tracker)
+        mirror = starter(tracking, runs)
+        session = work(
+            sweep, runs, console=console, workers=processes, open_mirror=mirror, storage=storage, tries=tries
+        )
     except StoppedError as stopped:
         print(f"lensbench: {stopped} in {runs}; continue with: {again()}", file=sys.stderr)
         raise typer.Exit(stopped.exit_code) from None
-    if not _report(sweep, runs, results) or session.failed:
+    complete = _report(sweep, runs, results, tracking)
+    _tell_cost(sweep, runs, console)
+    if not complete or session.failed:
         raise typer.Exit(1)
 
 
@@ -62,51 +121,36 @@ def report(
     runs: Runs = Path("runs"),
     corpus: CorpusFolder = None,
     results: ResultsFolder = Path("results"),
+    tracking: Tracking = None,
 ) -> None:
     """Write tables, figures and LaTeX from the cells that are complete; nothing is trained."""
     from lensbench.sweep.worker import check_writable
 
     sweep = prepared(sweep_file, corpus)
     check_writable(results / sweep.name)
-    if not _report(sweep, runs, results):
+    if not _report(sweep, runs, results, tracking):
         raise typer.Exit(1)
 
 
-def plan(sweep_file: SweepFile, runs: Runs = Path("runs"), corpus: CorpusFolder = None) -> None:
-    """List the cells of a sweep: their factors, sizes and whether they are complete; nothing is trained."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from lensbench.model.sizes import denoiser_config, parameter_count
-    from lensbench.sweep.sweep import cells, collect
-
-    sweep = prepared(sweep_file, corpus)
-    reasons = {row["cell"]: row["reason"] for row in collect(sweep, runs).missing}
-    every = cells(sweep)
-    table = Table(title=f"{sweep.name}: {len(every)} cells", title_justify="left")
-    table.add_column("cell", no_wrap=True)
-    for title in (*every[0].levels, "parameters", "images", "samples seen", "state"):
-        table.add_column(title.replace(".", ".\n").replace("_", "_\n"), overflow="fold")
-    for cell in every:
-        experiment = cell.experiment
-        parameters = parameter_count(denoiser_config(experiment, experiment.text_encoder.width))
-        about = "about " if experiment.training.buckets else ""
-        seen = f"{about}{experiment.training.steps * experiment.images_a_step:,.0f}"
-        sizes = (f"{parameters / 1e6:.2f} M", f"{experiment.images:,}", seen)
-        levels = (str(level).replace("+", "+\n") for level in cell.levels.values())
-        table.add_row(cell.id, *levels, *sizes, reasons.get(cell.id, "complete"))
-    Console().print(table)
-
-
 def prepared(sweep_file: Path, corpus: Path | None) -> Sweep:
-    """The sweep of a file with its corpus opened: a folder's digest is part of every cell's hash."""
+    """The sweep of a file with its corpus opened: a folder's digest is part of every cell's hash.
+
+    What it is tuned and matched to is filled in; ValueError where its tuning is not complete.
+    """
     from lensbench.sweep.sweep import load
 
     return with_corpus(load(sweep_file), sweep_file, corpus)
 
 
 def with_corpus(sweep: Sweep, sweep_file: Path, corpus: Path | None) -> Sweep:
-    """The sweep with its corpus opened, or the folder `corpus` in its place."""
+    """The sweep opened (see `prepared`), or with the folder `corpus` in its own corpus's place."""
+    from lensbench.sweep.sweep import opened
+
+    return opened(on_corpus(sweep, sweep_file, corpus), sweep_file)
+
+
+def on_corpus(sweep: Sweep, sweep_file: Path, corpus: Path | None) -> Sweep:
+    """The sweep with its corpus read, neither tuned nor matched."""
     from lensbench.experiment import Captions, FolderCorpus
     from lensbench.sweep.sweep import Sweep
 
@@ -118,10 +162,10 @@ def with_corpus(sweep: Sweep, sweep_file: Path, corpus: Path | None) -> Sweep:
             raise ValueError(f"{sweep_file}: the sweep's corpus is a folder; say which with --corpus DIR")
         folder = config.model_copy(update={"path": corpus or config.path})
     else:
-        from lensbench.sweep.sweep import cells
+        from lensbench.sweep.sweep import drafts
 
         # Every set that any arm reads: an image that lacks one of them leaves every arm.
-        levels = tuple(dict.fromkeys(name for cell in cells(sweep) for name in cell.experiment.captions.sets))
+        levels = tuple(dict.fromkeys(name for cell in drafts(sweep) for name in cell.experiment.captions.sets))
         reference = Captions(set=str(sweep.reference["captions.set"]))
         short = "alt" if "alt" in levels else next(iter(reference.shares))
         detailed = "detailed" if "detailed" in levels else levels[-1]
@@ -134,16 +178,25 @@ def with_corpus(sweep: Sweep, sweep_file: Path, corpus: Path | None) -> Sweep:
         )
     from lensbench.data.corpus import open_corpus
 
-    opened = open_corpus(folder, sweep.base.images)
-    for name, reason in sorted(opened.set_aside.items())[:MOST_SET_ASIDE]:
+    found = open_corpus(folder, sweep.base.images)
+    for name, reason in sorted(found.set_aside.items())[:MOST_SET_ASIDE]:
         print(f"set aside: {name}: {reason}")
-    if (more := len(opened.set_aside) - MOST_SET_ASIDE) > 0:
+    if (more := len(found.set_aside) - MOST_SET_ASIDE) > 0:
         print(f"set aside: {more:,} more; import the folder, and lensbench corpus check counts them by their reasons")
-    base = sweep.base.model_copy(update={"corpus": opened.config})
-    return Sweep(name=sweep.name, base=base, factors=sweep.factors, reference=sweep.reference)
+    fields = {name: getattr(sweep, name) for name in Sweep.model_fields}
+    return Sweep(**fields | {"base": sweep.base.model_copy(update={"corpus": found.config})})
 
 
-def _report(sweep: Sweep, runs: Path, results: Path) -> bool:
+def _tell_cost(sweep: Sweep, runs: Path, console: Console) -> None:
+    from lensbench.sweep.sweep import cells
+
+    every = cells(sweep)
+    if counted := cost.spent(runs / cell.id for cell in every):
+        words = f"cost of all attempts at these {len(every)} cells: {cost.in_words(counted, cost.rate_given())}"
+        console.print(words, highlight=False, markup=False, soft_wrap=True)
+
+
+def _report(sweep: Sweep, runs: Path, results: Path, tracking: str | None) -> bool:
     # Whether every cell is in the report.
     from rich.console import Console
 
@@ -155,21 +208,23 @@ def _report(sweep: Sweep, runs: Path, results: Path) -> bool:
             print(f"missing: cell {row['cell']}: {row['reason']}")
         print(f"no cell of {sweep.name} is complete in {runs}: there is nothing to report")
         return False
-    from lensbench.report.build import build, is_complete
+    from lensbench.report.build import build
     from lensbench.report.captions import of_experiments
+    from lensbench.report.freeze import is_complete
     from lensbench.scoring.extractors import not_scored
     from lensbench.sweep.sweep import cells
-    from lensbench.tracking import DATABASE, attach
+    from lensbench.tracking import attach
 
     folder = results / sweep.name
     if not found.complete and is_complete(folder):
         folder = folder.with_name(f"{sweep.name}.partial")
         print(f"{results / sweep.name} holds a complete report, which stays: this one goes to {folder}")
-    captions = of_experiments([cell.experiment for cell in cells(sweep)])
+    every = cells(sweep)
+    captions = of_experiments([cell.experiment for cell in every])
     console = Console()
-    written = build(found, folder, runs, console, captions)
+    written = build(found, folder, runs, console, captions, every)
     about = [path for path in written if path.stem == "captions"]
-    if (runs / DATABASE).is_file() and (reason := attach(runs, sweep.name, about, "captions")):
+    if reason := attach(runs, sweep, about, "captions", tracking):
         console.print(f"not in MLflow: {reason}", highlight=False, markup=False)
     if sweep.base.corpus.kind == "folder":
         for reason in not_scored():

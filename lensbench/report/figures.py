@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensbench.report.grid import GENEVAL, MEAN, Comparison, Grid, Group, Level
-from lensbench.report.tables import HEADS, better, metric_name
+from lensbench.report.names import HEADS, better, metric_name
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import combinations, product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +16,19 @@ import numpy as np
 import pandas as pd
 
 from lensbench.captions.policy import set_label
+from lensbench.report.asked import asked_pairs, is_asked, is_row
+from lensbench.report.placing import (
+    IMAGE,
+    Amount,
+    ByNumber,
+    amounts,
+    placed,
+    plain,
+    plain_frame,
+    refuse_judges,
+    refuse_other_prompts,
+    refuse_two,
+)
 from lensbench.scoring.statistics import holm, paired_difference, stratified_mean
 from lensbench.sweep.sweep import NONE
 
@@ -39,6 +53,10 @@ BOOKKEEPING = {
     "data_wait_share",
     "padding",
     "peak_memory_bytes",
+    "device_hours",
+    "cost_usd",
+    "energy_kwh",
+    "energy_kwh_estimated",
 }
 SET_NAMES = {"alt": "alt-text"}  # caption sets that people know by another name
 POLICY_WORDS = {
@@ -52,7 +70,6 @@ NAN = float("nan")
 SIGNIFICANT = 0.05
 PAIRS_UP_TO = 3  # arms beside the reference that are also compared with one another
 Design = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # clusters, strata and seeds of images
-IMAGE = ["seed", "task", "prompt_index", "sample"]  # what makes a judged image of one arm the partner of another's
 
 
 @dataclass(frozen=True)
@@ -118,6 +135,7 @@ class Comparison(NamedTuple):
     other: Level
     column: str
     difference: Paired
+    asked: bool  # whether it is what the sweep asks: its questions or, without any, the means
 
 
 @dataclass(frozen=True)
@@ -131,19 +149,27 @@ class Grid:
     reference: Level | None
     arm_factors: tuple[str, ...]
     scale_factors: tuple[str, ...]
-    numbers: dict[tuple[int, int, str, str], pd.DataFrame] = field(repr=False)
-    judged: dict[tuple[int, int, str, str], pd.DataFrame] = field(repr=False)
+    numbers: ByNumber = field(repr=False)
+    judged: ByNumber = field(repr=False)
+    amounts: dict[tuple[int, int], Amount] = field(repr=False)
     memory: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def measured(self) -> dict[str, tuple[str, ...]]:
+        """Every metric there are numbers for, with the prompt forms it was measured in, short before detailed."""
+        found: dict[str, set[str]] = {}
+        for _, _, metric, form in self.numbers:
+            found.setdefault(metric, set()).add(form)
+        return {name: tuple(sorted(forms, key=lambda form: (_place_of(form), form))) for name, forms in found.items()}
 
     def forms(self, metric: str) -> tuple[str, ...]:
         """The prompt forms a metric was measured in, short before detailed."""
-        found = {form for _, _, name, form in self.numbers if name == metric}
-        return tuple(sorted(found, key=lambda form: (FORMS.index(form) if form in FORMS else len(FORMS), form)))
+        return self.measured.get(metric, ())
 
-    @property
+    @cached_property
     def tasks(self) -> tuple[str, ...]:
         """The GenEval tasks there are numbers for, in GenEval's order; empty for a sweep without GenEval."""
-        found = {name.removeprefix("geneval.") for _, _, name, _ in self.numbers if name.startswith("geneval.")}
+        found = {name.removeprefix("geneval.") for name in self.measured if name.startswith("geneval.")}
         return (*(task for task in TASKS if task in found), *sorted(found - set(TASKS)))
 
     def rows(self, scale: Level, arm: Level, metric: str, form: str, step: int | None = None) -> pd.DataFrame:
@@ -156,26 +182,38 @@ class Grid:
     def number(self, scale: Level, arm: Level, metric: str, form: str, step: int | None = None) -> Group:
         """A record's number over seeds. The interval is the bootstrap's over prompts and seeds where single images
         were judged, a lone seed's own where it has one, and NaN otherwise."""
-        rows = self.rows(scale, arm, metric, form, step)
-        by_seed = dict(zip(rows["seed"], rows["value"].astype(float), strict=True))
+        key = ("number", scale.index, arm.index, metric, form, step)
+        if key not in self.memory:
+            self.memory[key] = self._number(scale, arm, metric, form, step)
+        found: Group = self.memory[key]
+        return found
+
+    def _number(self, scale: Level, arm: Level, metric: str, form: str, step: int | None) -> Group:
+        place = (scale.index, arm.index, metric, form)
+        keep = self.numbers.column(place, "last") if step is None else self.numbers.column(place, "step") == step
+        seeds, values = (self.numbers.column(place, name)[keep].tolist() for name in ("seed", "value"))
+        by_seed = dict(zip(seeds, map(float, values), strict=True))
         low = high = NAN
-        images = self.images(scale, arm, metric, form, step)
-        if len(images):
+        judged = self._is_judged(scale, arm, metric, form)
+        if judged and len(images := self.images(scale, arm, metric, form, step)):
             low, high = self._interval((scale.index, arm.index, metric, form, step), images)
-        elif len(rows) == 1:
-            low, high = float(rows["low"].iloc[0]), float(rows["high"].iloc[0])
-        value = float(np.mean(list(by_seed.values()))) if by_seed else NAN
+        elif len(values) == 1:
+            low, high = (float(self.numbers.column(place, name)[keep][0]) for name in ("low", "high"))
+        value = sum(by_seed.values()) / len(by_seed) if by_seed else NAN
         return Group(value, low, high, by_seed, len(self.seeds))
 
     def images(self, scale: Level, arm: Level, metric: str, form: str, step: int | None = None) -> pd.DataFrame:
         """The judged images behind a number; empty where there are none."""
-        source, _, task = metric.partition(".")
-        source = "alignment" if source == "shapes_alignment" else source
-        rows = self.judged.get((scale.index, arm.index, source, form))
-        if rows is None:
+        source, task = _source(metric)
+        place = (scale.index, arm.index, source, form)
+        if place not in self.judged:
             return pd.DataFrame(columns=[*IMAGE, "prompt", "value"])
+        rows = self.judged[place]
         keep = rows["last"] if step is None else rows["step"] == step
         return rows[keep & (rows["task"] == task)] if task else rows[keep]
+
+    def _is_judged(self, scale: Level, arm: Level, metric: str, form: str) -> bool:
+        return (scale.index, arm.index, _source(metric)[0], form) in self.judged
 
     def _interval(self, key: Hashable, images: pd.DataFrame) -> tuple[float, float]:
         if ("interval", key) not in self.memory:
@@ -184,53 +222,66 @@ class Grid:
         return self.memory["interval", key]
 
     def paired(self, scale: Level, arm: Level, other: Level, metric: str, form: str) -> Paired:
-        """`arm` minus `other`, paired on seed, prompt and sample, or on the seed alone for scores of sets of images.
+        """`arm` minus `other` at a scale: see `between`."""
+        return self.between((scale, arm), (scale, other), metric, form)
 
-        Only seeds that both arms have are used; `seeds` and `expected` say how many. Raises ValueError when the two
-        were not judged on the same prompts and samples, because then no difference means anything.
+    def between(self, a: tuple[Level, Level], b: tuple[Level, Level], metric: str, form: str) -> Paired:
+        """The (scale, arm) `a` minus `b`, paired on seed, prompt and sample, or on the seed alone for scores of sets
+        of images.
+
+        Only seeds that both have are used; `seeds` and `expected` say how many. Raises ValueError when the two were
+        not judged on the same prompts and samples, because then no difference means anything.
         """
-        if arm.index < other.index:  # one orientation is computed, so that a - b and b - a never disagree
-            return self.paired(scale, other, arm, metric, form).flipped()
-        key = ("paired", scale.index, arm.index, other.index, metric, form)
+        first, second = ((scale.index, arm.index) for scale, arm in (a, b))
+        if first < second:  # one orientation is computed, so that a - b and b - a never disagree
+            return self.between(b, a, metric, form).flipped()
+        key = ("paired", first, second, metric, form)
         if key not in self.memory:
-            matched = self.matched(scale, arm, other, metric, form)
-            gaps = self._seed_gaps(scale, arm, other, metric, form)
-            if matched is not None:
-                first, second, (clusters, strata, seeds) = matched
-                found = paired_difference(first, second, clusters, strata, seeds)
-                shared = {0} if seeds is None else set(seeds)
-                # With two seeds Student's t can reach beyond what a difference of accuracies can be.
-                bound = 1.0 if metric.partition(".")[0] == GENEVAL else np.inf
-                low, high = max(float(found.low), -bound), min(float(found.high), bound)
-                numbers = (float(found.estimate), low, high, float(found.p))
-                self.memory[key] = Paired(*numbers, len(shared), len(self.seeds), "" if np.isnan(found.low) else "95%")
-            elif gaps:
-                span = (min(gaps), max(gaps), NAN) if len(gaps) > 1 else (NAN, NAN, NAN)
-                kind = "seeds" if len(gaps) > 1 else ""
-                self.memory[key] = Paired(float(np.mean(gaps)), *span, len(gaps), len(self.seeds), kind)
-            else:
-                self.memory[key] = Paired(NAN, NAN, NAN, NAN, 0, len(self.seeds), "")
+            self.memory[key] = self._paired(a, b, metric, form)
         return self.memory[key]
+
+    def _paired(self, a: tuple[Level, Level], b: tuple[Level, Level], metric: str, form: str) -> Paired:
+        matched = self.matched_places(a, b, metric, form)
+        if matched is not None:
+            first, second, (clusters, strata, seeds) = matched
+            found = paired_difference(first, second, clusters, strata, seeds)
+            shared = {0} if seeds is None else set(seeds)
+            # With two seeds Student's t can reach beyond what a difference of accuracies can be.
+            bound = 1.0 if metric.partition(".")[0] == GENEVAL else np.inf
+            low, high = max(float(found.low), -bound), min(float(found.high), bound)
+            numbers = (float(found.estimate), low, high, float(found.p))
+            return Paired(*numbers, len(shared), len(self.seeds), "" if np.isnan(found.low) else "95%")
+        ours, theirs = (self.number(*place, metric, form).by_seed for place in (a, b))
+        gaps = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+        if not gaps:
+            return Paired(NAN, NAN, NAN, NAN, 0, len(self.seeds), "")
+        span = (min(gaps), max(gaps), NAN) if len(gaps) > 1 else (NAN, NAN, NAN)
+        return Paired(sum(gaps) / len(gaps), *span, len(gaps), len(self.seeds), "seeds" if len(gaps) > 1 else "")
 
     def matched(
         self, scale: Level, arm: Level, other: Level, metric: str, form: str
     ) -> tuple[np.ndarray, np.ndarray, Design] | None:
-        """The values of the images that both arms were judged on, image by image, and their design.
+        """The values of the images that both arms of a scale were judged on: see `matched_places`."""
+        return self.matched_places((scale, arm), (scale, other), metric, form)
 
-        None where they share no seed. Raises ValueError as `paired` does.
+    def matched_places(
+        self, a: tuple[Level, Level], b: tuple[Level, Level], metric: str, form: str
+    ) -> tuple[np.ndarray, np.ndarray, Design] | None:
+        """The values of the images that both were judged on, image by image, and their design.
+
+        None where they share no seed. Raises ValueError as `between` does.
         """
-        a, b = (self.images(scale, level, metric, form) for level in (arm, other))
-        shared = set(a["seed"]) & set(b["seed"])
+        if not all(self._is_judged(*place, metric, form) for place in (a, b)):
+            return None
+        first, second = (self.images(*place, metric, form) for place in (a, b))
+        shared = set(first["seed"]) & set(second["seed"])
         if not shared:
             return None
-        a, b = (rows[rows["seed"].isin(shared)].sort_values(IMAGE, kind="stable") for rows in (a, b))
-        where = f"{arm.label} and {other.label} ({', '.join(filter(None, [f'{form} prompts', scale.label]))})"
-        _refuse_other_prompts(a, b, where)
-        return a["value"].to_numpy(float), b["value"].to_numpy(float), _design(a)
-
-    def _seed_gaps(self, scale: Level, arm: Level, other: Level, metric: str, form: str) -> list[float]:
-        a, b = (self.rows(scale, level, metric, form).set_index("seed")["value"] for level in (arm, other))
-        return [float(a[seed] - b[seed]) for seed in a.index if seed in b.index]
+        first, second = (rows[rows["seed"].isin(shared)].sort_values(IMAGE, kind="stable") for rows in (first, second))
+        scales = " and ".join(dict.fromkeys(scale.label for scale, _ in (a, b)))
+        where = f"{a[1].label} and {b[1].label} ({', '.join(filter(None, [f'{form} prompts', scales]))})"
+        refuse_other_prompts(first, second, where)
+        return first["value"].to_numpy(float), second["value"].to_numpy(float), _design(first)
 
     def guided(self, scale: Level, arm: Level, form: str, own: float) -> pd.DataFrame:
         """The judged images of the last step at every guidance scale, `own` being the evaluation's, in `guidance`."""
@@ -241,7 +292,10 @@ class Grid:
         return pd.concat([part for part in parts if len(part)]) if any(map(len, parts)) else parts[0]
 
     def pairs(self) -> list[tuple[Level, Level]]:
-        """What is compared: every arm with the reference, then, of few arms, each with each (later minus earlier)."""
+        """What is compared: what the sweep asks or, without questions, every arm with the reference, then, of few arms,
+        each with each (later minus earlier)."""
+        if self.results.questions:
+            return asked_pairs(self)
         others = [arm for arm in self.arms if arm is not self.reference]
         pairs = [(arm, self.reference) for arm in others if self.reference is not None]
         if len(others) <= PAIRS_UP_TO:
@@ -258,22 +312,26 @@ class Grid:
 
     def scores(self) -> list[tuple[str, str]]:
         """Every score beside GenEval as (metric, form)."""
-        found = {metric for _, _, metric, _ in self.numbers if metric.partition(".")[0] not in (GENEVAL, GUIDED)}
+        found = {metric for metric in self.measured if metric.partition(".")[0] not in (GENEVAL, GUIDED)}
         found -= BOOKKEEPING
         order = [*(metric for metric in SCORES if metric in found), *sorted(found - {*SCORES})]
         return [(metric, form) for metric in order for form in self.forms(metric)]
 
     def comparisons(self) -> tuple[Comparison, ...]:
-        """Every comparison of the table of differences. p_holm is adjusted over two families: the means, which are
-        the question a sweep asks, and the tasks, which are many and say where a difference comes from."""
+        """Every comparison of the table of differences, of a sweep with questions those that they are about. p_holm is
+        adjusted over two families: what the sweep asks (the means, without questions), and the rest, which are many and
+        say where a difference comes from."""
         if "comparisons" not in self.memory:
-            raw = [
-                Comparison(scale, form, arm, other, column, self.paired(scale, arm, other, metric, metric_form))
-                for scale, (arm, other), (form, column, metric, metric_form) in product(
-                    self.scales, self.pairs(), self.compared()
-                )
-            ]
-            raw.sort(key=lambda row: (row.scale.index, FORMS.index(row.form) if row.form in FORMS else len(FORMS)))
+            raw = []
+            for scale, (arm, other), (form, column, metric, metric_form) in product(
+                self.scales, self.pairs(), self.compared()
+            ):
+                if self.results.questions and not is_row(self, scale, form, arm, other):
+                    continue
+                found = self.paired(scale, arm, other, metric, metric_form)
+                asked = is_asked(self, scale, form, arm, other, column)
+                raw.append(Comparison(scale, form, arm, other, column, found, asked))
+            raw.sort(key=lambda row: (row.scale.index, _place_of(row.form)))
             self.memory["comparisons"] = _corrected(raw)
         return self.memory["comparisons"]
 
@@ -283,26 +341,28 @@ def arrange(results: Results) -> Grid:
     factors = results.factors
     arm_factors = tuple(name for name in factors if name in results.reference)
     scale_factors = tuple(name for name in factors if name not in results.reference and name != "seed")
-    records, outcomes = (_plain_frame(frame, factors) for frame in (results.records, results.outcomes))
+    records, outcomes = (plain_frame(frame, factors) for frame in (results.records, results.outcomes))
     there = [tuple(row) for frame in (records, outcomes) for row in frame[[*factors]].drop_duplicates().to_numpy()]
-    there += [tuple(_plain(row.get(name)) for name in factors) for row in results.missing]
+    there += [tuple(plain(row.get(name)) for name in factors) for row in results.missing]
     seen = [dict(zip(factors, row, strict=True)) for row in there]
     arms, scales = (_levels(factors, names, seen) for names in (arm_factors, scale_factors))
-    wanted = tuple((name, _plain(results.reference[name])) for name in arm_factors)
-    records, outcomes = (_placed(frame, arms, scales) for frame in (records, outcomes))
-    _refuse_two(records)
-    _refuse_judges(records)
+    wanted = tuple((name, plain(results.reference[name])) for name in arm_factors)
+    settings = [tuple(level.settings for level in levels) for levels in (arms, scales)]
+    records, outcomes = (placed(frame, *settings) for frame in (records, outcomes))
+    refuse_two(records)
+    refuse_judges(records)
     records = records[records["value"].notna()]  # a number that could not be computed is a number that is not there
     return Grid(
         results,
         arms,
         scales,
-        seeds=tuple(dict.fromkeys(_plain(value) for value in factors.get("seed", (0,)))),
+        seeds=tuple(dict.fromkeys(plain(value) for value in factors.get("seed", (0,)))),
         reference=next((arm for arm in arms if arm_factors and arm.settings == wanted), None),
         arm_factors=arm_factors,
         scale_factors=scale_factors,
-        numbers=_by_number(records),
-        judged=_by_number(outcomes),
+        numbers=ByNumber(records),
+        judged=ByNumber(outcomes),
+        amounts=amounts(records),
     )
 
 
@@ -318,85 +378,35 @@ def factor_label(factor: str, value: Any) -> str:
     return f"{leaf.replace('_', ' ')} {value}"
 
 
-def _plain(value: Any) -> Any:
-    """A value that compares and hashes alike whether it comes from a recipe or from a data frame."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    return value if isinstance(value, bool | int | float | str) else str(value)
-
-
-def _plain_frame(frame: pd.DataFrame, factors: dict[str, list]) -> pd.DataFrame:
-    absent = [name for name in factors if name not in frame.columns and name != "seed"]
-    if absent and len(frame):
-        raise ValueError(f"results lack a column for factor {absent[0]!r}: collect the sweep again")
-    if not len(frame):
-        columns = ["cell", "metric", "prompt_form", "value", "step", "low", "high", "n", *IMAGE, "prompt"]
-        return pd.DataFrame({name: [] for name in dict.fromkeys([*columns, *factors])})
-    plain = {name: [_plain(value) for value in frame[name]] for name in factors if name in frame.columns}
-    return frame.assign(**{"seed": 0} | plain, prompt_form=frame["prompt_form"].fillna(""))
-
-
 def _levels(factors: dict[str, list], names: tuple[str, ...], seen: list[dict[str, Any]]) -> tuple[Level, ...]:
     """The combinations of these factors that the sweep has, in the factors' order."""
     there = {tuple(row[name] for name in names) for row in seen}
-    grid = [values for values in product(*([_plain(v) for v in factors[name]] for name in names)) if values in there]
+    grid = [values for values in product(*([plain(v) for v in factors[name]] for name in names)) if values in there]
     return tuple(
         Level(i, tuple(zip(names, values, strict=True)), ", ".join(filter(None, map(factor_label, names, values))))
         for i, values in enumerate(grid)
     )
 
 
-def _placed(frame: pd.DataFrame, arms: tuple[Level, ...], scales: tuple[Level, ...]) -> pd.DataFrame:
-    """The frame with the places of its arm and scale, and whether a row is of its cell's last step."""
-    out = {}
-    for word, levels in (("arm", arms), ("scale", scales)):
-        places = {tuple(value for _, value in level.settings): level.index for level in levels}
-        names = [name for name, _ in levels[0].settings] if levels else []
-        rows = zip(*(frame[name] for name in names), strict=True) if names else [()] * len(frame)
-        try:
-            out[word] = [places[tuple(row)] for row in rows]
-        except KeyError as error:
-            raise ValueError(f"results hold {names} = {error.args[0]}, which is no level of the sweep") from None
-    last = frame["step"] == frame.groupby(["cell", "metric", "prompt_form"])["step"].transform("max")
-    return frame.assign(**out, last=last).sort_values(["seed", "step"], kind="stable")
+def _source(metric: str) -> tuple[str, str]:
+    """The metric that single images were judged by, and the task if it is of one."""
+    source, _, task = metric.partition(".")
+    return ("alignment" if source == "shapes_alignment" else source), task
 
 
-def _by_number(frame: pd.DataFrame) -> dict[tuple[int, int, str, str], pd.DataFrame]:
-    groups: Any = frame.groupby(["scale", "arm", "metric", "prompt_form"])
-    return dict(iter(groups))
+def _place_of(form: str) -> int:
+    return FORMS.index(form) if form in FORMS else len(FORMS)
 
 
 def _corrected(raw: list[Comparison]) -> tuple[Comparison, ...]:
     adjusted: dict[int, float] = {}
-    for of_means in (True, False):
-        family = [i for i, row in enumerate(raw) if (row.column == MEAN) == of_means and not np.isnan(row.difference.p)]
+    for asked in (True, False):
+        family = [i for i, row in enumerate(raw) if row.asked == asked and not np.isnan(row.difference.p)]
         adjusted |= zip(family, holm([raw[i].difference.p for i in family]), strict=True)
     return tuple(
         row._replace(difference=row.difference._replace(p_holm=float(adjusted.get(i, NAN))))
         for i, row in enumerate(raw)
     )
-
-
-def _refuse_two(records: pd.DataFrame) -> None:
-    key = ["scale", "arm", "seed", "metric", "prompt_form", "step"]
-    twice = records[records.duplicated(key, keep=False)]
-    if len(twice):
-        row = twice.iloc[0]
-        cells = " and ".join(sorted(set(twice["cell"].astype(str)))[:2])
-        raise ValueError(f"{row['metric']} is recorded twice for one arm, scale and seed (cells {cells}): remove one")
-
-
-def _refuse_other_prompts(a: pd.DataFrame, b: pd.DataFrame, where: str) -> None:
-    columns = [*IMAGE, "prompt"]
-    if len(a) != len(b) or any(a[name].tolist() != b[name].tolist() for name in columns):
-        raise ValueError(f"{where} were judged on different prompts or samples: score them again with one evaluation")
-
-
-def _refuse_judges(records: pd.DataFrame) -> None:
-    judges = sorted({str(d) for d in records.get("judge_digest", pd.Series(dtype=str)).dropna()} - {""})
-    if len(judges) > 1:
-        short = ", ".join(digest[:12] for digest in judges)
-        raise ValueError(f"the cells were judged by {len(judges)} judges ({short}): score them again with one of them")
 
 
 def _design(images: pd.DataFrame) -> Design:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lensbench.report.grid import GENEVAL, IMAGE, Grid
+from lensbench.report.grid import GENEVAL, Grid
+from lensbench.report.placing import IMAGE
 from lensbench.report.table import Cell, Column, Row, Table, bounds, number, signed
 from lensbench.scoring.statistics import holm, paired_difference, stratified_mean
 

@@ -65,18 +65,18 @@ def _sheet(grid: Grid, scale: Level, runs: Path) -> Image | None:
     step = cell + BADGE + GAP
     half = TEXT + len(grid.arms) * step
     row_height = cell + GAP + 10
-    heads = [_wrapped(arm.label, _font(HEAD_FONT), step - 6) for arm in grid.arms]
+    heads = [wrapped(arm.label, typeface(HEAD_FONT), step - 6) for arm in grid.arms]
     head = HEAD + HEAD_LINE * (max(map(len, heads)) - 1)
     size = (GAP + len(forms) * (half + 2 * GAP), head + len(prompts) * row_height + 30)
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     for j, form in enumerate(forms):
         left = GAP + j * (half + 2 * GAP)
-        draw.text((left, 10), f"{form} prompts", fill=INK, font=_font(17, bold=True))
+        draw.text((left, 10), f"{form} prompts", fill=INK, font=typeface(17, bold=True))
         for k in range(len(grid.arms)):
             middle = left + TEXT + k * step + cell // 2
             for n, line in enumerate(reversed(heads[k])):
-                draw.text((middle, head - 10 - n * HEAD_LINE), line, fill=INK, font=_font(HEAD_FONT), anchor="ms")
+                draw.text((middle, head - 10 - n * HEAD_LINE), line, fill=INK, font=typeface(HEAD_FONT), anchor="ms")
     above = ""
     for i, (task, index) in enumerate(prompts):
         top = head + i * row_height
@@ -85,17 +85,17 @@ def _sheet(grid: Grid, scale: Level, runs: Path) -> Image | None:
         for j, form in enumerate(forms):
             left = GAP + j * (half + 2 * GAP)
             prompt = _prompt(columns, form, grid, index)
-            _words(draw, left, top, task if task != above else "", prompt, cell)
+            words_beside(draw, left, top, task if task != above else "", prompt, cell)
             for k, arm in enumerate(grid.arms):
                 place = (left + TEXT + k * step, top)
                 rows = columns[form, arm]
                 row = None if rows is None else rows[(rows["prompt_index"] == index) & (rows["sample"] == 0)]
-                _picture(sheet, draw, place, cell, None if row is None or row.empty else row.iloc[0])
+                picture(sheet, draw, place, cell, None if row is None or row.empty else row.iloc[0])
         above = task
     title = ", ".join(part for part in (scale.label, f"training seed {seed}" if len(grid.seeds) > 1 else "") if part)
     told = "the first prompts of each task, first sample; one row has one noise; green and red: the judge's verdict"
     foot = ": ".join(part for part in (title, told) if part)
-    draw.text((GAP, size[1] - 22), foot, fill=PALE, font=_font(11))
+    draw.text((GAP, size[1] - 22), foot, fill=PALE, font=typeface(11))
     return sheet
 
 
@@ -135,14 +135,14 @@ def _prompt(columns: dict[tuple[str, Level], pd.DataFrame | None], form: str, gr
     return ""
 
 
-def _picture(sheet: Image, draw: ImageDraw, place: tuple[int, int], cell: int, row: pd.Series | None) -> None:
+def picture(sheet: Image, draw: ImageDraw, place: tuple[int, int], cell: int, row: pd.Series | None) -> None:
     """A picture in a frame of its verdict's color, with a tick or a cross for those who do not see the colors."""
     from PIL import Image
 
     x, y = place
     if row is None:
         draw.rectangle((x, y, x + cell - 1, y + cell - 1), fill="#f4f4f4", outline="#cccccc")
-        draw.text((x + cell // 2, y + cell // 2), "missing", fill=PALE, font=_font(11), anchor="mm")
+        draw.text((x + cell // 2, y + cell // 2), "missing", fill=PALE, font=typeface(11), anchor="mm")
         return
     sheet.paste(Image.fromarray(row["picture"]).resize((cell, cell), Image.Resampling.NEAREST), place)
     right = row["value"] > 0.5
@@ -155,13 +155,13 @@ def _picture(sheet: Image, draw: ImageDraw, place: tuple[int, int], cell: int, r
         draw.line((a + x0, b + y0, a + x1, b + y1), fill="white", width=2)
 
 
-def _words(draw: ImageDraw, left: int, top: int, task: str, prompt: str, height: int) -> None:
+def words_beside(draw: ImageDraw, left: int, top: int, task: str, prompt: str, height: int) -> None:
     """The task once, then the prompt in as many lines as fit; what does not fit ends in an ellipsis."""
-    font, y = _font(12), top
+    font, y = typeface(12), top
     if task:
-        draw.text((left, y), task.replace("_", " "), fill=PALE, font=_font(11, bold=True))
+        draw.text((left, y), task.replace("_", " "), fill=PALE, font=typeface(11, bold=True))
     y += 16
-    lines = _wrapped(prompt, font, TEXT - 2 * GAP)
+    lines = wrapped(prompt, font, TEXT - 2 * GAP)
     room = (height - 16) // 15
     if len(lines) > room:
         lines = [*lines[: room - 1], lines[room - 1].rstrip(".,") + " ..."]
@@ -170,7 +170,7 @@ def _words(draw: ImageDraw, left: int, top: int, task: str, prompt: str, height:
         y += 15
 
 
-def _wrapped(text: str, font: FreeTypeFont, width: int) -> list[str]:
+def wrapped(text: str, font: FreeTypeFont, width: int) -> list[str]:
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -181,7 +181,7 @@ def _wrapped(text: str, font: FreeTypeFont, width: int) -> list[str]:
     return [line for line in lines if line]
 
 
-def _font(size: int, bold: bool = False) -> FreeTypeFont:
+def typeface(size: int, bold: bool = False) -> FreeTypeFont:
     """DejaVu Sans as it comes with matplotlib, so that a sheet does not depend on the system's fonts."""
     import matplotlib
     from PIL import ImageFont

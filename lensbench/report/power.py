@@ -77,6 +77,41 @@ def power_table(grid: Grid, difference: float | None = None) -> Table:
     return Table("power", title, (*heads, *columns), table_rows, told, filed=False)
 
 
+def smallest(grid: Grid, seeds: int, prompts: int | None, source: str) -> str:
+    """In words, the smallest difference that a study of so many seeds and prompts finds, with the variances of `grid`.
+
+    At the largest scale of the earlier study, each arm against its reference; `prompts` as in that study where None.
+    """
+    if grid.reference is None:
+        raise ValueError(f"{source}: has no reference arm: there is no variance to plan with")
+    metric = GENEVAL if grid.tasks else "validation_loss"
+    factor, digits = (100.0, 1) if metric == GENEVAL else (1.0, 4)
+    unit = "GenEval points" if metric == GENEVAL else "of validation loss"
+    told, alone = [], False
+    for form in grid.forms(metric):
+        found = []
+        for arm in grid.arms:
+            known = (
+                None if arm is grid.reference else _components(grid, grid.scales[-1], arm, grid.reference, metric, form)
+            )
+            if known is not None:
+                of, earlier, judged = known
+                if prompts is not None and prompts < 2 * of.strata:
+                    few = f"{prompts} prompts for {of.strata} tasks"
+                    return f"nothing: {few}; two a task are the fewest with an interval"
+                alone |= earlier == 1
+                found.append(factor * detectable(of, seeds, judged if prompts is None else prompts))
+        if found:
+            spread = f"{min(found):.{digits}f}" + (f" to {max(found):.{digits}f}" if len(found) > 1 else "")
+            told.append(f"{spread} {unit} on {form} prompts")
+    if not told:
+        raise ValueError(f"{source}: no two arms were judged on the same images: there is no variance to plan with")
+    where = f" ({grid.scales[-1].label})" if grid.scales[-1].label else ""
+    doubt = "; of one seed, so what training again changes is left out" if alone else ""
+    design = f"{seeds} seed{'s' if seeds > 1 else ''} and a probability of {POWER:.0%}"
+    return f"differences of {', '.join(told)}, with {design}, by the variances of {source}{where}{doubt}"
+
+
 def _designs(seeds: int) -> list[tuple[int, int]]:
     """The designs of the columns: seeds, and how many times the prompts."""
     more = [n for n in SEEDS if n > seeds] if seeds > 1 else []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from itertools import product
 from math import isnan
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -128,8 +127,8 @@ def escape(text: str) -> str:
 def to_console(table: Table, width: int = 110) -> Text:
     """The table for a terminal of `width` columns, at most 120 of which are used.
 
-    Where room is scarce, intervals stay with the key columns only, then heads are shortened, then intervals go, and
-    at last the groups stand one below the other, as many side by side as fit.
+    Where room is scarce, intervals stay with the key columns only, then heads are shortened, then the groups or the key
+    columns stand one below the other, as many side by side as fit, and at last intervals go.
     """
     from rich.text import Text
 
@@ -137,34 +136,36 @@ def to_console(table: Table, width: int = 110) -> Text:
     labels, numbers = _split(table)
     every = frozenset(i for i in numbers if table.columns[i].interval)
     key = frozenset(i for i in every if table.columns[i].key)
-    layouts = [
-        _Layout(intervals, short, gap)
-        for intervals in dict.fromkeys((every, key, frozenset()))
-        for short in (False, True)
-        for gap in (2, 1)
-    ]
     groups = dict.fromkeys(table.columns[i].group for i in numbers)
     by_group = [[i for i in numbers if table.columns[i].group == group] for group in groups]
-    blocks, layout = by_group, layouts[-1]
-    for tried, candidate in product(([numbers], by_group), layouts):
-        if all(_block_width(table, labels, block, candidate) <= width for block in tried):
-            blocks, layout = tried, candidate
-            break
-    blocks = _joined(table, labels, blocks, layout, width)
+    by_key = [part for part in ([i for i in numbers if i not in key], sorted(key)) if part]
+    measures = _measure(table)
+    fits = (
+        (blocks, layout)
+        for intervals in dict.fromkeys((every, key or every, frozenset()))
+        for blocks in ([numbers], by_group, by_key)
+        if blocks == [numbers] or intervals != every or not key
+        for layout in (_Layout(intervals, short, gap) for short in (False, True) for gap in (2, 1))
+        if all(_block_width(table, labels, block, layout, measures) <= width for block in blocks)
+    )
+    blocks, layout = next(fits, (by_group, _Layout(frozenset(), True, 1)))
+    blocks = _joined(table, labels, blocks, layout, width, measures)
     out = Text().append(f" {table.title}\n", style="bold")  # as the style of the whole it would reach every cell
     for k, block in enumerate(blocks):
         out.append("\n" if k else "")
-        out.append_text(_console_block(table, labels, block, layout))
+        out.append_text(_console_block(table, labels, block, layout, measures))
     if every - layout.intervals:
         where = f"{table.name}.md and {table.name}.csv" if table.filed else "in a wider window"
         out.append(f" Intervals of every column: {where}\n", style="dim")
     return out
 
 
-def _joined(table: Table, labels: list[int], blocks: list[list[int]], layout: _Layout, width: int) -> list[list[int]]:
+def _joined(
+    table: Table, labels: list[int], blocks: list[list[int]], layout: _Layout, width: int, measures: _Measures
+) -> list[list[int]]:
     joined = blocks[:1]
     for block in blocks[1:]:
-        if _block_width(table, labels, joined[-1] + block, layout) <= width:
+        if _block_width(table, labels, joined[-1] + block, layout, measures) <= width:
             joined[-1] = joined[-1] + block
         else:
             joined.append(block)
@@ -179,11 +180,11 @@ class _Layout(NamedTuple):
     gap: int
 
 
-def _console_block(table: Table, labels: list[int], numbers: list[int], layout: _Layout) -> Text:
+def _console_block(table: Table, labels: list[int], numbers: list[int], layout: _Layout, measures: _Measures) -> Text:
     from rich.text import Text
 
     columns = [*labels, *numbers]
-    widths, gaps = _widths(table, labels, numbers, layout), _gaps(table, labels, numbers, layout)
+    widths, gaps = _widths(table, labels, numbers, layout, measures), _gaps(table, labels, numbers, layout)
     out = Text()
     groups = _runs([table.columns[i].group for i in numbers])
     if any(group for group, _ in groups):
@@ -202,7 +203,9 @@ def _console_block(table: Table, labels: list[int], numbers: list[int], layout: 
         column = table.columns[i]
         head = column.short if layout.short else column.head
         out.append(" " * gaps[i] + (head.ljust(widths[i]) if column.label else head.rjust(widths[i])), style="bold")
-    out.append("\n").append(" " + "─" * (_block_width(table, labels, numbers, layout) - 1) + "\n", style="dim")
+    out.append("\n").append(
+        " " + "─" * (_block_width(table, labels, numbers, layout, measures) - 1) + "\n", style="dim"
+    )
     shown = _without_repeats(table, labels)
     for k, row in enumerate(table.rows):
         out.append("\n " if row.opens and k else " ")
@@ -210,7 +213,9 @@ def _console_block(table: Table, labels: list[int], numbers: list[int], layout: 
             out.append(" " * gaps[i] + shown[k][i].ljust(widths[i]))
         for i in numbers:
             text = _words(row.cells[i], i in layout.intervals)
-            left = widths[i] - len(text) - _after(table, row.cells[i], i, layout)
+            # Marks hang, so that the digits of a column stay below one another.
+            hangs = not (i in layout.intervals and row.cells[i].interval)
+            left = widths[i] - len(text) - (measures.marks[i] - len(row.cells[i].mark) if hangs else 0)
             out.append(" " * (gaps[i] + left))
             out.append(text, style=STYLES.get(row.cells[i].emphasis, ""))
             out.append(" " * (widths[i] - left - len(text)))
@@ -223,22 +228,35 @@ def _words(cell: Cell, interval: bool) -> str:
     return f"{text} {cell.interval}" if interval and cell.interval else text
 
 
-def _after(table: Table, cell: Cell, i: int, layout: _Layout) -> int:
-    """Spaces right of a number, so that marks hang and the digits of a column stay below one another."""
-    if i in layout.intervals and cell.interval:
-        return 0
-    return max(len(row.cells[i].mark) for row in table.rows) - len(cell.mark)
+class _Measures(NamedTuple):
+    """Widths of every column, measured once: of its marks, and of its cells without and with their intervals."""
+
+    marks: list[int]
+    plain: list[int]
+    wide: list[int]
 
 
-def _widths(table: Table, labels: list[int], numbers: list[int], layout: _Layout) -> dict[int, int]:
+def _measure(table: Table) -> _Measures:
+    marks, plain, wide = [], [], []
+    for i, column in enumerate(table.columns):
+        cells = [row.cells[i] for row in table.rows]
+        mark = 0 if column.label else max((len(cell.mark) for cell in cells), default=0)
+        lengths = [len(cell.text) + (len(cell.mark) if column.label else mark) for cell in cells]
+        with_interval = [len(_words(c, True)) if c.interval else n for c, n in zip(cells, lengths, strict=True)]
+        marks.append(mark)
+        plain.append(max(lengths, default=0))
+        wide.append(max(with_interval, default=0))
+    return _Measures(marks, plain, wide)
+
+
+def _widths(
+    table: Table, labels: list[int], numbers: list[int], layout: _Layout, measures: _Measures
+) -> dict[int, int]:
     widths = {}
     for i in [*labels, *numbers]:
-        column, cells = table.columns[i], [row.cells[i] for row in table.rows]
+        column = table.columns[i]
         head = column.short if layout.short else column.head
-        lengths = [
-            len(_words(c, i in layout.intervals)) + (0 if column.label else _after(table, c, i, layout)) for c in cells
-        ]
-        widths[i] = max([len(head), *lengths])
+        widths[i] = max(len(head), (measures.wide if i in layout.intervals else measures.plain)[i])
     gaps = _gaps(table, labels, numbers, layout)
     for group in {table.columns[i].group for i in numbers} - {""}:  # a group is at least as wide as its name
         members = [i for i in numbers if table.columns[i].group == group]
@@ -257,8 +275,8 @@ def _gaps(table: Table, labels: list[int], numbers: list[int], layout: _Layout) 
     return gaps
 
 
-def _block_width(table: Table, labels: list[int], numbers: list[int], layout: _Layout) -> int:
-    widths, gaps = _widths(table, labels, numbers, layout), _gaps(table, labels, numbers, layout)
+def _block_width(table: Table, labels: list[int], numbers: list[int], layout: _Layout, measures: _Measures) -> int:
+    widths, gaps = _widths(table, labels, numbers, layout, measures), _gaps(table, labels, numbers, layout)
     return 1 + sum(widths.values()) + sum(gaps.values())
 
 

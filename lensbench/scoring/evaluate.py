@@ -6,7 +6,7 @@ corpus, never on the captions a model was trained on.
 
 from __future__ import annotations
 
-import functools
+import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,15 +23,18 @@ from lensbench.experiment import Captions, Experiment, Form
 from lensbench.model.autoencoder import Autoencoder
 from lensbench.model.flow import draw_timesteps, flow_loss, timestep_mean
 from lensbench.model.transformer import LensTransformer
+from lensbench.scoring.coco_prompts import coco_prompts
 from lensbench.scoring.detectors import ShapesJudge
 from lensbench.scoring.extractors import inception_if_present
 from lensbench.scoring.frechet import distance
 from lensbench.scoring.generate import generate, sampling_noise
 from lensbench.scoring.geneval import summary, verdict
+from lensbench.scoring.geneval_folder import Judge, Seen
 from lensbench.scoring.shapes_prompts import Prompt, digest, prompt_set, repeated
 from lensbench.scoring.statistics import stratified_mean
 from lensbench.streams import torch_stream
 
+JUDGED_AT_A_TIME = 256  # pictures
 GUIDED = "geneval_guided"  # the metric of verdicts at other guidance scales than the plan's own
 SHAPES_PROMPT_SETS: dict[Form, str] = {"short": "brief", "detailed": "detailed"}
 
@@ -45,6 +48,11 @@ class Plan:
     prompts: list[Prompt]
     keys: list[str]
     held_out: dict[Form, list[str]]
+
+    @property
+    def of_shapes(self) -> bool:
+        """Whether the pictures are of the shapes world, whose judge is trained on it."""
+        return self.experiment.corpus.kind == "shapes"
 
     def texts(self) -> list[str]:
         """Every text the denoiser will be given."""
@@ -66,12 +74,14 @@ class Plan:
 def plan(experiment: Experiment, corpus: Corpus) -> Plan:
     """The evaluation plan of an experiment: the same for all experiments with this corpus and `evaluation`."""
     e = experiment.evaluation
-    keys = corpus.validation_keys[: max(e.validation_images, e.scene_images)]
+    keys = corpus.validation_keys[e.validation_skip :][: max(e.validation_images, e.scene_images)]
+    if not keys:
+        raise ValueError(f"evaluation.validation_skip={e.validation_skip} leaves no held-out image of this corpus")
     if experiment.corpus.kind == "shapes":
         sets, prompts = SHAPES_PROMPT_SETS, prompt_set(e, experiment.corpus.max_objects)
     else:
         sets = {"short": experiment.corpus.short_prompts, "detailed": experiment.corpus.detailed_prompts}
-        prompts = []  # GenEval on photographs needs a COCO detector
+        prompts = coco_prompts(e) if e.detector is not None else []
     return Plan(experiment, corpus, prompts, keys, _held_out_texts(corpus, sets, keys, e.forms))
 
 
@@ -136,12 +146,15 @@ def score(
     *,
     final: bool,
     report: Callable[[int], None],
+    detector: Judge | None = None,
 ) -> Scores:
     """Scores of a checkpoint; the distance, the alignment and the validation loss only of the final one.
 
-    `real` are the latents of the held-out images, in the order of `plan.keys`.
+    `real` are the latents of the held-out images, in the order of `plan.keys`; `detector` judges GenEval's prompts
+    where the pictures are photographs.
     """
-    checkpoint = _Checkpoint(denoiser.eval(), judge, plan, features, autoencoder, real, report, Scores())
+    sees = judge if detector is None else detector
+    checkpoint = _Checkpoint(denoiser.eval(), judge, sees, plan, features, autoencoder, real, report, Scores())
     for form in plan.experiment.evaluation.forms:
         if plan.prompts:
             checkpoint.geneval(form)
@@ -160,6 +173,7 @@ class _Checkpoint:
 
     denoiser: LensTransformer
     judge: ShapesJudge
+    sees: Judge
     plan: Plan
     features: TextFeatures
     autoencoder: Autoencoder
@@ -196,10 +210,15 @@ class _Checkpoint:
         # The noise does not depend on the form: the two wordings of a prompt are drawn from the same noise.
         images = self.draw("geneval", texts, [(prompt.index, number) for prompt, number in wanted], guidance)
         rows = []
-        for (prompt, number), text, judged in zip(wanted, texts, self.judge.judge(_as_floats(images)), strict=True):
-            said = verdict(prompt.row, judged.detections, functools.partial(_color, judged.colors))
-            row = {"metric": "geneval", "prompt_form": form, "task": prompt.task, "prompt_index": prompt.index}
-            rows.append(row | {"sample": number, "prompt": text, "value": float(said.correct), "reason": said.reason})
+        for start in range(0, len(wanted), JUDGED_AT_A_TIME):
+            some = slice(start, start + JUDGED_AT_A_TIME)
+            seen = self.sees.look(list(images[some]))
+            for (prompt, number), text, found in zip(wanted[some], texts[some], seen, strict=True):
+                said = verdict(prompt.row, found.detections, found.color)
+                row = {"metric": "geneval", "prompt_form": form, "task": prompt.task, "prompt_index": prompt.index}
+                told = {"value": float(said.correct), "reason": said.reason}
+                boxes = boxes_json(found, colors=self.plan.of_shapes)
+                rows.append(row | {"sample": number, "prompt": text, **told, "boxes": boxes})
         summary(rows, {(prompt.task, prompt.index): prompt.samples for prompt in prompts})  # refuses an incomplete set
         return rows, images
 
@@ -215,13 +234,13 @@ class _Checkpoint:
             fd_shapes = distance(judge.features(drawn), judge.features(_as_floats(real)))
             name = f"shapes judge {judge.digest[:12]}"
             self.scores.add_record("fd_shapes", form, fd_shapes, len(texts), extractor=name)
-            if not self.plan.prompts and (inception := inception_if_present()):
+            if not self.plan.of_shapes and (inception := inception_if_present()):
                 # FID where it is FID: by other weights it is a distance of another name
                 metric = "fid" if inception.name == "inception" else f"fd_{inception.name}"
                 name = f"{inception.name} {inception.digest[:12]}, {inception.resize}"
                 value = distance(inception(images), inception(real))
                 self.scores.add_record(metric, form, value, len(texts), extractor=name)
-        if self.plan.prompts:  # the alignment is trained on the world's captions: it says nothing about photographs
+        if self.plan.of_shapes:  # the alignment is trained on the world's captions: it says nothing about photographs
             self.scores.add_outcomes("alignment", "shapes_alignment", form, texts, judge.alignment(drawn, texts))
 
     def validation(self, form: Form) -> None:
@@ -296,10 +315,19 @@ def draw(
     )
 
 
+def boxes_json(seen: Seen, *, colors: bool) -> str:
+    """What the judge saw, as an outcome keeps it: a JSON list of [class, color, x1, y1, x2, y2, score], in pixels.
+
+    Without `colors` those are empty: naming one is the costly part of judging photographs.
+    """
+    found = [
+        [name, seen.color(name, i) if colors else "", *(round(float(at), 2) for at in box[:4]), round(float(box[4]), 4)]
+        for name, boxes in seen.detections.items()
+        for i, box in enumerate(boxes)
+    ]
+    return json.dumps(found, separators=(",", ":"))
+
+
 def _as_floats(images: np.ndarray) -> torch.Tensor:
     """(N, S, S, 3) uint8 to (N, 3, S, S) in [0, 1]."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-
-
-def _color(colors: dict[str, list[str]], name: str, index: int) -> str:
-    return colors[name][index]

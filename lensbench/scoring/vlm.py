@@ -84,7 +84,7 @@ class TransformersVlm:
         from PIL import Image
 
         picture = Image.fromarray(image)
-        asked = [
+        asked: list[Any] = [
             [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
             for question in questions
         ]

@@ -5,19 +5,20 @@ The directory is the truth. `records.parquet` is written last and in one step: a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from lensbench import ranks
+from lensbench import ranks, spool
 from lensbench.captions.texts import arm_digest, training_texts
 from lensbench.data.buckets import Size
 from lensbench.data.corpus import open_corpus
@@ -26,19 +27,24 @@ from lensbench.data.latents import Latents, encode_images, image_rows, online_im
 from lensbench.data.rowstore import Cost, shown
 from lensbench.data.sized import encode_sizes
 from lensbench.experiment import Autoencoder as AutoencoderConfig
-from lensbench.experiment import Experiment
+from lensbench.experiment import Evaluation, Experiment
 from lensbench.experiment import TextEncoder as TextEncoderConfig
 from lensbench.model.autoencoder import Autoencoder, open_autoencoder
 from lensbench.model.checkpoint import load
-from lensbench.model.sizes import denoiser_config, train_flops_per_image
+from lensbench.model.sizes import denoiser_config
 from lensbench.model.text_encoder import TextEncoder, open_text_encoder
-from lensbench.model.transformer import LensConfig
-from lensbench.publishing import publish
+from lensbench.publishing import publish, publish_once
+from lensbench.scoring.detecting import open_detector
 from lensbench.scoring.detectors import ShapesJudge
 from lensbench.scoring.evaluate import Plan, Scores, plan, score
+from lensbench.scoring.geneval_folder import Judge
+from lensbench.sweep import srun
+from lensbench.sweep.amounts import flops_per_image
+from lensbench.sweep.cost import Counter, counting, rate_given, spent
 from lensbench.sweep.looking import Amount, look
 from lensbench.sweep.progress import Progress, Stage
-from lensbench.sweep.provenance import commit, hardware
+from lensbench.sweep.provenance import commit, hardware, versions
+from lensbench.sweep.vitals import telling
 from lensbench.training import files
 from lensbench.training.datamodule import TrainingBatches
 from lensbench.training.run import scoring_steps, train
@@ -83,14 +89,31 @@ def judge_of() -> ShapesJudge:
     return judge
 
 
+def detector_of(plan: Evaluation) -> Judge | None:
+    """Who judges GenEval's prompts on photographs, after its self-test; None where they are not asked."""
+    if plan.detector is None:
+        return None
+    return open_detector(plan, str(device())) if plan.detector == "own" else _mask2former(plan)
+
+
+@functools.lru_cache(maxsize=1)
+def _mask2former(plan: Evaluation) -> Judge:
+    found = open_detector(plan, str(device()))
+    found.self_test()
+    return found
+
+
 def run_cell(experiment: Experiment, directory: Path, *, cache: Path, report: Report) -> None:
     """Run an experiment and write its files into `directory`.
 
-    With training.devices it is run by as many processes; one that torchrun or srun started is one of them. Then all
-    encode and train, and the first alone reports, scores and writes.
+    With training.devices, or in a job of Slurm that gives a cell several, it is run by as many processes; one that
+    torchrun or srun started is one of them. Then all encode and train, and the first alone reports, scores and writes.
 
     Raises ValueError for what the user can mend (a corpus too small, a loss that is no number), OSError for the disk.
     """
+    if srun.asked():
+        srun.run_in_step(experiment, directory, cache=cache, report=report)
+        return
     if ranks.to_start(experiment.training):
         from lensbench.sweep.launch import run_in_processes
 
@@ -98,15 +121,20 @@ def run_cell(experiment: Experiment, directory: Path, *, cache: Path, report: Re
         return
     with ranks.joined():
         first = ranks.rank() == 0
-        _run_here(experiment, directory, cache, report if first else lambda progress: None, first)
+        with telling(directory) if first else contextlib.nullcontext(), counting(directory, ranks.rank()) as counter:
+            _run_here(experiment, directory, cache, report if first else lambda progress: None, first, counter)
 
 
-def _run_here(experiment: Experiment, directory: Path, cache: Path, report: Report, first: bool) -> None:
+def _run_here(
+    experiment: Experiment, directory: Path, cache: Path, report: Report, first: bool, counter: Counter
+) -> None:
     began = time.perf_counter()
     directory.mkdir(parents=True, exist_ok=True)
     if first:
         (directory / "experiment.json").write_text(json.dumps(json.loads(experiment.model_dump_json()), indent=1))
+        (directory / "versions.json").write_text(json.dumps(versions(), indent=1))
     judge = judge_of()  # before the training: a judge that fails its self-test must not cost a run
+    detector = detector_of(experiment.evaluation)
     corpus = corpus_of(experiment.corpus, experiment.images)
     autoencoder = autoencoder_of(experiment.autoencoder, experiment.model.patch_size)
     encoder = encoder_of(experiment.text_encoder)
@@ -154,7 +182,7 @@ def _run_here(experiment: Experiment, directory: Path, cache: Path, report: Repo
     batches = TrainingBatches(experiment, train_latents, texts, train_features, corpus.train_keys)
     token_counts = {name: train_features[name].token_counts(of_set) for name, of_set in texts.items()}
     of_size = [
-        _train_flops_per_image(experiment, config, token_counts, math.prod(latents_of_size.grid))
+        flops_per_image(config, experiment.captions, token_counts, math.prod(latents_of_size.grid))
         for latents_of_size in batches.latents.of_size
     ]
 
@@ -167,7 +195,7 @@ def _run_here(experiment: Experiment, directory: Path, cache: Path, report: Repo
         "corpus_digest": corpus.digest,
         "captions_digest": arm_digest(corpus.train_keys, texts),
         "prompts_digest": what.digest(),
-        "judge_digest": judge.digest,
+        "judge_digest": judge.digest if detector is None else detector.digest,
         "text_encoder_digest": encoder.digest,
         "autoencoder_digest": autoencoder.digest,
         "commit": commit(),
@@ -176,6 +204,8 @@ def _run_here(experiment: Experiment, directory: Path, cache: Path, report: Repo
     # What must be the same for a run that was stopped to go on, beside the files it left: all but how it is scored.
     scoring = ("prompts_digest", "judge_digest")
     identity = cell | {name: said for name, said in origin.items() if name not in scoring}
+    if first:
+        spool.append(directory, [{"origin": origin}])
     train(
         experiment,
         config,
@@ -200,7 +230,13 @@ def _run_here(experiment: Experiment, directory: Path, cache: Path, report: Repo
     train_seconds = float(pd.read_csv(directory / files.LOSSES)["seconds"].iloc[-1])
 
     scorer = functools.partial(
-        score, judge=judge, plan=what, features=prompt_features, autoencoder=autoencoder, real=held_out_latents
+        score,
+        judge=judge,
+        detector=detector,
+        plan=what,
+        features=prompt_features,
+        autoencoder=autoencoder,
+        real=held_out_latents,
     )
     checkpoints = _score_all(experiment, what, scorer, directory, report)
     images, shares = len(corpus.train_keys), experiment.captions.shares
@@ -218,6 +254,9 @@ def _run_here(experiment: Experiment, directory: Path, cache: Path, report: Repo
     facts.add_record("caption_tokens", "", tokens, images)
     for metric, value in _speed(directory).items():
         facts.add_record(metric, "", value, last)
+    counter.note()
+    for metric, value, source in cost.records(rate_given()) if (cost := spent([directory])) else ():
+        facts.add_record(metric, "", value, last, extractor=source)
     checkpoints[last].records += facts.records
     for step, form, loss, n, low, high in _watched(directory):
         if step != last:  # where it is scored, and the same
@@ -228,7 +267,7 @@ def _run_here(experiment: Experiment, directory: Path, cache: Path, report: Repo
         records += [cell | row | amount(step)._asdict() | origin for row in scores.records]
     _write_pictures(directory, checkpoints[last])
     _write_parquet(pd.DataFrame(outcomes), directory / "outcomes.parquet")
-    _write_parquet(pd.DataFrame(records), directory / "records.parquet")
+    _write_parquet(pd.DataFrame(records), directory / "records.parquet", publish_once)
     shutil.rmtree(directory / files.RESUME, ignore_errors=True)
 
 
@@ -246,23 +285,6 @@ def _watched(directory: Path) -> list[tuple[int, str, float, int, float, float]]
     table = pd.read_csv(directory / files.WATCHED, float_precision="round_trip")
     columns = table[["step", "form", "validation_loss", "n", "low", "high"]]
     return list(columns.itertuples(index=False, name=None))
-
-
-def _train_flops_per_image(
-    experiment: Experiment, config: LensConfig, token_counts: Mapping[str, np.ndarray], image_tokens: int
-) -> float:
-    """Mean over image visits of the useful training FLOPs, the sets of a mixture by their shares.
-
-    Padding is not counted, dropped captions have no text. `token_counts` is (images,) for each caption set.
-    """
-    policy = experiment.captions
-    with_text = 0.0
-    for name, share in policy.shares.items():
-        lengths, visits = np.unique(token_counts[name], return_counts=True)
-        of_length = [train_flops_per_image(config, image_tokens, int(length)) for length in lengths]
-        with_text += share * float(np.average(of_length, weights=visits))
-    without_text = train_flops_per_image(config, image_tokens, 0)
-    return policy.dropout * without_text + (1 - policy.dropout) * with_text
 
 
 def device() -> torch.device:
@@ -312,7 +334,7 @@ def _mosaic(images: np.ndarray, columns: int, scale: int) -> np.ndarray:
     return sheet
 
 
-def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
+def _write_parquet(frame: pd.DataFrame, path: Path, publishing: Callable[[Path, Path], None] = publish) -> None:
     partial = path.with_suffix(".partial")
     frame.to_parquet(partial, index=False)
-    publish(partial, path)
+    publishing(partial, path)

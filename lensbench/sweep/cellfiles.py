@@ -79,5 +79,5 @@ def why_unfinished(directory: Path) -> str:
     if error.exists():
         lines = [line.strip() for line in error.read_text(errors="replace").splitlines() if line.strip()]
         return f"failed: {lines[-1] if lines else 'no message'}"
-    begun = directory.is_dir() and any(entry.name != ".lock" for entry in directory.iterdir())
+    begun = directory.is_dir() and any(not entry.name.startswith(".") for entry in directory.iterdir())
     return "not finished" if begun else "not run"

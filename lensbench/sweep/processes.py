@@ -2,7 +2,7 @@
 
 Small models gain: two cells with one core each train faster than one after the other with two. Every process is a full
 worker (lensbench.sweep.worker) that writes what it does, a JSON object a line, into one pipe; this module starts
-them, reads the pipe and stops them. Whichever process dies, its cell's lock goes with it and another takes the cell.
+them, reads the pipe and stops them. Whichever process dies, its cell's claim goes with it and another takes the cell.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from lensbench.sweep import cellfiles
+from lensbench.stopping import STOPPING, handled
+from lensbench.sweep import cellfiles, claims
 from lensbench.sweep.progress import Progress
 from lensbench.sweep.quiet import quiet
+from lensbench.sweep.storage import VARIABLE
 from lensbench.sweep.study import Study
 from lensbench.sweep.sweep import Cell, Sweep, cells
 from lensbench.sweep.worker import Session, no_room, real_run_cell, take_turns
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 MOST_WORKERS = 8  # on one machine without a GPU, unless asked for more: each holds a corpus and a model
 GRACE_SECONDS = 120.0  # for a worker that is asked to stop to write the state of its training
+LAME_STARTS = 3  # fresh processes in a row that end before they have done anything, and no more is started
 LONGEST_LINE = 1000  # of text in an event: writes of up to 4,096 bytes into a pipe do not mix
 
 
@@ -64,44 +67,76 @@ def run_in_processes(
     board: Board,
     completed: Callable[[Cell], None],
     workers: int,
+    *,
+    storage: str | None = None,
+    tries: int = claims.TRIES,
+    isolate: bool = False,
 ) -> None:
     """Run the cells of `todo` in at most `workers` processes; `completed` is told of each that gets complete.
 
     Each process has its share of the cores, whether or not all `workers` are needed: the number of threads changes
-    the last digits, and a sweep that is continued must give the digits of one that was not.
+    the last digits, and a sweep that is continued must give the digits of one that was not. With `isolate` a process
+    runs one cell, and a fresh one the next.
 
     Raises OSError when the disk is full. No process outlives the call.
     """
+    task = {"sweep": sweep.model_dump(mode="json"), "runs": str(runs), "tries": tries, "most": 1 if isolate else None}
+    idle = 0
+    while todo and idle < LAME_STARTS:
+        before = len(todo)
+        begun = _round(task, runs, todo, session, board, completed, workers, storage)
+        if not isolate:
+            break
+        idle = 0 if begun or len(todo) < before else idle + 1
+    for cell in todo:
+        session.failed[cell.id] = cellfiles.why_unfinished(runs / cell.id)
+
+
+def _round(
+    task: dict[str, Any],
+    runs: Path,
+    todo: list[Cell],
+    session: Session,
+    board: Board,
+    completed: Callable[[Cell], None],
+    workers: int,
+    storage: str | None,
+) -> int:
+    # Start processes and follow them to their end; how many cells they have begun.
     reading, writing = os.pipe()
     children: list[tuple[subprocess.Popen[str], IO[str]]] = []
     try:
         with os.fdopen(reading) as events:
             try:
                 for lane in range(min(workers, len(todo))):
-                    children.append(_start(sweep, runs, todo, lane, workers, writing))
+                    ids = [cell.id for cell in todo]
+                    children.append(_start(task | {"todo": ids, "lane": lane}, workers, writing, storage))
             finally:
                 os.close(writing)  # so that the pipe ends when the last child does
-            _follow(events, runs, todo, session, board, completed)
+            begun = _follow(events, runs, todo, session, board, completed)
         for lane, (child, output) in enumerate(children):
             if child.wait() != 0:
                 output.seek(0)
                 last = (output.read().strip().splitlines() or ["no message"])[-1]
                 board.say(f"worker {lane + 1} ended early with exit code {child.returncode}: {last}")
-        for cell in todo:
-            session.failed[cell.id] = cellfiles.why_unfinished(runs / cell.id)
+        return begun
     finally:
-        _stop([child for child, _ in children], board.say)
+        killed = _stop([child for child, _ in children], board.say)
+        for cell in todo if killed else ():
+            claims.excuse(runs / cell.id, killed)
         for _, output in children:
             output.close()
 
 
 def _start(
-    sweep: Sweep, runs: Path, todo: list[Cell], lane: int, workers: int, writing: int
+    task: dict[str, Any], workers: int, writing: int, storage: str | None
 ) -> tuple[subprocess.Popen[str], IO[str]]:
     threads = str(max(1, cores() // workers))
     environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    if storage:
+        environment[VARIABLE] = storage  # not in the list of arguments: it may hold a password
     if devices := gpus():
-        environment["CUDA_VISIBLE_DEVICES"] = devices[lane % len(devices)]
+        environment["CUDA_VISIBLE_DEVICES"] = devices[task["lane"] % len(devices)]
     output = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed by the caller
     child = subprocess.Popen(
         [sys.executable, "-P", "-m", "lensbench.sweep.processes"],
@@ -113,9 +148,8 @@ def _start(
         text=True,
     )
     assert child.stdin is not None
-    task = {"sweep": sweep.model_dump(mode="json"), "runs": str(runs), "todo": [cell.id for cell in todo]}
     with contextlib.suppress(BrokenPipeError), child.stdin:  # a child that could not start is reported by its exit
-        json.dump(task | {"lane": lane, "events": writing}, child.stdin)
+        json.dump(task | {"events": writing}, child.stdin)
     return child, output
 
 
@@ -126,13 +160,14 @@ def _follow(
     session: Session,
     board: Board,
     completed: Callable[[Cell], None],
-) -> None:
-    waiting = {cell.id: cell for cell in todo}
+) -> int:
+    waiting, begun = {cell.id: cell for cell in todo}, 0
     for line in events:
         event = json.loads(line)
         lane = board.lanes[event["lane"]]
         match event["event"]:
             case "begin":
+                begun += 1
                 lane.begin(waiting[event["cell"]])
             case "report":
                 lane.report(Progress(**event["progress"]))
@@ -144,13 +179,17 @@ def _follow(
                     session.complete.append(cell.id)
                     completed(cell)
                 else:
-                    session.failed[cell.id] = cellfiles.why_unfinished(runs / cell.id)
+                    session.failed[cell.id] = event["line"].removeprefix(f"{cell.label()}: ")
+            case "say":
+                board.say(event["line"])
             case "full":
                 raise OSError(event["errno"], event["line"])
+    return begun
 
 
-def _stop(children: list[subprocess.Popen[str]], say: Callable[[str], None]) -> None:
+def _stop(children: list[subprocess.Popen[str]], say: Callable[[str], None]) -> set[int]:
     # A worker may be killed at any time: what it leaves is redone. Given the time, it keeps what it has trained.
+    # The processes that had to be killed are returned.
     running = [child for child in children if child.poll() is None]
     for child in running:
         child.terminate()
@@ -166,6 +205,7 @@ def _stop(children: list[subprocess.Popen[str]], say: Callable[[str], None]) -> 
         for child in running:
             child.kill()
             child.wait()
+    return {child.pid for child in running if child.returncode == -signal.SIGKILL}
 
 
 class _Events:
@@ -191,7 +231,8 @@ class _Events:
         self.write("end", line=line[:LONGEST_LINE], cell=cell_id, seconds=seconds)
 
     def say(self, line: str) -> None:
-        """Waiting for a sister is nothing to tell."""
+        if not line.startswith("waiting for"):  # for a sister is nothing to tell
+            self.write("say", line=line[:LONGEST_LINE])
 
 
 def _child() -> int:
@@ -202,9 +243,20 @@ def _child() -> int:
     sweep = Sweep.model_validate(task["sweep"])
     every = cells(sweep)
     by_id = {cell.id: cell for cell in every}
+    received: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
     try:
-        study = Study(runs, sweep, every)
-        take_turns(study, runs, [by_id[cell_id] for cell_id in task["todo"]], Session(), show, real_run_cell())
+        with handled(set(STOPPING) - {signal.SIGINT}, stop):
+            study = Study(runs, sweep, every, say=show.say)
+            todo = [by_id[cell_id] for cell_id in task["todo"]]
+            limits = {"tries": task["tries"], "most": task["most"]}
+            take_turns(study, runs, todo, Session(), show, real_run_cell(), **limits)
+    except KeyboardInterrupt:
+        return 128 + received[-1]
     except Exception as error:
         if full := no_room(error, runs):
             show.write("full", errno=full.errno, line=(full.strerror or "")[:LONGEST_LINE])

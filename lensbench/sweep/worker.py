@@ -1,7 +1,8 @@
 """A worker: take the next cell that is not complete, run it here, go on whatever happens to it.
 
-Any number of workers may run one sweep at once, on directories they share: each holds its cell's lock while it runs
-it, and the one that finds nothing left waits for the others, ready to redo a cell whose process died.
+Any number of workers may run one sweep at once, or sweeps that share cells, on directories they share: each holds its
+cell's claim (lensbench.sweep.claims) while it runs it, and the one that finds nothing left waits for the others, ready
+to redo a cell whose process died.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from lensbench.locks import file_lock
-from lensbench.sweep import cellfiles
-from lensbench.sweep.progress import Display, Report, duration
+from lensbench import spool
+from lensbench.sweep import cellfiles, claims, cost
+from lensbench.sweep.progress import Display, Progress, Report, duration
 from lensbench.sweep.study import Study
 from lensbench.sweep.sweep import Cell
 from lensbench.training import files
@@ -58,71 +59,159 @@ def take_turns(
     show: Display,
     run_cell: RunCell,
     completed: Callable[[Cell], None] = lambda cell: None,
+    *,
+    tries: int = claims.TRIES,
+    most: int | None = None,
 ) -> None:
-    """Run the cells of `todo` that no other worker has, until none is left; `completed` is told of each that is."""
-    began = time.time()
-    waiting = False
+    """Run the cells of `todo` that no other worker has, until none is left; `completed` is told of each that is.
+
+    A cell that fails is not tried again by this call, one that has failed `tries` times not at all, nor one that is
+    cancelled. With `most` the call ends when it has run so many cells.
+    """
+    before = {cell.id: claims.state(runs / cell.id).number for cell in todo}
+    watcher, waiting, ran = claims.Watcher(), False, 0
     while todo:
         taken = False
         for cell in list(todo):
-            with cell_lock(runs, cell) as mine:
-                if not mine:
-                    continue
-                taken, waiting = True, False
+            outcome = _turn(study, runs, cell, session, show, run_cell, watcher, before[cell.id], tries)
+            if outcome == "busy":
+                continue
+            taken, waiting = True, False
+            if outcome == "over":
                 todo.remove(cell)
-                directory = runs / cell.id
-                error = directory / "error.txt"
-                if adopt(study, runs, cell):
-                    session.complete.append(cell.id)
-                    show.end(f"{cell.label()}: complete, by another process", cell.id, None)
-                elif error.exists() and error.stat().st_mtime > began:
-                    session.failed[cell.id] = cellfiles.why_unfinished(directory)
-                    show.end(f"{cell.label()}: {session.failed[cell.id]}, in another process", cell.id, None)
-                else:
-                    _run_one(study, directory, cell, session, show, run_cell)
+            else:
+                ran += 1
+                if cell.id in session.complete or cell.id in session.failed:
+                    todo.remove(cell)
             if cell.id in session.complete:
                 completed(cell)
+            if ran == most:
+                return
         if todo and not taken:
             if not waiting:
                 show.say(f"waiting for {len(todo)} cell(s) that other processes are running")
                 waiting = True
-            time.sleep(0.5)
+            time.sleep(min(0.5, claims.beat_seconds()))
 
 
-def _run_one(study: Study, directory: Path, cell: Cell, session: Session, show: Display, run_cell: RunCell) -> None:
-    # The caller holds the cell's lock.
-    number = study.start(cell.id)
-    began = time.monotonic()
+def _turn(
+    study: Study,
+    runs: Path,
+    cell: Cell,
+    session: Session,
+    show: Display,
+    run_cell: RunCell,
+    watcher: claims.Watcher,
+    before: int,
+    tries: int,
+) -> Literal["busy", "over", "ran"]:
+    # One cell: another worker has it, it is over for this session, or it has been run here.
+    directory = runs / cell.id
+    directory.mkdir(exist_ok=True)
+    found = claims.state(directory)
+    dead = watcher.dead(directory, found) if found.held else None
+    if found.held and not dead:
+        return "busy"
+    if not found.held and adopt(study, runs, cell):
+        session.complete.append(cell.id)
+        show.end(f"{cell.label()}: complete, by another process", cell.id, None)
+        return "over"
+    why = None
+    if found.end == "failed" and found.number > before:
+        why = f"{cellfiles.why_unfinished(directory)}, in another process"
+    elif found.cancelled:
+        why = "cancelled: lensbench retry queues it again"
+    elif found.failures >= tries:
+        why = f"{_last_failure(directory, found)}; {found.failures} tries: lensbench retry queues it again"
+    if why and not dead:
+        session.failed[cell.id] = why
+        show.end(f"{cell.label()}: {why}", cell.id, None)
+        return "over"
+    claim = claims.take(directory, found, dead)
+    if claim is None:
+        return "busy"
     try:
-        clear(directory)
+        if dead:  # its death may have been one too many, or it may have published before
+            if adopt(study, runs, cell):
+                claim.end("complete")
+                session.complete.append(cell.id)
+                show.end(f"{cell.label()}: complete, by another process", cell.id, None)
+                return "over"
+            again = claims.state(directory)
+            if again.failures >= tries or again.cancelled:
+                claim.end("cancelled" if again.cancelled else "stopped")
+                return "busy"  # the next look says why it is over
+        _run_one(study, claim, cell, session, show, run_cell)
+    except claims.ClaimLostError:
+        show.say(f"{cell.label()}: another worker has taken it, because this one was suspended for too long")
+    return "ran"
+
+
+def _last_failure(directory: Path, found: claims.State) -> str:
+    return cellfiles.why_unfinished(directory) if (directory / "error.txt").exists() else f"failed: {found.reason}"
+
+
+def _run_one(study: Study, claim: claims.Claim, cell: Cell, session: Session, show: Display, run_cell: RunCell) -> None:
+    # Everything is done by the claim's own path: see lensbench.sweep.claims. ClaimLostError when the cell is another's.
+    trial = study.start(cell.id, claim.number)
+    began = time.monotonic()
+    heart = claims.Heart()
+
+    def report(progress: Progress) -> None:
+        heart.latest = asdict(progress)
+        if heart.lost:
+            raise claims.ClaimLostError(f"another worker has taken {cell.id}")
+        show.report(progress)
+
+    try:
+        clear(claim.directory)
         show.begin(cell)
-        run_cell(cell.experiment, directory, cache=directory.parent / "cache", report=show.report)
-        records = cellfiles.read_records(directory, cell.experiment)
+        claim.beat()
+        with claims.beating(claim, heart):
+            run_cell(cell.experiment, claim.directory, cache=claim.cell.parent / "cache", report=report)
+        records = cellfiles.read_records(claim.cell, cell.experiment)
         metric, score = cellfiles.main_score(records)
     except (KeyboardInterrupt, SystemExit):
+        how: claims.End = "cancelled" if heart.cancelled else "stopped"
         with suppress(Exception):  # the next run marks it failed if this does not
-            study.fail(number, "interrupted")
-        raise
-    except Exception as error:
-        with suppress(OSError):
-            (directory / "error.txt").write_text(traceback.format_exc())
-        with suppress(Exception):
-            study.fail(number, f"{type(error).__name__}: {error}")
-        if no_room(error, directory):
+            claim.end(how)
+        if not heart.cancelled:
+            with suppress(Exception):
+                study.fail(trial, "interrupted")
             raise
-        session.failed[cell.id] = cellfiles.why_unfinished(directory)
-        show.end(f"{cell.label()}: {session.failed[cell.id]} ({directory / 'error.txt'})", cell.id, None)
+        study.fail(trial, how)
+        session.failed[cell.id] = "cancelled: lensbench retry queues it again"
+        show.end(f"{cell.label()}: {session.failed[cell.id]}", cell.id, None)
         return
+    except Exception as error:
+        if claim.lost():
+            claim.lock.close()
+            raise claims.ClaimLostError(f"another worker has taken {cell.id}") from error
+        said = traceback.format_exc().replace(str(claim.directory), str(claim.cell))
+        with suppress(OSError):
+            (claim.directory / "error.txt").write_text(said)
+        full = no_room(error, claim.cell)
+        with suppress(OSError):
+            claim.end("stopped" if full else "failed", said.strip().splitlines()[-1])
+        with suppress(Exception):
+            study.fail(trial, f"{type(error).__name__}: {error}")
+        if full:
+            raise full from error
+        session.failed[cell.id] = cellfiles.why_unfinished(claim.cell)
+        show.end(f"{cell.label()}: {session.failed[cell.id]} ({claim.cell / 'error.txt'})", cell.id, None)
+        return
+    with suppress(claims.ClaimLostError):  # it is complete, whoever says so
+        claim.end("complete")
     session.complete.append(cell.id)
-    study.complete(number, score)
+    study.complete(trial, score)
     seconds = time.monotonic() - began
     show.end(f"{cell.label()}: {metric} {score:.3f}, {duration(seconds)}", cell.id, seconds)
 
 
 def clear(directory: Path) -> None:
-    """Empty a cell's directory of an earlier attempt, but for its lock and what training can go on from."""
+    """Empty a cell's directory of an earlier attempt, but for its claims, its cost and what training can go on from."""
     for entry in directory.iterdir():
-        if entry.name in (".lock", *files.ALL):
+        if entry.name.startswith(".") or entry.name in (spool.NAME, *files.ALL) or entry.match(cost.FILES):
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
@@ -144,7 +233,7 @@ def check_writable(directory: Path) -> None:
 
 
 def adopt(study: Study, runs: Path, cell: Cell) -> bool:
-    """Whether the cell's directory is complete; the study then agrees. The caller holds the cell's lock."""
+    """Whether the cell's directory is complete; the study then agrees."""
     if not (runs / cell.id / "records.parquet").exists():
         return False
     try:
@@ -153,15 +242,6 @@ def adopt(study: Study, runs: Path, cell: Cell) -> bool:
         return False
     study.adopt(cell.id, cellfiles.main_score(records)[1])
     return True
-
-
-@contextmanager
-def cell_lock(runs: Path, cell: Cell) -> Iterator[bool]:
-    """Hold the lock of a cell's directory, made if need be; yields False when another process has it."""
-    directory = runs / cell.id
-    directory.mkdir(exist_ok=True)
-    with file_lock(directory / ".lock", wait=False) as mine:
-        yield mine
 
 
 def real_run_cell() -> RunCell:

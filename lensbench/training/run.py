@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import signal
 import warnings
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import lightning
 
-from lensbench import ranks
+from lensbench import ranks, spool
 from lensbench.experiment import Experiment
 from lensbench.model.transformer import LensConfig
 from lensbench.stopping import stop_requests
@@ -18,15 +20,11 @@ from lensbench.training import files, parallel
 from lensbench.training.callbacks import NoNumbers, Report, ScoringCheckpoints
 from lensbench.training.curve import LossCurve
 from lensbench.training.datamodule import LensData, TrainingBatches
+from lensbench.training.live import Live
+from lensbench.training.milestones import scoring_steps, watched_steps
 from lensbench.training.module import LensModule
 from lensbench.training.resume import ResumePoint, ResumePoints, finish, finished, newest
-from lensbench.training.watch import Probe, Watch, watched_steps
-
-
-def scoring_steps(experiment: Experiment) -> tuple[int, ...]:
-    """The steps after which the model is scored, rising and distinct; the last is the end."""
-    steps = experiment.training.steps
-    return tuple(sorted({max(1, round(share * steps)) for share in experiment.evaluation.at}))
+from lensbench.training.watch import Probe, Watch
 
 
 def train(
@@ -64,7 +62,7 @@ def train(
         parallel.compile_denoiser(module.denoiser, experiment.training)
     with stop_requests() as stop:
         curve = LossCurve(losses, directory / files.SUMMARY)
-        watch = [Watch(directory / files.WATCHED, watched, probe)] if probe else []
+        watch = Watch(directory / files.WATCHED, watched, probe) if probe else None
         trainer = lightning.Trainer(
             max_epochs=1,  # of `StepLoader`: every step of the run
             accelerator="auto",
@@ -75,7 +73,8 @@ def train(
                 ScoringCheckpoints(directory, done),
                 Report(report, experiment.training.steps, curve),
                 NoNumbers(directory / files.REPRODUCER, experiment.training.steps),
-                *watch,
+                *([watch] if watch else []),
+                Live(directory, experiment.training.steps, curve, watch),
                 ResumePoints(resume, identity, experiment.training.resume_seconds, stop),
             ],
             logger=False,
@@ -102,6 +101,7 @@ def _begun(
 ) -> tuple[bool, ResumePoint | None]:
     """Whether this run has been trained, or else where it goes on; where nowhere, what is there is removed."""
     resume = directory / files.RESUME
+    spool.identify(directory, hashlib.sha256(json.dumps(dict(identity), sort_keys=True).encode()).hexdigest())
     if finished(resume, identity) and _has(directory, done) and all(path.exists() for path in left):
         return True, None
     point = newest(resume, identity)

@@ -9,7 +9,6 @@ from typing import Any
 
 import lightning
 
-from lensbench.experiment import Experiment
 from lensbench.model.transformer import LensTransformer
 from lensbench.publishing import publish
 from lensbench.training.datamodule import Step
@@ -18,16 +17,6 @@ from lensbench.training.parallel import whole
 
 # What there is to say of the averaged weights after so many steps: rows of one table, at least one.
 Probe = Callable[[LensTransformer, int], list[dict[str, int | float | str]]]
-
-
-def watched_steps(experiment: Experiment) -> tuple[int, ...]:
-    """The steps after which training is watched, rising: the last, a half of it, a quarter, and so on.
-
-    A run of twice the steps shares all of them.
-    """
-    last = experiment.training.steps
-    halves = (last / 2**n for n in range(experiment.evaluation.watch_steps))
-    return tuple(sorted({round(step) for step in halves if step >= 1}))
 
 
 class Watch(lightning.Callback):

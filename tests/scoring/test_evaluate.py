@@ -1,6 +1,7 @@
 """The evaluation knows nothing of the arm, and a right picture scores what it should."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from lensbench.model.transformer import LensTransformer
 from lensbench.scoring import evaluate
 from lensbench.scoring.detectors import ShapesJudge
 from lensbench.scoring.evaluate import Plan, Scores, plan, score
+from lensbench.scoring.geneval import verdict
 from lensbench.scoring.watching import first_samples, held_out_losses
 from lensbench.streams import numpy_stream
 
@@ -104,6 +106,17 @@ def test_a_model_that_draws_what_it_is_asked_scores_full_marks(
         assert found["validation_loss", form]["low"] < found["validation_loss", form]["value"]
     assert sum(drawn) == what.images(final=True)
     assert len(scores.outcomes) == what.images(final=True) + 2 * 80
+    asked = {prompt.index: prompt.row for prompt in what.prompts}
+    judged = [row for row in scores.outcomes if row["metric"] in ("geneval", "geneval_guided")]
+    for row in judged:  # what is kept of the judge's boxes is enough to judge again
+        seen: dict[str, list[tuple[float, ...]]] = {}
+        colors: dict[str, list[str]] = {}
+        for name, color, *box in json.loads(row["boxes"]):
+            seen.setdefault(name, []).append(tuple(box))
+            colors.setdefault(name, []).append(color)
+        said = verdict(asked[row["prompt_index"]], seen, lambda name, i, of=colors: of[name][i])
+        assert (float(said.correct), said.reason) == (row["value"], row["reason"])
+    assert sum(len(row["boxes"]) > 2 for row in judged) > len(judged) / 2
 
 
 def test_a_model_that_draws_noise_scores_nothing(features: TextFeatures) -> None:

@@ -1,6 +1,7 @@
 """Workers in processes of their own, under faults: real cells, real processes, real signals."""
 
 import io
+import json
 import os
 import re
 import signal
@@ -85,6 +86,7 @@ def values(sweep: Sweep, runs: Path) -> dict[tuple[str, str, str], float]:
     results = collect(sweep, runs)
     assert results.complete, results.missing
     cost = ("_seconds", "images_per_second", "peak_flops_share", "data_wait_share", "peak_memory_bytes")
+    cost += ("_hours", "_usd", "_kwh", "_estimated")
     table = results.records[~results.records["metric"].str.endswith(cost)]
     return {(row.cell, row.metric, row.prompt_form): row.value for row in table.itertuples()}
 
@@ -95,13 +97,21 @@ def test_two_processes_give_the_numbers_that_one_gives(tmp_path: Path) -> None:
     session = work(sweep, tmp_path / "two", console=Console(file=out, width=200), workers=2)
     assert session.failed == {}
     assert sorted(session.complete) == sorted(cell.id for cell in cells(sweep))
-    assert len(re.findall(r"^\[\d/4\] set=", out.getvalue(), re.MULTILINE)) == 4
+    assert len(re.findall(r"^\[\d/4\] set=.*: geneval ", out.getvalue(), re.MULTILINE)) == 4
     hardware = set(collect(sweep, tmp_path / "two").records["hardware"])
     assert len(hardware) == 1
     if not gpus():
         assert re.search(rf", {max(1, cores() // 2)} threads?$", hardware.pop())
     work(sweep, tmp_path / "one", console=Console(file=io.StringIO()))
     assert values(sweep, tmp_path / "two") == pytest.approx(values(sweep, tmp_path / "one"), rel=1e-3, nan_ok=True)
+
+
+def test_isolated_cells_run_in_a_process_each(tmp_path: Path) -> None:
+    sweep = Sweep(name="apart", base=BASE, factors=ARMS, reference=REFERENCE)
+    session = work(sweep, tmp_path, console=Console(file=io.StringIO(), width=200), isolate=True)
+    assert sorted(session.complete) == sorted(cell.id for cell in cells(sweep))
+    holders = [json.loads(path.read_text())["pid"] for path in tmp_path.glob("*/.claims/1/holder.json")]
+    assert len({*holders, os.getpid()}) == 3
 
 
 def test_a_failing_cell_is_told_with_its_reason_and_the_others_go_on(tmp_path: Path) -> None:

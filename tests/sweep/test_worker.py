@@ -15,6 +15,8 @@ import pandas as pd
 import pytest
 
 from lensbench.experiment import Experiment
+from lensbench.sweep import claims
+from lensbench.sweep.status import standings
 from lensbench.sweep.sweep import Sweep, cells, collect
 from lensbench.sweep.worker import check_writable, clear
 
@@ -36,7 +38,7 @@ runs, steps = Path(sys.argv[1]), 20
 pause = float(sys.argv[2])
 
 def run_cell(experiment, directory, *, cache, report):
-    assert {p.name for p in directory.iterdir()} <= {".lock", "train.csv"}, "the directory was not cleared"
+    assert {p.name for p in directory.iterdir()} <= {".claims", "train.csv"}, "the directory was not cleared"
     with (runs / "begun").open("a") as log:
         log.write(f"{directory.name} {os.getpid()}\\n")
     weights = numpy_stream(experiment.seed, experiment.captions.set).normal(size=8)
@@ -60,8 +62,9 @@ def run_cell(experiment, directory, *, cache, report):
     pd.DataFrame([row]).to_parquet(directory / "records.partial")
     os.replace(directory / "records.partial", directory / "records.parquet")
 
-sweep = Sweep(name="s", base=Experiment(), factors={"captions.set": ("alt", "brief", "detailed"), "seed": (0, 1)},
-              reference={"captions.set": "alt"})
+arms = tuple(os.environ.get("ARMS", "alt,brief,detailed").split(","))
+sweep = Sweep(name=os.environ.get("SWEEP", "s"), base=Experiment(), factors={"captions.set": arms, "seed": (0, 1)},
+              reference={"captions.set": arms[0]})
 try:
     session = work(sweep, runs, console=Console(width=200), run_cell=run_cell)
 except StoppedError as stopped:
@@ -86,13 +89,14 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def begin(script: Path, runs: Path, pause: float = 0.02) -> subprocess.Popen[str]:
+def begin(script: Path, runs: Path, pause: float = 0.02, **environment: str) -> subprocess.Popen[str]:
     runs.mkdir(exist_ok=True)
     return subprocess.Popen(
         [sys.executable, str(script), str(runs), str(pause)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=os.environ | environment,
     )
 
 
@@ -107,6 +111,10 @@ def wait_for(path: Path, lines: int) -> None:
     while not path.exists() or len(path.read_text().splitlines()) < lines:
         assert time.monotonic() < deadline, f"{path} never came"
         time.sleep(0.01)
+
+
+def cell_files(runs: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in runs.glob("*/*.*") if path.is_file()}
 
 
 def fill(path: Path) -> None:
@@ -217,6 +225,7 @@ def test_a_worker_takes_over_the_cell_of_one_that_is_killed(
     while sum((tmp_path / cell.id / "records.parquet").exists() for cell in CELLS) < len(CELLS) - 1:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    time.sleep(2)  # in which the other finds that there is nothing left to take
     doomed.kill()
     end(doomed)
     code, out, _ = end(other)
@@ -247,6 +256,99 @@ def test_a_failing_cell_leaves_the_others_running_and_is_tried_again(
     assert end(begin(script, tmp_path))[0] == 0
     assert begun(tmp_path) == {cell.id: 2 if cell.id in bad else 1 for cell in CELLS}
     assert not any((tmp_path / cell_id / "error.txt").exists() for cell_id in bad)
+    assert values(tmp_path) == undisturbed
+
+
+def test_a_cell_that_has_failed_three_times_is_left_alone_until_it_is_retried(
+    script: Path, tmp_path: Path, undisturbed: dict[str, float]
+) -> None:
+    (tmp_path / "fail").write_text("brief")
+    bad = [cell for cell in CELLS if cell.levels["captions.set"] == "brief"]
+    for _ in range(5):
+        code, out, _ = end(begin(script, tmp_path))
+        assert code == 1
+    assert {cell_id: n for cell_id, n in begun(tmp_path).items() if n > 1} == {cell.id: 3 for cell in bad}
+    assert out.count("failed: RuntimeError: the loss is no number; 3 tries: lensbench retry queues it again") == 2
+    standing = {status.cell.id: status for status in standings(CELLS, tmp_path)}[bad[0].id]
+    assert (standing.standing, standing.failures) == ("failed", 3)
+    assert "RuntimeError: the loss is no number" in standing.traceback[-1]
+    (tmp_path / "fail").unlink()
+    for cell in bad:
+        assert claims.forgive(tmp_path / cell.id)
+    assert end(begin(script, tmp_path))[0] == 0
+    assert values(tmp_path) == undisturbed
+
+
+def test_a_cell_that_has_killed_three_workers_is_left_alone(script: Path, tmp_path: Path) -> None:
+    for n in range(3):
+        doomed = begin(script, tmp_path, pause=30.0)
+        wait_for(tmp_path / "begun", n + 1)
+        doomed.kill()
+        end(doomed)
+    code, out, _ = end(begin(script, tmp_path))
+    assert code == 1
+    assert "ended without a word; 3 tries: lensbench retry queues it again" in out
+    assert begun(tmp_path) == {cell.id: 3 if cell is CELLS[0] else 1 for cell in CELLS}
+
+
+@pytest.mark.parametrize("storage", ["sqlite", "journal"])
+def test_a_worker_that_was_suspended_for_too_long_neither_publishes_nor_harms(
+    script: Path, tmp_path: Path, undisturbed: dict[str, float], storage: str
+) -> None:
+    given = {"LENSBENCH_HEARTBEAT_SECONDS": "0.3"}
+    if storage == "journal":
+        given["LENSBENCH_STORAGE"] = f"journal:{tmp_path / 'queue.journal'}"
+    sleeper = begin(script, tmp_path, pause=10.0, **given)
+    wait_for(tmp_path / CELLS[0].id / "train.csv", lines=3)
+    sleeper.send_signal(signal.SIGSTOP)
+    try:
+        code, out, err = end(begin(script, tmp_path, **given))
+        assert (code, err) == (0, "")
+        kept = cell_files(tmp_path)
+        times = {path: path.stat().st_mtime_ns for path in kept}
+    finally:
+        sleeper.send_signal(signal.SIGCONT)
+    code, out, err = end(sleeper)
+    assert (code, err) == (0, "")
+    assert "another worker has taken it, because this one was suspended for too long" in out
+    assert cell_files(tmp_path) == kept
+    assert {path: path.stat().st_mtime_ns for path in kept} == times
+    assert begun(tmp_path) == {cell.id: 2 if cell is CELLS[0] else 1 for cell in CELLS}
+    assert values(tmp_path) == undisturbed
+
+
+def test_two_sweeps_at_the_same_time_train_the_cells_that_they_share_once(
+    script: Path, tmp_path: Path, undisturbed: dict[str, float]
+) -> None:
+    pair = [
+        begin(script, tmp_path, pause=0.4, SWEEP="a", ARMS="alt,brief"),
+        begin(script, tmp_path, pause=0.4, SWEEP="b", ARMS="detailed,brief,alt"),
+    ]
+    ends = [end(process) for process in pair]
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    assert begun(tmp_path) == dict.fromkeys((cell.id for cell in CELLS), 1)
+    assert values(tmp_path) == undisturbed
+
+
+def test_a_cancelled_cell_is_not_taken_until_it_is_retried(
+    script: Path, tmp_path: Path, undisturbed: dict[str, float]
+) -> None:
+    running, waiting = CELLS[0], CELLS[4]
+    process = begin(script, tmp_path, pause=5.0, LENSBENCH_HEARTBEAT_SECONDS="0.1")
+    wait_for(tmp_path / running.id / "train.csv", lines=3)
+    for cell in (running, waiting):
+        claims.cancel(tmp_path / cell.id)
+    for cell in CELLS:
+        if cell not in (running, waiting):
+            (tmp_path / cell.id).mkdir(exist_ok=True)
+            claims.cancel(tmp_path / cell.id)
+    code, out, _ = end(process)
+    assert code == 1
+    assert out.count("cancelled: lensbench retry queues it again") == 6
+    assert begun(tmp_path) == {running.id: 1}
+    assert {status.standing for status in standings(CELLS, tmp_path)} == {"cancelled"}
+    assert all(claims.forgive(tmp_path / cell.id) for cell in CELLS)
+    assert end(begin(script, tmp_path))[0] == 0
     assert values(tmp_path) == undisturbed
 
 
@@ -315,13 +417,13 @@ def test_clearing_a_cell_keeps_its_lock_and_its_training_and_follows_no_link(tmp
     (outside / "precious").touch()
     cell = tmp_path / "cell"
     (cell / "checkpoints" / "step-1").mkdir(parents=True)
-    (cell / ".lock").touch()
+    (cell / ".claims" / "1").mkdir(parents=True)
     (cell / "train.csv").touch()
     (cell / "pictures").mkdir()
     (cell / "records.parquet").touch()
     (cell / "link").symlink_to(outside)
     clear(cell)
-    assert sorted(entry.name for entry in cell.iterdir()) == [".lock", "checkpoints", "train.csv"]
+    assert sorted(entry.name for entry in cell.iterdir()) == [".claims", "checkpoints", "train.csv"]
     assert (outside / "precious").exists()
 
 

@@ -18,9 +18,9 @@ from lensbench.experiment import Experiment
 from lensbench.model.sizes import denoiser_config
 from lensbench.model.transformer import LensTransformer
 from lensbench.training import files
+from lensbench.training.milestones import watched_steps
 from lensbench.training.resume import ResumePoints
 from lensbench.training.run import train
-from lensbench.training.watch import watched_steps
 
 WATCHED = [2, 5, 10, 20, 40]
 

@@ -1,0 +1,317 @@
+"""`lensbench plan`: what a sweep consists of and what it will take, before anything runs."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lensbench.commands.sweeps import CorpusFolder, Runs, SweepFile
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lensbench.sweep.planning import Pace, Planned
+    from lensbench.sweep.sweep import Cell, Sweep
+
+LISTED = 100  # cells that are listed without --cells
+MOST_ROWS = 200  # where the seeds are folded
+LONGEST_LEVEL = 14  # columns that a level takes before it is folded
+HEAD = 12  # columns of a line's head
+
+
+def plan(
+    sweep_file: SweepFile,
+    runs: Runs = Path("runs"),
+    corpus: CorpusFolder = None,
+    pilot: Annotated[
+        bool, typer.Option("--pilot", help="Measure the time: a few real steps and pictures of each kind of cell.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=0, help="Cells at a time; 0: one a GPU or core, as run does.")] = 0,
+    usd_per_hour: Annotated[
+        float | None,
+        typer.Option(min=0, help="Dollars for an hour of a device, a GPU or a core; LENSBENCH_USD_PER_HOUR if none."),
+    ] = None,
+    variances: Annotated[
+        Path | None, typer.Option(metavar="RESULTS", help="Earlier results: the smallest difference is told.")
+    ] = None,
+    cells: Annotated[
+        bool, typer.Option("--cells", help=f"List every cell, also where there are over {LISTED}.")
+    ] = False,
+) -> None:
+    """Say what a sweep will take: cells, FLOPs, time, disk, dollars, and the smallest difference it can see.
+
+    Nothing is trained but with --pilot, which takes seconds for each kind of cell and leaves nothing behind.
+    """
+    from rich.console import Console
+
+    from lensbench.sweep import planning
+    from lensbench.sweep.cost import rate_given
+    from lensbench.sweep.processes import cores, default_workers, gpus
+    from lensbench.sweep.sweep import cells as cells_of
+
+    console = Console(highlight=False)
+    sweep, untuned = _opened(sweep_file, corpus)
+    every = cells_of(sweep)
+    lanes = workers or default_workers(len(every))
+    devices = 1 if gpus() else max(1, cores() // lanes)
+    paces = _pilot(console, every, devices) if pilot else None
+    found = planning.planned(every, runs, paces)
+    rate = rate_given() if usd_per_hour is None else usd_per_hour
+    done = sum(one.state == "complete" for one in found)
+    for n, line in enumerate(_title(sweep, len(found), done)):
+        console.print(line, style="bold" if n == 0 else "", markup=False)
+    for head, words in (
+        ("design", _design(sweep)),
+        ("matched", _matched(sweep, every)),
+        ("tuning", _tuning(sweep, untuned)),
+        ("questions", f"{len(sweep.questions)}, which are what the report answers" if sweep.questions else ""),
+        ("compute", _compute(found)),
+        ("time", _time(found, lanes, devices, bool(gpus()), every, paces)),
+        ("dollars", _dollars(found, devices, rate, bool(gpus()))),
+        ("disk", _disk(found, lanes, every, runs)),
+        ("can see", _detectable(sweep, every, variances)),
+    ):
+        _say(console, head, words)
+    if cells or len(found) <= LISTED:
+        _list(console, found)
+    else:
+        folded = list(_folded(found))
+        _list(console, folded, folded=True)
+        more = f"{len(folded) - MOST_ROWS:,} rows more; " if len(folded) > MOST_ROWS else ""
+        _say(console, "", f"{more}seeds are folded; --cells lists all {len(found):,} cells")
+
+
+def _opened(sweep_file: Path, corpus: Path | None) -> tuple[Sweep, str]:
+    """The sweep and, where it is not tuned yet, why: its cells then have the base's hyper-parameters."""
+    from lensbench.commands.sweeps import on_corpus
+    from lensbench.sweep.constraints import resolved
+    from lensbench.sweep.sweep import load, opened
+    from lensbench.sweep.tuned import read_tuned, tuned_file
+
+    sweep = on_corpus(load(sweep_file), sweep_file, corpus)
+    if sweep.tuning is not None:
+        try:
+            read_tuned(sweep, tuned_file(sweep_file))
+        except ValueError as error:
+            return resolved(sweep), str(error)
+    return opened(sweep, sweep_file), ""
+
+
+def _pilot(console: Console, every: Sequence[Cell], threads: int) -> dict[tuple[Any, ...], Pace]:
+    from lensbench.commands.counting import counting
+    from lensbench.sweep import pilot
+
+    kinds = pilot.kinds(every)
+    with counting(console, "pilot", "kinds of cells") as say:
+        return pilot.measured(kinds, threads, lambda n: say(n, len(kinds)))
+
+
+def _title(sweep: Sweep, total: int, done: int) -> list[str]:
+    left = f"{total - done:,} to run" if done else "none is done"
+    return [f"{sweep.name}: {total:,} cells, {f'{done:,} of them done, ' if done else ''}{left}"]
+
+
+def _design(sweep: Sweep) -> str:
+    words = [_product(sweep.factors)]
+    if sweep.blocks:
+        words.append("with " + " or ".join(_product(block) for block in sweep.blocks))
+    if sweep.exclude:
+        words.append(f"{len(sweep.exclude)} exclusion{'s' if len(sweep.exclude) > 1 else ''}")
+    own = [d for d in sweep.every_factor() if sweep.paired is not None and d not in (*sweep.paired, "seed")]
+    words.append(f"seeds of their own for {', '.join(own)}" if own else "every seed is shared by all levels")
+    return "; ".join(words)
+
+
+def _product(factors: dict[str, tuple[Any, ...]]) -> str:
+    return " x ".join(f"{len(levels)} {dotted}" for dotted, levels in factors.items())
+
+
+def _matched(sweep: Sweep, every: Sequence[Cell]) -> str:
+    if sweep.match is None:
+        return ""
+    from lensbench.sweep.constraints import notes
+
+    return "; ".join(notes(sweep, list(every))[:1])
+
+
+def _tuning(sweep: Sweep, untuned: str) -> str:
+    if sweep.tuning is None:
+        return ""
+    from lensbench.sweep.tuned import trial_experiment, units
+
+    tuning = sweep.tuning
+    every = units(sweep)
+    steps = {trial_experiment(sweep, cell, {}, tuning.seeds[0]).training.steps for cell in every.values()}
+    of = f"{min(steps):,}" if len(steps) == 1 else f"{min(steps):,} to {max(steps):,}"
+    seeds = f" with {len(tuning.seeds)} seeds" if len(tuning.seeds) > 1 else ""
+    budget = f"{tuning.trials} trials of {of} steps{seeds} for each of {len(every)} arms and sizes"
+    return f"{budget}; not complete: {untuned}; the cells below are untuned" if untuned else f"{budget}; complete"
+
+
+def _compute(found: Sequence[Planned]) -> str:
+    left = [one for one in found if one.state != "complete"]
+    most = max(found, key=lambda one: one.flops)
+    total = sum(one.flops for one in found)
+    rest = f", {flops(sum(one.flops for one in left))} of it still to do" if 0 < len(left) < len(found) else ""
+    return f"{flops(total)} of training{rest}; the largest cell {flops(most.flops)}"
+
+
+def _time(
+    found: Sequence[Planned],
+    lanes: int,
+    devices: int,
+    on_gpu: bool,
+    every: Sequence[Cell],
+    paces: dict[tuple[Any, ...], Pace] | None,
+) -> str:
+    from lensbench.sweep.planning import encoding
+    from lensbench.sweep.progress import duration
+
+    left = [one.seconds for one in found if one.state != "complete"]
+    if not left:
+        return "nothing is left to do"
+    if any(seconds is None for seconds in left):
+        return "not known: --pilot measures it on this machine"
+    known = [seconds for seconds in left if seconds is not None]
+    encoded = encoding(every, paces)[1] if paces is not None else 0.0
+    total = max((sum(known) + encoded) / lanes, max(known))
+    each = "a GPU" if on_gpu else f"{devices} core{'s' if devices > 1 else ''}"
+    how = f"about {duration(total)} with {lanes} worker{'s' if lanes > 1 else ''} of {each} each"
+    source = "by a pilot of a few steps, alone on the machine" if paces is not None else "by the cells that are done"
+    return f"{how}; a cell {duration(min(known))} to {duration(max(known))}; {source}"
+
+
+def _dollars(found: Sequence[Planned], devices: int, rate: float | None, on_gpu: bool) -> str:
+    seconds = [one.seconds for one in found if one.state != "complete"]
+    if rate is None:
+        return "give the price of a device with --usd-per-hour"
+    if any(one is None for one in seconds):
+        return "not known without the time"
+    hours = devices * sum(one for one in seconds if one is not None) / 3600
+    device = "GPU" if on_gpu else "core"
+    return f"about ${hours * rate:,.2f}: {hours:,.2f} {device}-hours at ${rate:g} each; captions are not counted"
+
+
+def _disk(found: Sequence[Planned], lanes: int, every: Sequence[Cell], runs: Path) -> str:
+    from lensbench.data.rowstore import free_bytes, shown
+    from lensbench.sweep.planning import encoding
+
+    kept = sum(one.kept_bytes for one in found if one.state != "complete")
+    training = sum(sorted((one.resume_bytes for one in found if one.state != "complete"), reverse=True)[:lanes])
+    features = encoding(every)[0]
+    words = f"about {shown(kept)} for checkpoints and pictures, {shown(training)} while training"
+    return f"{words}, {shown(features)} for features (encode --dry-run counts them); {shown(free_bytes(runs))} free"
+
+
+def _detectable(sweep: Sweep, every: Sequence[Cell], variances: Path | None) -> str:
+    if variances is None:
+        return "give earlier results with --variances RESULTS for the smallest difference that it will find"
+    from lensbench.report.freeze import load
+    from lensbench.report.grid import arrange
+    from lensbench.report.power import smallest
+
+    first = every[0].experiment
+    seeds = len({cell.levels["seed"] for cell in every})
+    prompts = None
+    if first.corpus.kind == "shapes":
+        from lensbench.scoring.shapes_prompts import prompt_set
+
+        prompts = len(prompt_set(first.evaluation, first.corpus.max_objects))
+    return smallest(arrange(load(variances)), seeds, prompts, str(variances))
+
+
+def _folded(found: Sequence[Planned]) -> Iterator[Planned]:
+    from dataclasses import replace
+
+    groups: dict[tuple[Any, ...], list[Planned]] = {}
+    for one in found:
+        key = tuple(v for d, v in one.cell.levels.items() if d != "seed")
+        groups.setdefault((*key, one.cell.experiment.training.steps), []).append(one)
+    for group in groups.values():
+        done = sum(one.state == "complete" for one in group)
+        yield replace(group[0], state=f"{done} of {len(group)} done" if done else f"{len(group)} to run")
+
+
+def _list(console: Console, found: Sequence[Planned], folded: bool = False) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from lensbench.sweep.progress import duration
+
+    factors = [dotted for dotted in found[0].cell.levels if not (folded and dotted == "seed")]
+    columns = _numbers(found)
+    same = {head: texts[0] for head, texts in columns.items() if len(set(texts)) == 1 and len(found) > 1}
+    if same:
+        _say(console, "every cell", ", ".join(f"{words} {head}" for head, words in same.items()))
+    columns = {head: texts for head, texts in columns.items() if head not in {*same, *factors}}
+    if any(one.seconds is not None for one in found):
+        columns["time"] = [duration(one.seconds) for one in found]
+    levels = {dotted: [_level(one, dotted) for one in found] for dotted in factors}
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    if not folded:
+        table.add_column("cell", no_wrap=True)
+    for dotted in factors:
+        longest = max(len(line) for text in levels[dotted] for line in text.splitlines())
+        table.add_column(_leaf(dotted, factors), min_width=min(longest, LONGEST_LEVEL), overflow="fold")
+    for head in columns:
+        table.add_column(head, justify="right", no_wrap=True)
+    states = [one.state for one in found]
+    table.add_column(
+        "seeds" if folded else "state", min_width=min(max(map(len, states)), LONGEST_LEVEL), overflow="fold"
+    )
+    for n, one in enumerate(found[:MOST_ROWS] if folded else found):
+        row = [texts[n] for texts in (*levels.values(), *columns.values())]
+        table.add_row(*([] if folded else [one.cell.id]), *row, one.state)
+    console.print()
+    console.print(table)
+
+
+def _numbers(found: Sequence[Planned]) -> dict[str, list[str]]:
+    """Columns of numbers, by their heads, as words."""
+    out: dict[str, list[str]] = {"parameters": [], "images": [], "steps": [], "seen": [], "FLOPs": []}
+    for one in found:
+        about = "about " if one.cell.experiment.training.buckets else ""
+        out["parameters"].append(f"{one.parameters / 1e6:.2f} M")
+        out["images"].append(f"{one.images:,}")
+        out["steps"].append(f"{one.cell.experiment.training.steps:,}")
+        out["seen"].append(f"{about}{one.samples:,.0f}")
+        out["FLOPs"].append(flops(one.flops))
+    return out
+
+
+def _level(one: Planned, dotted: str) -> str:
+    level = one.cell.levels[dotted]
+    if dotted == "images":  # those that there are
+        return f"{one.images:,}" if one.images == level else f"{one.images:,} of {level:,}"
+    return str(level).replace("+", "+\n")
+
+
+def _leaf(dotted: str, among: Sequence[str]) -> str:
+    leaf = dotted.rpartition(".")[2]
+    alone = sum(other.rpartition(".")[2] == leaf for other in among) == 1
+    return (leaf if alone else dotted.replace(".", ".\n")).replace("_", "_\n")
+
+
+def flops(n: float) -> str:
+    """FLOPs for people: 3.73 TFLOP."""
+    unit, scale = next(((u, s) for u, s in _UNITS if n >= s), _UNITS[-1])
+    shown = n / scale
+    return f"{shown:,.{0 if shown >= 100 else 1 if shown >= 10 else 2}f} {unit}"
+
+
+_UNITS = (("ZFLOP", 1e21), ("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6))
+
+
+def _say(console: Console, head: str, words: str) -> None:
+    if not words:
+        return
+    indent = " " * (HEAD + 2)
+    width = max(40, min(console.width, 120))
+    lines = textwrap.wrap(words, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+    lines[0] = f"  {head:<{HEAD}}" + lines[0][len(indent) :]
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)

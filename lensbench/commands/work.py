@@ -1,0 +1,54 @@
+"""`lensbench work`: one worker of a sweep, among any number on any machines that share its directories."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lensbench.commands.again import again
+from lensbench.commands.queue import Storage, Tries
+from lensbench.commands.sweeps import CorpusFolder, Runs, SweepFile, Tracking, prepared
+
+
+def work(
+    sweep_file: SweepFile,
+    runs: Runs = Path("runs"),
+    storage: Storage = None,
+    corpus: CorpusFolder = None,
+    isolate: Annotated[bool, typer.Option("--isolate", help="Run every cell in a fresh process.")] = False,
+    tries: Tries = 3,
+    tracking: Tracking = None,
+) -> None:
+    """Take the next cell of a sweep until none is left, beside any number of other workers. Writes no report.
+
+    Every worker needs the same RUNS directory and storage. Stop it whenever you like: another, or the same command,
+    goes on where it stopped.
+    """
+    from rich.console import Console
+
+    sweep = prepared(sweep_file, corpus)
+    from lensbench.sweep.session import StoppedError
+    from lensbench.sweep.session import work as work_on
+    from lensbench.tracking import starter
+
+    # Plain lines, whatever the terminal is: workers are watched by `lensbench status`.
+    console = Console(force_terminal=False, no_color=True, soft_wrap=True)
+    try:
+        session = work_on(
+            sweep,
+            runs,
+            console=console,
+            open_mirror=starter(tracking, runs),
+            storage=storage,
+            tries=tries,
+            isolate=isolate,
+        )
+    except StoppedError as stopped:
+        print(f"lensbench: {stopped} in {runs}; continue with: {again()}", file=sys.stderr)
+        raise typer.Exit(stopped.exit_code) from None
+    if session.failed:
+        print(f"{len(session.failed)} of the sweep's cells are not complete: lensbench status {sweep_file} says why")
+        raise typer.Exit(1)

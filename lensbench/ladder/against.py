@@ -1,0 +1,133 @@
+"""Cards side by side: paired differences with Holm's correction, and the caption multiplier along training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isinf, isnan
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lensbench.ladder.card import Card
+from lensbench.scoring.multiplier import direct
+from lensbench.scoring.resampling import Draws, draw_scores
+from lensbench.scoring.statistics import Difference, Interval, holm, paired_difference, stratified_mean
+
+AXES = ("samples_seen", "train_flops")
+MUST_AGREE = ("scale", "version", "scale_digest", "seeds", "samples")
+
+
+class Compared(NamedTuple):
+    """A card's GenEval in one form beside the first card's, paired image by image; p by Holm over all that are told."""
+
+    card: Card
+    form: str
+    score: Interval
+    difference: Difference | None  # None for the first card
+    p_holm: float
+
+
+def check_comparable(cards: Sequence[Card]) -> None:
+    """Raise ValueError, one line, where two cards are not of the same scale, prompts, judge and seeds."""
+    first = cards[0]
+    for card in cards[1:]:
+        for name in MUST_AGREE:
+            if (here := getattr(card, name)) != (there := getattr(first, name)):
+                said = "" if name == "samples" else f" ({here} and {there})"
+                raise ValueError(f"{card.name} and {first.name} do not compare: another {name.replace('_', ' ')}{said}")
+        for name, digest in first.origin.items():
+            if card.origin.get(name) != digest:
+                raise ValueError(f"{card.name} and {first.name} do not compare: another {name.replace('_', ' ')}")
+        if card.forms != first.forms:
+            raise ValueError(f"{card.name} and {first.name} do not compare: other prompt forms")
+
+
+def compare(cards: Sequence[Card]) -> list[Compared]:
+    """Every card's mean over GenEval's tasks in every form, and its difference to the first card's.
+
+    Raises ValueError where they do not compare.
+    """
+    check_comparable(cards)
+    found = []
+    for form in cards[0].forms:
+        base = cards[0].values(form)
+        about = (base["cluster"], base["task"], base["seed"])
+        for card in cards:
+            values = card.values(form)["value"]
+            difference = None if card is cards[0] else paired_difference(values, base["value"], *about)
+            found.append(Compared(card, form, stratified_mean(values, *about), difference, float("nan")))
+    told = [one for one in found if one.difference is not None]
+    adjusted = dict(zip(map(id, told), holm([one.difference.p for one in told if one.difference]), strict=True))
+    return [one._replace(p_holm=adjusted.get(id(one), float("nan"))) for one in found]
+
+
+def multipliers(card: Card, reference: Card) -> list[dict[str, Any]]:
+    """How many times the images seen, or the compute, the reference captions need, by the measured curves alone.
+
+    For GenEval's error in each form and the held-out loss. A bound where the worse arm never gets there: nothing is
+    extrapolated. See lensbench.scoring.multiplier.
+    """
+    check_comparable([card, reference])
+    found = []
+    for metric, form in sorted({(row["metric"], row["form"]) for row in card.curves}):
+        own, theirs = (_curve(one, metric, form) for one in (card, reference))
+        if own is None or theirs is None:
+            continue
+        for axis in AXES:
+            errors = np.concatenate([theirs["error"], own["error"]])  # (2K, S)
+            k = len(theirs["error"])
+            draws = draw_scores(errors, np.repeat([0, 1], [k, len(own["error"])]))
+            a, b = (
+                Draws(draws.mean[s], draws.draws[:, s], draws.seeds, draws.prompts) for s in (slice(k), slice(k, None))
+            )
+            told = direct(np.log(theirs[axis]), np.log(own[axis]), a, b)
+            number = told.multiplier
+            found.append(
+                {
+                    "metric": metric,
+                    "form": form,
+                    "axis": axis,
+                    "reference": reference.name,
+                    "reference_hash": reference.hash,
+                    "multiplier": _finite(number.estimate),
+                    "low": _finite(number.low),
+                    "high": _finite(number.high),
+                    "shown": shown(number.estimate, number.low, number.high, number.limits),
+                    "rises": told.rises,
+                }
+            )
+    return found
+
+
+def shown(estimate: float, low: float, high: float, limits: tuple[float, float]) -> str:
+    """A multiplier in words: "2.1 [1.4, 3.0]", "> 6.0" where only a bound is known, "?" where nothing is."""
+
+    def one(value: float) -> str:
+        if isinf(value) or value > limits[1]:
+            return f"> {limits[1]:.2g}"
+        return f"< {limits[0]:.2g}" if value < limits[0] or value == 0 else f"{value:.2g}"
+
+    if isnan(estimate):
+        return "?"
+    if isnan(low) or isnan(high):
+        return one(estimate)
+    return f"{one(estimate)} [{one(low)}, {one(high)}]"
+
+
+def _curve(card: Card, metric: str, form: str) -> dict[str, np.ndarray] | None:
+    """Error (K, S), and the axes (K,), at the steps that every seed has."""
+    rows = [row for row in card.curves if (row["metric"], row["form"]) == (metric, form)]
+    steps = sorted({row["step"] for row in rows})
+    by = {(row["step"], row["seed"]): row for row in rows}
+    whole = [step for step in steps if all((step, seed) in by for seed in card.seeds)]
+    if len(whole) < 2:
+        return None
+    value = np.array([[by[step, seed]["value"] for seed in card.seeds] for step in whole], dtype=float)
+    axes = {axis: np.array([by[step, card.seeds[0]][axis] for step in whole], dtype=float) for axis in AXES}
+    return axes | {"error": 1 - value if metric == "geneval" else value}
+
+
+def _finite(value: float) -> float | str | None:
+    if isnan(value):
+        return None
+    return value if not isinf(value) else "inf"

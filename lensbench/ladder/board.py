@@ -1,0 +1,86 @@
+"""The leaderboard of a scale: its cards in one table, on the screen, in Markdown and as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isnan
+
+from lensbench.ladder.against import Compared, compare
+from lensbench.ladder.card import Card
+from lensbench.report.table import Cell, Column, Row, Table, bounds, number, signed
+
+LEVEL = 0.05
+
+
+def table(cards: Sequence[Card]) -> Table:
+    """A row a card: captions, words, GenEval in each form and the difference to the first card, with intervals.
+
+    Raises ValueError where cards do not compare.
+    """
+    found = compare(cards)
+    forms = cards[0].forms
+    by = {(id(one.card), one.form): one for one in found}
+    rows = []
+    for card in cards:
+        checks = card.captions["checks"]
+        cells = [Cell(card.name, card.name), Cell(number(checks["words_mean"], 1), checks["words_mean"])]
+        for form in forms:
+            one = by[id(card), form]
+            low, high = 100 * one.score.low, 100 * one.score.high
+            cells.append(Cell(number(100 * one.score.estimate), 100 * one.score.estimate, low, high, bounds(low, high)))
+            cells.append(_difference(one))
+        cells.append(Cell(_multiplier(card), _multiplier(card)))
+        cells.append(Cell(f"{card.train_flops / 1e12:.3g}", card.train_flops))
+        rows.append(Row(tuple(cells)))
+    columns = [Column("captions", "captions", "captions", label=True), Column("words", "words", "words")]
+    for form in forms:
+        columns.append(Column(f"{form}.score", "score", "score", f"{form} prompts", interval=True))
+        columns.append(
+            Column(f"{form}.difference", f"to {cards[0].name}", "diff.", f"{form} prompts", interval=True, key=True)
+        )
+    columns.append(Column("multiplier", "x samples", "x"))
+    columns.append(Column("flops", "TFLOP a seed", "TFLOP"))
+    first = cards[0]
+    tested = sum(one.difference is not None for one in found)
+    notes = (
+        f"Scale {first.scale} (version {first.version}, {first.scale_digest[:12]}); {len(first.seeds)} seeds; judge "
+        f"{first.origin.get('judge_digest', '')[:12]}. GenEval's mean over tasks, in percent, 95 % intervals over "
+        "prompts and seeds; differences in points, paired image by image.",
+        f"*: p < {LEVEL} by a sign-flip permutation with Holm's correction over all {tested} differences; without it "
+        "two captions are tied.",
+        f"x samples: how many times the images seen {_reference(cards)} captions need to reach the same GenEval error "
+        "(detailed prompts), by the measured curves; > and < are bounds: nothing is extrapolated.",
+    )
+    return Table(f"ladder-{first.scale}", f"The ladder, {first.scale}", tuple(columns), tuple(rows), notes)
+
+
+def _difference(one: Compared) -> Cell:
+    if one.difference is None:
+        return Cell("")
+    found = one.difference
+    low, high = 100 * found.low, 100 * found.high
+    clear = not isnan(one.p_holm) and one.p_holm < LEVEL
+    emphasis = "unclear" if not clear else "better" if found.estimate > 0 else "worse"
+    return Cell(
+        signed(100 * found.estimate),
+        100 * found.estimate,
+        low,
+        high,
+        bounds(low, high),
+        "95%",
+        "*" if clear else "",
+        emphasis,
+        found.p,
+        one.p_holm,
+    )
+
+
+def _multiplier(card: Card) -> str:
+    wanted = ("geneval", "detailed", "samples_seen")
+    told = [row for row in card.multiplier if (row["metric"], row["form"], row["axis"]) == wanted]
+    return str(told[0]["shown"]) if told else ""
+
+
+def _reference(cards: Sequence[Card]) -> str:
+    names = {row["reference"] for card in cards for row in card.multiplier}
+    return ", ".join(sorted(names)) or "alt"

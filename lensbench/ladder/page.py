@@ -1,0 +1,90 @@
+"""The leaderboard as one file for a browser: the table of the cards, and what is behind each. It asks no network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+
+import lensbench.report.page.write as report_page
+from lensbench.ladder.card import Card
+from lensbench.report.page import markup
+from lensbench.report.table import Cell, Column, Row, Table, number
+
+TEMPLATE = Path(__file__).with_name("board.html")
+TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+
+
+def page(cards: Sequence[Card], board: Table) -> str:
+    """The page of a leaderboard; the same cards give the same bytes."""
+    script = (report_page.HERE / "page.js").read_text(encoding="utf-8")
+    first = cards[0]
+    parts = {
+        "title": escape(f"The ladder: {first.scale}"),
+        "style": (report_page.HERE / "page.css").read_text(encoding="utf-8"),
+        "script": script,
+        "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "setting": escape(
+            f"Scale {first.scale}, version {first.version}: everything but the captions is fixed, {len(first.seeds)} "
+            f"training seeds a card, {len(cards)} cards."
+        ),
+        "tables": "\n".join(markup.to_html(table) for table in (board, by_task(cards), checks(cards))),
+        "cards": "\n".join(_card(card) for card in cards),
+    }
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(parts)
+
+
+def by_task(cards: Sequence[Card]) -> Table:
+    """GenEval by task, for each card and form, in percent."""
+    rows: list[Row] = []
+    for form in cards[0].forms:
+        for place, card in enumerate(cards):
+            told = {row["metric"]: row["value"] for row in card.scores if row["form"] == form}
+            shown = [told.get(f"geneval.{task}") for task in TASKS]
+            cells = [Cell("?") if value is None else Cell(number(100 * value), 100 * value) for value in shown]
+            rows.append(Row((Cell(form, form), Cell(card.name, card.name), *cells), opens=place == 0 and bool(rows)))
+    labels = (Column("form", "prompts", "prompts", label=True), Column("captions", "captions", "captions", label=True))
+    columns = tuple(Column(task, task.replace("_", " "), task) for task in TASKS)
+    return Table("tasks", "By task", (*labels, *columns), tuple(rows), ("Percent of the images that are right.",))
+
+
+def checks(cards: Sequence[Card]) -> Table:
+    """What each caption set is like."""
+    names = {
+        "words_mean": ("words", 1, 1.0),
+        "tokens_mean": ("tokens", 1, 1.0),
+        "truncated": ("cut %", 1, 100.0),
+        "identical": ("identical %", 1, 100.0),
+        "english": ("English %", 0, 100.0),
+        "prompts_verbatim": ("prompts in a caption %", 1, 100.0),
+        "prompts_with_shared_grams": ("eight words shared %", 1, 100.0),
+    }
+    rows = []
+    for card in cards:
+        told = card.captions["checks"]
+        cells = [Cell(number(f * told[name], digits), f * told[name]) for name, (_, digits, f) in names.items()]
+        rows.append(Row((Cell(card.name, card.name), *cells)))
+    columns = tuple(Column(name, head, head) for name, (head, _, _) in names.items())
+    notes = (
+        "Identical: the text of an earlier image. Prompts in a caption: evaluation prompts that some training caption "
+        "has word for word; where scenes are few some are there without any leak.",
+    )
+    return Table(
+        "checks", "The captions", (Column("captions", "captions", "captions", label=True), *columns), tuple(rows), notes
+    )
+
+
+def _card(card: Card) -> str:
+    told = {
+        "hash": card.hash,
+        "captions": card.captions["digest"],
+        "scale": card.scale_digest,
+        "experiments": [f"seed {seed}: {digest}" for seed, digest in card.cells.items()],
+        **card.origin,
+        "commit": card.made["commit"],
+        "hardware": card.made["hardware"],
+    }
+    return f"<h3>{escape(card.name)}</h3>\n{markup.facts(told)}"

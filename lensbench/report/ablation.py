@@ -1,0 +1,105 @@
+"""The table of ablation deltas: the reference, and what each factor does to it when that one alone is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import isnan
+
+from lensbench.report.grid import GENEVAL, MEAN, SIGNIFICANT, Grid, Level, Paired, factor_label
+from lensbench.report.names import better, metric_name, unit
+from lensbench.report.notes import SEEDS, SHARED, origin_note, seeds_note
+from lensbench.report.rows import complete_table, difference_cell, score_cell, seeds_mark
+from lensbench.report.table import Cell, Column, Row, Table
+from lensbench.scoring.statistics import holm
+
+Place = tuple[Level, Level]  # scale, arm
+
+
+def ablation_table(grid: Grid) -> Table | None:
+    """Rows: the reference arm at the largest scale, then every level of every factor in its place, the others as they
+    are. Columns: GenEval's mean and the other scores, by prompt form. None where a single factor has levels."""
+    varied = [*(name for name, values in grid.results.factors.items() if name != "seed" and len(values) > 1)]
+    if grid.reference is None or not grid.scales or len(varied) < 2:
+        return None
+    base = (grid.scales[-1], grid.reference)
+    scores = [*((GENEVAL, form) for form in grid.forms(GENEVAL)), *grid.scores()]
+    units = [(1, 100.0, True) if metric == GENEVAL else unit(metric) for metric, _ in scores]
+    found: list[tuple[str, str, list[Paired | None]]] = [
+        (factor, words, [_difference(grid, place, base, metric, form) for metric, form in scores])
+        for factor, words, place in _changes(grid, base)
+    ]
+    found = _corrected(found)
+    first = [
+        score_cell(grid.number(*base, metric, form), digits, factor, "")
+        for (metric, form), (digits, factor, _) in zip(scores, units, strict=True)
+    ]
+    where = ", ".join(filter(None, [base[1].label, base[0].label]))
+    name = f"{where} (reference)"
+    rows = [Row((Cell("", ""), Cell(name, name, mark=seeds_mark(first)), *first))]
+    above = ""
+    for factor, words, gaps in found:
+        cells = [Cell("n/a") if gap is None else difference_cell(gap, *of) for gap, of in zip(gaps, units, strict=True)]
+        rows.append(Row((Cell(factor, factor), Cell(words, words, mark=seeds_mark(cells)), *cells), factor != above))
+        above = factor
+    columns = tuple(
+        Column(
+            f"{metric}.{form}".rstrip("."),
+            form or "all",
+            form or "all",
+            metric_name(metric) + (f" {MEAN}" if metric == GENEVAL else "") + (" ↑" if better(metric) else " ↓"),
+            interval=True,
+            key=metric == GENEVAL,
+        )
+        for metric, form in scores
+    )
+    labels = (Column("factor", "factor", "factor", label=True), Column("changed", "changed to", "changed", label=True))
+    tested = sum(gap is not None and not isnan(gap.p) for _, _, gaps in found for gap in gaps)
+    cells = [cell for row in rows for cell in row.cells]
+    notes = (
+        f"The first line is {where}; each other line changes one factor of it and gives the difference. GenEval: mean "
+        f"of its tasks, percent and points. [low, high]: 95 % interval, paired. {seeds_note(grid)}",
+        f"*: p < {SIGNIFICANT}, sign-flip permutation with Holm's correction over all {tested}." if tested else "",
+        SEEDS if any(cell.kind == "seeds" for cell in cells) else "",
+        "n/a: not measured on the same prompts." if any(cell.text == "n/a" for cell in cells) else "",
+        SHARED if any(cell.incomplete for cell in cells) else "",
+        origin_note(grid),
+    )
+    return complete_table(grid, "ablation", "One factor changed at a time", labels, columns, rows, notes)
+
+
+def _changes(grid: Grid, base: Place) -> Iterator[tuple[str, str, Place]]:
+    """Every (factor, its level in words, place) that differs from the base in one factor."""
+    scales, arms = ({level.settings: level for level in levels} for levels in (grid.scales, grid.arms))
+    for factors, levels, own in ((grid.arm_factors, arms, base[1]), (grid.scale_factors, scales, base[0])):
+        for factor in factors:
+            for settings, level in levels.items():
+                differ = [name for (name, a), (_, b) in zip(settings, own.settings, strict=True) if a != b]
+                if differ == [factor]:
+                    value = dict(settings)[factor]
+                    leaf = factor.rpartition(".")[2].replace("_", " ")
+                    name = "captions" if factor == "captions.set" else leaf
+                    words = factor_label(factor, value) or f"{leaf} {value}"
+                    yield name, words, ((base[0], level) if levels is arms else (level, base[1]))
+
+
+def _difference(grid: Grid, place: Place, base: Place, metric: str, form: str) -> Paired | None:
+    """The place minus the base; None where another scale was scored on other prompts."""
+    try:
+        return grid.between(place, base, metric, form)
+    except ValueError:
+        if place[0] is base[0]:  # arms of one scale must have been asked the same
+            raise
+        return None
+
+
+def _corrected(rows: list[tuple[str, str, list[Paired | None]]]) -> list[tuple[str, str, list[Paired | None]]]:
+    tested = [gap.p for _, _, gaps in rows for gap in gaps if gap is not None and not isnan(gap.p)]
+    adjusted = iter(holm(tested))
+    return [
+        (
+            factor,
+            words,
+            [gap if gap is None or isnan(gap.p) else gap._replace(p_holm=next(adjusted)) for gap in gaps],
+        )
+        for factor, words, gaps in rows
+    ]

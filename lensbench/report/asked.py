@@ -1,0 +1,57 @@
+"""What a sweep asks of its results: which comparisons are its questions, and so one family for Holm's correction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from lensbench.report.placing import plain
+
+if TYPE_CHECKING:
+    from lensbench.report.grid import Grid, Level
+
+MEAN = "mean"  # the column of GenEval's mean
+
+
+def asked_pairs(grid: Grid) -> list[tuple[Level, Level]]:
+    """The pairs of arms that are asked about, in the order of the questions; of arms that are not there, none."""
+    found = (_pair(grid, question) for question in grid.results.questions)
+    return list(dict.fromkeys(pair for pair in found if pair is not None))
+
+
+def is_row(grid: Grid, scale: Level, form: str, arm: Level, other: Level) -> bool:
+    """Whether any number of this row of the table of differences is asked about."""
+    return any(_fits(grid, question, scale, form, arm, other) for question in grid.results.questions)
+
+
+def is_asked(grid: Grid, scale: Level, form: str, arm: Level, other: Level, column: str) -> bool:
+    """Whether a sweep asks for this number. Without questions it is asked for its means."""
+    if not grid.results.questions:
+        return column == MEAN
+    for question in grid.results.questions:
+        metric, _, task = question["metric"].partition(".")
+        if metric == "geneval":
+            wanted = column == (task or MEAN)
+        else:
+            name, _, column_form = column.partition(".")
+            wanted = name == metric and question["form"] in (None, column_form)
+        if wanted and _fits(grid, question, scale, form, arm, other):
+            return True
+    return False
+
+
+def _fits(grid: Grid, question: Mapping[str, Any], scale: Level, form: str, arm: Level, other: Level) -> bool:
+    at = dict(scale.settings)
+    return (
+        _pair(grid, question) == (arm, other)
+        and all(at.get(factor) == plain(level) for factor, level in question["scale"].items())
+        and (not form or question["form"] in (None, form))
+    )
+
+
+def _pair(grid: Grid, question: Mapping[str, Any]) -> tuple[Level, Level] | None:
+    found = []
+    for levels in (question["arm"], question["other"]):
+        wanted = {factor: plain(level) for factor, level in levels.items()}
+        found += [arm for arm in grid.arms if dict(arm.settings) == wanted]
+    return (found[0], found[1]) if len(found) == 2 else None

@@ -1,0 +1,206 @@
+"""The caption multiplier in words: its table and its sentences, from lensbench.report.scaling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf, isfinite, isnan
+
+from lensbench.report.grid import GENEVAL, Grid
+from lensbench.report.names import metric_name
+from lensbench.report.scaling import AXES, COMPUTE, DATA, MOST_ARMS, PARAMETERS, SAMPLES, Worth
+from lensbench.report.table import Cell, Column, Row, Table
+from lensbench.scoring.multiplier import FEWEST, FLOOR, LEVELS, MULTIPLIERS, NOTHING, Multiplier
+
+OUTSIDE = "outside the measured range"
+REMARKS = {  # letter: short, for the figure and the sentences; long, for the note
+    "f": "the arms end on floors of their own by the error on held-out cells: no factor makes them equal, so there is "
+    "no multiplier; the direct number holds at this one score only",
+    "o": f"{OUTSIDE}: only a bound is known, or the number or an end of its interval lies there",
+    "d": "the two estimators disagree",
+    "r": "an error rises along the axis by more than its noise: the curve was made to fall, read the figure",
+    "p": "the law describes the cells poorly",
+}
+NAMES = {DATA: "data", PARAMETERS: "parameters", SAMPLES: "images seen", COMPUTE: "FLOPs"}
+UNKNOWN = "?"
+
+
+def multiplier_table(grid: Grid, worths: Sequence[Worth]) -> Table | None:
+    """Rows: score x prompts x axis x arm; the two estimators with their intervals, and remarks. None without curves."""
+    if not worths or grid.reference is None:
+        return None
+    rows, above = [], None
+    for worth in worths:
+        place = (worth.metric, worth.form)
+        words = (metric_name(worth.metric), worth.form, NAMES[worth.axis], worth.arm.label)
+        found = remarks(worth)
+        told = Cell(" ".join(found), "; ".join(REMARKS[letter] for letter in found))
+        labels = (Cell(word, word) for word in words)
+        rows.append(Row((*labels, _direct_cell(worth), _joint_cell(worth), told), opens=above != place))
+        above = place
+    columns = (
+        Column("metric", "score", "score", label=True),
+        Column("form", "prompts", "prompts", label=True),
+        Column("axis", "axis", "axis", label=True),
+        Column("arm", "training captions", "captions", label=True),
+        Column("direct", "worth, direct", "direct", interval=True, key=True),
+        Column("joint", "worth, joint fit", "joint", interval=True),
+        Column("remarks", "remarks", "rem."),
+    )
+    title = f"What the captions are worth: how many times as much {grid.reference.label} needs"
+    return Table("multiplier", title, columns, tuple(rows), _notes(grid, worths))
+
+
+def remarks(worth: Worth) -> list[str]:
+    """The letters of what is to be said of a row."""
+    found = []
+    fitted = worth.joint
+    if no_multiplier(worth):
+        found.append("f")
+    elif worth.direct.multiplier.outside or (fitted and fitted.multipliers[worth.place].outside):
+        found.append("o")
+    if worth.disagree and "f" not in found:
+        found.append("d")
+    if worth.direct.rises:
+        found.append("r")
+    if fitted is not None and fitted.poor:
+        found.append("p")
+    return found
+
+
+def no_multiplier(worth: Worth) -> bool:
+    """Whether the arms' own floors predict held-out cells better than any multiplier."""
+    return worth.joint is not None and worth.joint.verdict == FLOOR
+
+
+def multiplier_words(multiplier: Multiplier) -> tuple[str, str]:
+    """A multiplier and its interval as they are shown: 3.2 and [2.4, > 6]."""
+    low_limit, high_limit = multiplier.limits
+    if multiplier.low <= 0 and multiplier.high == inf:
+        return UNKNOWN, ""  # anything is possible
+    ends = [_value(end, low_limit, high_limit) for end in (multiplier.low, multiplier.high)]
+    text = _value(multiplier.estimate, low_limit, high_limit)
+    same = ends[0] == ends[1] == text
+    return text, "" if same or isnan(multiplier.low) else f"[{ends[0]}, {ends[1]}]"
+
+
+def multiplier_sentences(grid: Grid, worths: Sequence[Worth]) -> list[str]:
+    """For each prompt form what the best captions are worth on every axis, by GenEval or the first score there is."""
+    if grid.reference is None or not worths:
+        return []
+    metric = GENEVAL if any(worth.metric == GENEVAL for worth in worths) else worths[0].metric
+    sentences = []
+    for form in grid.forms(metric):
+        of_form = [worth for worth in worths if (worth.metric, worth.form) == (metric, form)]
+        if of_form:
+            best = min(of_form, key=lambda worth: float(worth.draws.mean[-1])).arm
+            sentences.append(_sentence(grid, [worth for worth in of_form if worth.arm is best]))
+    return sentences
+
+
+def _sentence(grid: Grid, worths: list[Worth]) -> str:
+    """One arm's worth on its axes, in one sentence, and one more for the axes on which it has no multiplier."""
+    assert grid.reference is not None
+    arm, reference = worths[0].arm.label, grid.reference.label
+    name = arm[:1].upper() + arm[1:]
+    captions = f"{name} captions are" if grid.arm_factors == ("captions.set",) else f"{name} is"
+    said = ", ".join(filter(None, [metric_name(worths[0].metric), worths[0].form and f"{worths[0].form} prompts"]))
+    without = [worth for worth in worths if no_multiplier(worth)]
+    told = []
+    if shown := [_part(worth) for worth in worths if worth not in without]:
+        several = "; ".join(shown)
+        told.append(f"{captions} worth, against {reference} ({said}): {several}.")
+    if without:
+        axes = " and ".join(NAMES[worth.axis] for worth in without)
+        told.append(f"No multiplier of {axes} ({said}): {arm} and {reference} end on floors of their own.")
+    return " ".join(told)
+
+
+def _part(worth: Worth) -> str:
+    """2.3 times the data [1.6, 3.1] at depth 8, 2.5 [1.9, 3.2] by the joint fit."""
+    text, interval = multiplier_words(worth.direct.multiplier)
+    axis = f"the {NAMES[worth.axis]}"
+    if text == UNKNOWN:
+        return f"nothing that is known of {axis}"
+    amount = {"<": "less than ", ">": "more than "}.get(text[:1], "") + f"{text.lstrip('<> ')} times {axis}"
+    told = f"{amount} {interval}".rstrip() + (f" at {worth.where}" if worth.where else "")
+    doubts = []
+    if worth.joint is not None:
+        fitted = worth.joint.multipliers[worth.place]
+        told += f", {' '.join(multiplier_words(fitted))}".rstrip() + " by the joint fit"
+        doubts += ["which disagrees"] if worth.disagree else []
+        doubts += ["a poor fit"] if worth.joint.poor else []
+        doubts += [OUTSIDE] if not fitted.limits[0] <= fitted.estimate <= fitted.limits[1] else []
+    if text[:1] in "<>":
+        doubts += [f"how much {'more' if text[0] == '>' else 'less'} is {OUTSIDE}"]
+    return told + (f" ({', '.join(doubts)})" if doubts else "")
+
+
+def _direct_cell(worth: Worth) -> Cell:
+    return _cell(worth, worth.direct.multiplier)
+
+
+def _joint_cell(worth: Worth) -> Cell:
+    if worth.joint is None:
+        return Cell("\N{EN DASH}")
+    if no_multiplier(worth):
+        return Cell("none", "none")
+    return _cell(worth, worth.joint.multipliers[worth.place])
+
+
+def _cell(worth: Worth, multiplier: Multiplier) -> Cell:
+    text, interval = multiplier_words(multiplier)
+    low, high = multiplier.low, multiplier.high
+    clear = low == inf or (isfinite(low) and (low > 1 or high < 1))
+    emphasis = ("better" if low > 1 else "worse") if clear else "unclear"
+    kind = "" if isnan(low) else "95%"
+    value = multiplier.estimate if 0 < multiplier.estimate < inf else text
+    seeds = int(worth.draws.seeds.min())
+    return Cell(text, value, low, high, interval, kind, emphasis=emphasis, seeds=seeds, expected=worth.expected)
+
+
+def _value(value: float, low_limit: float, high_limit: float) -> str:
+    if value == inf:
+        return f"> {_short(high_limit)}"
+    if value <= 0:
+        return f"< {_short(low_limit)}"
+    return "" if isnan(value) else _short(value)
+
+
+def _short(value: float) -> str:
+    """Two digits that count, as multipliers are known: 0.42, 3.2, 14, 120."""
+    if value >= 1000:
+        return f"{value:.0e}".replace("e+0", "e")
+    rounded = float(f"{value:.2g}")
+    return f"{rounded:.0f}" if rounded >= 10 else f"{rounded:.2g}"
+
+
+def _notes(grid: Grid, worths: Sequence[Worth]) -> tuple[str, ...]:
+    assert grid.reference is not None
+    seeds = max(int(worth.draws.seeds.max()) for worth in worths)
+    found = {letter for worth in worths for letter in remarks(worth)}
+    along = any(worth.axis in (SAMPLES, COMPUTE) for worth in worths) and "training.steps" not in grid.scale_factors
+    arms = len(grid.arms) - 1
+    without = sorted({metric_name(w.metric) for w in worths if not w.draws.prompts})
+    where = {axis: sorted({w.where for w in worths if w.axis == axis} - {""}) for axis in AXES}
+    over = "prompts and training seeds" if seeds > 1 else "prompts alone, one training seed"
+    notes = [
+        f"Direct: how much further along the axis the worse of the two arms is at its last score than the better one "
+        f"was there (log scale, nothing extrapolated; > and <: the measured range tells no more). Joint fit: error = E "
+        f"+ A/(p P)^a + B/(n N)^b over the cells of both arms, from {LEVELS} levels an axis and {FEWEST} cells; "
+        f"{grid.reference.label} = 1. [low, high]: 95 % interval over {over}"
+        + (f" ({', '.join(without)}: over seeds alone)" if without and seeds > 1 else "")
+        + f". {UNKNOWN}: anything is possible.",
+        "; ".join(f"{NAMES[axis]} at {' or '.join(places)}" for axis, places in where.items() if places).capitalize(),
+        "Images seen and FLOPs: checkpoints of one run, before its rate has fallen; runs of their own, a factor "
+        "training.steps, would do better."
+        if along
+        else "",
+        *(f"{letter}: {REMARKS[letter]}." for letter in REMARKS if letter in found),
+        f"The first {MOST_ARMS} of {arms} arms." if arms > MOST_ARMS else "",
+    ]
+    undecided = [w for w in worths if w.joint and w.joint.verdict == FLOOR and not w.joint.clear]
+    if undecided:
+        notes.append("Some floors of their own (f) predict held-out cells better by less than a standard error.")
+    if any(w.joint and w.joint.verdict in (NOTHING, MULTIPLIERS) for w in worths) and "f" in found:
+        notes.append("Where no floor is named, one floor for both arms predicts held-out cells at least as well.")
+    return tuple(note for note in notes if note)

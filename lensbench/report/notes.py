@@ -1,0 +1,81 @@
+"""What the notes below tables say: seeds, corrections, judges, and how the scores were taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isnan
+from typing import TYPE_CHECKING, Any
+
+from lensbench.report.grid import GENEVAL, SIGNIFICANT, Grid
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BOLD = "Bold: best of its scale and prompt form, where the paired 95 % interval to the second best is clear of zero."
+SEEDS = "(low to high): smallest and largest seed, not an interval."
+SHARED = (
+    "Arms with missing seeds are compared on the seeds that both arms have; on one shared seed, sampling interval only."
+)
+NOTHING = "Nothing to compare: the sweep has one arm, or no cell of it is complete."
+
+
+def seeds_note(grid: Grid) -> str:
+    n = len(grid.seeds)
+    return f"{n} training seeds." if n > 1 else "One training seed: sampling interval only."
+
+
+def origin_note(grid: Grid) -> str:
+    """Judge and commits, short."""
+    records, parts = grid.results.records, []
+    for column, word in (("judge_digest", "judge"), ("commit", "commit")):
+        found = sorted({str(value) for value in records[column].dropna().unique()} - {""}) if column in records else []
+        if found:
+            names = [value if column == "commit" else value[:10] for value in found]
+            parts.append(f"{word}{'s' if len(found) > 1 else ''} {', '.join(names)}")
+    return f"Scored with {'; '.join(parts)}." if parts else ""
+
+
+def correction_note(grid: Grid) -> str:
+    tested = [row for row in grid.comparisons() if not isnan(row.difference.p)]
+    means = sum(row.asked for row in tested)
+    if not tested:
+        return ""
+    if grid.results.questions:
+        rest = f" and, apart from them, the {len(tested) - means} others" if means < len(tested) else ""
+        over = f"the {means} comparisons that the sweep asks for{rest}"
+        return f"*: p < {SIGNIFICANT}, sign-flip permutation with Holm's correction over {over}."
+    over = f"the {means} means and, apart from them, the {len(tested) - means} tasks" if means else f"all {len(tested)}"
+    return f"*: p < {SIGNIFICANT}, sign-flip permutation with Holm's correction over {over}."
+
+
+def recipe_note(grid: Grid, evaluation: Mapping[str, Any]) -> str:
+    judged = [rows[rows["last"]] for (_, _, metric, _), rows in grid.judged.items() if metric == GENEVAL]
+    parts = []
+    if judged:
+        images = {int(n) for rows in judged for n in rows.groupby(["cell", "task"]).size()}
+        prompts = {int(n) for rows in judged for n in rows.groupby(["cell", "task"])["prompt_index"].nunique()}
+        parts.append(f"{_span(images)} images a task and prompt form, from {_span(prompts)} prompts")
+    if "guidance" in evaluation:
+        parts.append(f"guidance {evaluation['guidance']:g}")
+    if "sampling_steps" in evaluation:
+        parts.append(f"{evaluation['sampling_steps']} Euler steps")
+    said = "; ".join(parts)
+    return f"{said[:1].upper()}{said[1:]}." if said else ""
+
+
+def _span(counts: set[int]) -> str:
+    return str(min(counts)) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+
+
+def distance_note(grid: Grid, metrics: set[str]) -> str:
+    """What the distances are on, and from how few images."""
+    if "fd_shapes" not in metrics:
+        return ""
+    counts = grid.results.records.query("metric == 'fd_shapes'")["n"]
+    note = f"FD-shapes: Frechet distance on 64 features of this project's judge, from {_range(counts)} images a side"
+    return note + ("; with fewer images than features it is biased up." if counts.min() <= 64 else ".")
+
+
+def _range(counts: pd.Series) -> str:
+    low, high = int(counts.min()), int(counts.max())
+    return str(low) if low == high else f"{low} to {high}"

@@ -1,0 +1,155 @@
+"""Values as HTML: tables, bars, lists. Every text is escaped here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from itertools import groupby
+from math import isfinite, isnan
+from typing import Any, NamedTuple
+
+from lensbench.report.table import DASH, Cell, Column, Table
+
+LONG_LIST = 12  # a longer list is folded
+EMPHASIS = {"better": "better, significantly", "worse": "worse, significantly", "best": "best, significantly"}
+
+
+class Bar(NamedTuple):
+    """One bar of a chart: in percent, with its interval where there is one."""
+
+    name: str
+    color: str
+    value: float
+    low: float
+    high: float
+
+
+def to_html(table: Table) -> str:
+    """A table with its notes. A number carries its exact value, for sorting, and a title with all that is known of it;
+    it can be read without a script."""
+    labels = [i for i, column in enumerate(table.columns) if column.label]
+    heads = []
+    if any(column.group for column in table.columns):
+        runs = [(group, len([*run])) for group, run in groupby(table.columns, key=lambda column: column.group)]
+        cells = "".join(
+            f'<th colspan="{width}" scope="colgroup">{escape(group)}</th>' if group else f'<td colspan="{width}"></td>'
+            for group, width in runs
+        )
+        heads.append(f"<tr>{cells}</tr>")
+    heads.append(f"<tr>{''.join(_head(column) for column in table.columns)}</tr>")
+    body = []
+    for row in table.rows:
+        cells = "".join(
+            _label(cell) if i in labels else _number(cell, column)
+            for i, (cell, column) in enumerate(zip(row.cells, table.columns, strict=True))
+        )
+        body.append(f'<tr class="opens">{cells}</tr>' if row.opens else f"<tr>{cells}</tr>")
+    notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
+    rows = "\n".join(body)
+    return (
+        f'<section class="table" aria-labelledby="table-{escape(table.name)}">\n'
+        f'<h3 id="table-{escape(table.name)}">{escape(table.title)}</h3>\n'
+        f'<div class="scroll" tabindex="0" role="group" aria-labelledby="table-{escape(table.name)}">'
+        f'<table class="sortable" aria-labelledby="table-{escape(table.name)}">\n'
+        f"<thead>{''.join(heads)}</thead>\n<tbody>\n{rows}\n</tbody></table></div>\n"
+        f'<ul class="notes">{notes}</ul>\n</section>'
+    )
+
+
+def bars(title: str, rows: Sequence[Bar]) -> str:
+    """Horizontal bars, 0 to 100 percent."""
+    lines = []
+    for bar in rows:
+        span = "" if isnan(bar.low) else f" [{bar.low:.1f}, {bar.high:.1f}]"
+        low, high = (min(max(value, 0.0), 100.0) for value in ((bar.low, bar.high) if span else (0.0, 0.0)))
+        whisker = f'<i style="left:{low:.2f}%;width:{high - low:.2f}%"></i>' if span else ""
+        fill = f'<b style="width:{min(max(bar.value, 0.0), 100.0):.2f}%;background:{escape(bar.color)}"></b>'
+        words = f"{bar.value:.1f}<small>{span}</small>" if isfinite(bar.value) else DASH
+        lines.append(
+            f'<li><span class="name">{escape(bar.name)}</span><span class="track" aria-hidden="true">{fill}{whisker}'
+            f'</span><span class="value">{words}</span></li>'
+        )
+    return f'<figure class="bars"><figcaption>{escape(title)}</figcaption><ul>{"".join(lines)}</ul></figure>'
+
+
+def links(places: Mapping[str, str]) -> str:
+    """A list of places in the page, id to words."""
+    items = (f'<li><a href="#{escape(place)}">{escape(words)}</a></li>' for place, words in places.items())
+    return f"<ul>{''.join(items)}</ul>"
+
+
+def listing(lines: Iterable[str], words: str) -> str:
+    """A list; a long one is folded behind `words`."""
+    items = [f"<li>{escape(line)}</li>" for line in lines]
+    told = f"<ul>{''.join(items)}</ul>"
+    return told if len(items) <= LONG_LIST else f"<details><summary>{escape(words)}</summary>{told}</details>"
+
+
+def facts(told: Mapping[str, Any]) -> str:
+    """Nested values as a list of terms; what is long is folded."""
+    parts = []
+    for name, value in told.items():
+        if value in ([], {}, "", None):
+            continue
+        parts.append(f"<dt>{escape(str(name).replace('_', ' '))}</dt><dd>{_fact(value)}</dd>")
+    return f"<dl>{''.join(parts)}</dl>"
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, Mapping):
+        inner = facts(value)
+        folded = len(value) > LONG_LIST or any(
+            isinstance(one, Mapping | list) and len(one) > 4 for one in value.values()
+        )
+        return f"<details><summary>{len(value)} entries</summary>{inner}</details>" if folded else inner
+    if isinstance(value, list):
+        if any(isinstance(one, Mapping | list) for one in value):
+            told = "".join(f"<li>{_fact(one)}</li>" for one in value)
+            return f"<details><summary>{len(value)} entries</summary><ul>{told}</ul></details>"
+        words = ", ".join(_word(one) for one in value)
+        return words if len(value) <= LONG_LIST else f"<details><summary>{len(value):,}</summary>{words}</details>"
+    return _word(value)
+
+
+def _word(value: Any) -> str:
+    text = "yes" if value is True else "no" if value is False else str(value)
+    if isinstance(value, float):
+        text = f"{value:,.6g}"
+    return f"<code>{escape(text)}</code>" if isinstance(value, str) else escape(text)
+
+
+def _head(column: Column) -> str:
+    kind = "text" if column.label else "number"
+    full = f"{column.group}: {column.head}" if column.group else column.head
+    return f'<th scope="col" data-sort="{kind}" data-name="{escape(full)}">{escape(column.head)}</th>'
+
+
+def _label(cell: Cell) -> str:
+    # Numbers that label a row (a depth, a count of images) are sorted as numbers.
+    value = cell.value if cell.value is not None else cell.text
+    return f'<th scope="row" data-value="{escape(str(value))}">{escape(cell.text + cell.mark)}</th>'
+
+
+def _number(cell: Cell, column: Column) -> str:
+    value = cell.value if isinstance(cell.value, int | float) and isfinite(cell.value) else ""
+    exact = f' data-value="{value!r}"' if value != "" else ""
+    kind = f' class="{cell.emphasis}"' if cell.emphasis else ""
+    if cell.emphasis == "missing":
+        return f'<td{kind}><span aria-label="missing">{escape(cell.text + cell.mark)}</span></td>'
+    interval = f"<small>{escape(cell.interval)}</small>" if cell.interval and column.interval else ""
+    return f"<td{kind}{exact}{_title(cell)}>{escape(cell.text + cell.mark)}{interval}</td>"
+
+
+def _title(cell: Cell) -> str:
+    parts = []
+    if cell.emphasis in EMPHASIS:
+        parts.append(EMPHASIS[cell.emphasis])
+    if cell.interval:
+        parts.append(("95 % interval " if cell.kind == "95%" else "seeds ") + cell.interval)
+    if not isnan(cell.p_holm):
+        parts.append(f"p = {cell.p_holm:.2g} after Holm")
+    elif not isnan(cell.p):
+        parts.append(f"p = {cell.p:.2g}")
+    if cell.expected:
+        parts.append(f"{cell.seeds} of {cell.expected} seeds")
+    return f' title="{escape("; ".join(parts))}"' if parts else ""

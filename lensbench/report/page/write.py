@@ -1,0 +1,182 @@
+"""`write_page`: results/<sweep>/index.html, the whole report in one file.
+
+The question and the answer come first, then the pictures side by side, the tables, the figures, and where the numbers
+come from. The file asks nothing of a network, and without scripts only the comparer is missing. The same results give
+the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from lensbench.report.figures import arm_colors
+from lensbench.report.grid import GENEVAL, Grid
+from lensbench.report.page import markup
+from lensbench.report.page.comparer import Comparer, compare, earlier_sheets, script_json, sheets_json
+from lensbench.report.page.vector import TITLES, figures_svg
+from lensbench.report.table import Table
+
+PAGE = "index.html"
+HERE = Path(__file__).parent
+SCRIPTS = ("page.js", "drawing.js", "comparer.js")  # one element
+FIGURE_SCALES = 4  # of a sweep with more, figures show the last: each is a row of panels
+MOST_BARS = 12
+PNG_TITLES = {"captions": "Lengths and vocabulary of the captions", "pareto": "Quality against compute"}
+
+
+def write_page(
+    grid: Grid,
+    tables: Mapping[str, Table],
+    findings: Sequence[str],
+    missing: Sequence[str],
+    provenance: Mapping[str, Any],
+    drawn: Iterable[Path],
+    runs: Path | None,
+    out: Path,
+) -> Path:
+    """Write the page of a sweep into `out` and return its path.
+
+    `drawn` are the report's other figures, of which PNGs that the page does not draw itself are taken in. Pictures come
+    from `runs`; where the runs are gone, or None, those of an earlier page in `out` stay. Raises ValueError when the
+    pictures of a cell are not those that were judged.
+    """
+    path = out / PAGE
+    script = "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    found = compare(grid, runs, earlier_sheets(path))
+    few = replace(grid, scales=grid.scales[-FIGURE_SCALES:])
+    parts = {
+        "title": escape(grid.results.sweep_name),
+        "style": (HERE / "page.css").read_text(encoding="utf-8"),
+        "script": script,
+        # the browser runs this script and no other, whatever a prompt says
+        "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "question": escape(question(grid)),
+        "setting": escape(setting(grid)),
+        "answer": _answer(grid, findings),
+        "missing": _missing(missing),
+        "comparer": _comparer(found),
+        "comparer_note": escape(_pictures_note(found)),
+        "table_links": markup.links({f"table-{table.name}": table.title for table in tables.values()}),
+        "tables": "\n".join(markup.to_html(table) for table in tables.values()),
+        "figures": _figures(few, drawn, len(grid.scales)),
+        "notes": markup.listing(grid.results.notes, "notes"),
+        "provenance": markup.facts(provenance),
+        "data": script_json(found.data),
+        "sheets": sheets_json(found.sheets),
+    }
+    path.write_text(Template((HERE / "page.html").read_text(encoding="utf-8")).substitute(parts), "utf-8", newline="\n")
+    return path
+
+
+def question(grid: Grid) -> str:
+    """What the sweep asks, in one sentence."""
+    arms = [arm.label for arm in grid.arms]
+    if not _of_captions(grid):
+        return f"Which of {len(arms)} ways of training is best, and by how much?"
+    if grid.arm_factors == ("captions.set",) and 1 < len(arms) <= 6:
+        return f"How much do training captions matter: {', '.join(arms[:-1])} or {arms[-1]}?"
+    return f"How much do the training captions matter, in {len(arms)} versions of them?"
+
+
+def _of_captions(grid: Grid) -> bool:
+    """Whether arms differ in their captions and in nothing else."""
+    return all(name.startswith("captions.") for name in grid.arm_factors)
+
+
+def setting(grid: Grid) -> str:
+    """What was done, for someone who has not seen the sweep."""
+    seeds, scales = len(grid.seeds), [scale.label for scale in grid.scales if scale.label]
+    where = f", at {', '.join(scales)}" if 0 < len(scales) <= 4 else f", at {len(scales)} scales" if scales else ""
+    runs = f"{seeds} training seeds" if seeds > 1 else "one training seed"
+    against = f" The reference is {grid.reference.label}." if grid.reference else ""
+    same = "The same images, in the same order, with the same noise; only the captions differ. "
+    return f"{same if _of_captions(grid) else ''}{len(grid.arms)} arms with {runs}{where}.{against}"
+
+
+def _reading(grid: Grid) -> str:
+    """How to read the numbers, for someone who has not seen GenEval."""
+    if not grid.tasks:
+        return ""
+    wordings = {
+        "short": "short prompts are GenEval's own",
+        "repeated": "repeated prompts say the short one again and again",
+        "detailed": "detailed prompts ask for the same in the wording of detailed captions",
+    }
+    told = "; ".join(words for form, words in wordings.items() if form in grid.forms(GENEVAL))
+    words = (
+        "How to read it: every model drew pictures of the same prompts. GenEval's tasks ask whether what was asked for "
+        "is there, how many, in which color and where; a judge that does not know the arm says right or wrong. "
+        f"{told[:1].upper()}{told[1:]}{'.' if told else ''}"
+    )
+    return f'<p class="reading">{escape(words)}</p>'
+
+
+def _answer(grid: Grid, findings: Sequence[str]) -> str:
+    told = "".join(f"<li>{escape(sentence)}</li>" for sentence in findings)
+    sentences = f'<ul class="findings">{told}</ul>' if told else "<p>There is nothing to compare yet.</p>"
+    if not grid.tasks or not grid.scales or not 1 < len(grid.arms) <= MOST_BARS:
+        return sentences
+    scale, colors, charts = grid.scales[-1], arm_colors(grid), []
+    for form in grid.forms(GENEVAL):
+        groups = [(arm, grid.number(scale, arm, GENEVAL, form)) for arm in grid.arms]
+        rows = [
+            markup.Bar(arm.label, colors[arm.label], 100 * group.value, 100 * group.low, 100 * group.high)
+            for arm, group in groups
+            if group.seeds
+        ]
+        where = ", ".join(filter(None, [f"{form} prompts", scale.label]))
+        charts.append(markup.bars(f"GenEval mean in percent, with 95 % intervals: {where}", rows))
+    return f'{sentences}<div class="charts">{"".join(charts)}</div>{_reading(grid)}'
+
+
+def _missing(missing: Sequence[str]) -> str:
+    if not missing:
+        return ""
+    n = len(missing)
+    words = "One cell is missing" if n == 1 else f"{n:,} cells are missing"
+    said = f"<strong>{words}.</strong> Nothing stands in for what is missing: numbers with fewer seeds are marked †."
+    lines = markup.listing((line.removeprefix("missing: ") for line in missing), "which")
+    return f'<div class="warning" id="missing"><p>{said}</p>{lines}</div>'
+
+
+def _comparer(found: Comparer) -> str:
+    return (HERE / "comparer.html").read_text(encoding="utf-8") if found.holds else ""
+
+
+def _pictures_note(found: Comparer) -> str:
+    if not found.holds:
+        return "This sweep has no judged pictures."
+    if not found.pictures:
+        return (
+            "The pictures themselves are not here: the cells' folders were not there when this page was written. "
+            "Prompts, verdicts and reasons are."
+        )
+    parts = [f"{found.pictures:,} pictures"]
+    if found.pictures < found.judged:
+        parts.append(f"those of {found.judged - found.pictures:,} more verdicts are missing")
+    if found.chosen:
+        parts.append(f"not every judged picture fits into a page: here are {found.chosen}, whatever came out")
+    return f"{'; '.join(parts)}. A row was drawn from one noise, by each arm's model."
+
+
+def _figures(grid: Grid, drawn: Iterable[Path], scales: int) -> str:
+    parts = []
+    for name, svg in figures_svg(grid).items():
+        parts.append(f'<figure><figcaption>{escape(TITLES[name])}</figcaption><div class="scroll">{svg}</div></figure>')
+    if parts and scales > len(grid.scales):
+        parts.append(f"<p>Of {scales:,} scales, the figures show the last {len(grid.scales)}.</p>")
+    for path in sorted(path for path in drawn if path.suffix == ".png" and path.stem not in TITLES):
+        title = escape(PNG_TITLES.get(path.stem, path.stem.replace("-", " ").replace("_", " ").capitalize()))
+        data = base64.b64encode(path.read_bytes()).decode()
+        image = f'<img alt="{title}" src="data:image/png;base64,{data}">'
+        parts.append(
+            f'<figure class="paper"><figcaption>{title}</figcaption><div class="scroll">{image}</div></figure>'
+        )
+    return "\n".join(parts) or "<p>There are no curves: nothing was scored.</p>"

@@ -1,0 +1,162 @@
+"""The parts of a report's tables: rows of scales and arms, their labels, and cells of scores and of differences."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import isnan
+from typing import Any
+
+from lensbench.captions.policy import set_label
+from lensbench.report.grid import SET_NAMES, Grid, Group, Level, Paired
+from lensbench.report.names import NAMES, better, metric_name
+from lensbench.report.table import DAGGER, DASH, Cell, Column, Row, Table, bounds, number, signed
+
+
+def complete_table(
+    grid: Grid,
+    name: str,
+    title: str,
+    labels: tuple[Column, ...],
+    columns: tuple[Column, ...],
+    rows: list[Row],
+    notes: tuple[str, ...],
+) -> Table:
+    kept = [i for i, column in enumerate(columns) if column.name not in OPTIONAL or _any_at(rows, len(labels) + i)]
+    width = len(labels)
+    rows = [replace(row, cells=(*row.cells[:width], *(row.cells[width + i] for i in kept))) for row in rows]
+    table = Table(
+        name, title, (*labels, *(columns[i] for i in kept)), tuple(rows), tuple(note for note in notes if note)
+    )
+    if not table.incomplete:
+        return table
+    n = len(grid.results.missing)
+    what = {0: "some numbers are missing", 1: "one cell is missing"}.get(n, f"{n} cells are missing")
+    note = f"{DAGGER}: fewer seeds than planned, (n/N) beside the row; {what}, and nothing stands in for them."
+    return replace(table, notes=(*table.notes, note))
+
+
+OPTIONAL = ("set_aside_images",)  # shown only where there is something to show
+
+
+def _any_at(rows: list[Row], place: int) -> bool:
+    return any(isinstance(row.cells[place].value, float) and row.cells[place].value for row in rows)
+
+
+def score_rows(grid: Grid, wanted: list[tuple[str, str, int, float, bool]]) -> list[Row]:
+    """A row for each scale and arm with a cell for each (metric, form, digits, factor, whether more is better)."""
+    rows = []
+    for scale in grid.scales:
+        groups = {arm: [grid.number(scale, arm, metric, form) for metric, form, *_ in wanted] for arm in grid.arms}
+        best = [_best(grid, scale, {arm: groups[arm][i] for arm in grid.arms}, *wanted[i]) for i in range(len(wanted))]
+        for arm in grid.arms:
+            cells = [
+                score_cell(group, digits, factor, "best" if arm is winner else "")
+                for group, (_, _, digits, factor, _), winner in zip(groups[arm], wanted, best, strict=True)
+            ]
+            rows.append(Row((*labels_of(scale), *arm_labels(arm, cells), *cells), opens=arm is grid.arms[0]))
+    return rows
+
+
+def _best(
+    grid: Grid,
+    scale: Level,
+    groups: dict[Level, Group],
+    metric: str,
+    form: str,
+    digits: int,
+    factor: float,
+    more: bool,
+) -> Level | None:
+    """The arm that is best beyond doubt: its paired interval to the second best is clear of zero."""
+    ranked = sorted((arm for arm in groups if groups[arm].seeds), key=lambda arm: groups[arm].value, reverse=more)
+    if len(ranked) < 2:
+        return None
+    gap = grid.paired(scale, ranked[0], ranked[1], metric, form)
+    return ranked[0] if gap.clear and (gap.estimate > 0) == more else None
+
+
+def score_cell(group: Group, digits: int, factor: float, emphasis: str) -> Cell:
+    if not group.seeds:
+        return Cell(DASH, emphasis="missing", mark=DAGGER, expected=group.expected)
+    low, high, kind = group.low, group.high, "" if isnan(group.low) else "95%"
+    shown = bounds(low * factor, high * factor, digits)
+    if not kind and group.seeds > 1:
+        low, high, kind = min(group.by_seed.values()), max(group.by_seed.values()), "seeds"
+        shown = f"({number(low * factor, digits)} to {number(high * factor, digits)})"
+    mark = DAGGER if group.seeds < group.expected else ""
+    text = number(group.value * factor, digits)
+    return Cell(text, group.value, low, high, shown, kind, mark, emphasis, seeds=group.seeds, expected=group.expected)
+
+
+def difference_cell(found: Paired, digits: int, factor: float, more: bool) -> Cell:
+    if not found.seeds:
+        return Cell(DASH, emphasis="missing", mark=DAGGER, expected=found.expected)
+    low, high = found.low * factor, found.high * factor
+    shown = bounds(low, high, digits)
+    if found.kind == "seeds":
+        shown = f"({signed(low, digits)} to {signed(high, digits)})"
+    if found.significant:
+        emphasis = "better" if (found.estimate > 0) == more else "worse"
+    else:  # an interval may be clear of zero by itself and not after Holm's correction
+        emphasis = "" if found.low > 0 or found.high < 0 else "unclear"
+    return Cell(
+        text=signed(found.estimate * factor, digits),
+        value=found.estimate,
+        low=found.low,
+        high=found.high,
+        interval=shown,
+        kind=found.kind,
+        mark=("*" if found.significant else "") + (DAGGER if found.seeds < found.expected else ""),
+        emphasis=emphasis,
+        p=found.p,
+        p_holm=found.p_holm,
+        seeds=found.seeds,
+        expected=found.expected,
+    )
+
+
+def score_columns(grid: Grid) -> tuple[Column, ...]:
+    columns = []
+    for metric, form in grid.scores():
+        arrow = "" if metric not in NAMES else " ↑" if better(metric) else " ↓"
+        head = form or "all"
+        columns.append(Column(f"{metric}.{form}".rstrip("."), head, head, metric_name(metric) + arrow, interval=True))
+    return tuple(columns)
+
+
+def scale_columns(grid: Grid) -> tuple[Column, ...]:
+    return tuple(_factor_column(name) for name in grid.scale_factors)
+
+
+def arm_columns(grid: Grid) -> tuple[Column, ...]:
+    """The label columns of a table with a row for each scale and arm."""
+    return (*scale_columns(grid), *(_factor_column(name) for name in grid.arm_factors))
+
+
+def _factor_column(name: str) -> Column:
+    head = "captions" if name == "captions.set" else name.rpartition(".")[2].replace("_", " ")
+    return Column(name, head, head, label=True)
+
+
+def labels_of(level: Level) -> list[Cell]:
+    return [_label(name, value) for name, value in level.settings]
+
+
+def arm_labels(arm: Level, cells: list[Cell]) -> list[Cell]:
+    labels = labels_of(arm)
+    return [*labels[:-1], replace(labels[-1], mark=seeds_mark(cells))] if labels else []
+
+
+def _label(factor: str, value: Any) -> Cell:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return Cell(f"{value:,}", value)
+    if isinstance(value, bool):
+        return Cell("yes" if value else "no", value)
+    of_sets = factor in ("captions.set", "captions.length_matched_to")
+    return Cell(set_label(str(value), SET_NAMES) if of_sets else str(value), value)
+
+
+def seeds_mark(cells: list[Cell]) -> str:
+    """How many seeds a row has, when that is fewer than planned."""
+    short = [cell for cell in cells if cell.incomplete]
+    return f" ({min(cell.seeds for cell in short)}/{short[0].expected})" if short else ""

@@ -1,0 +1,187 @@
+"""The curves behind the multiplier: every arm along every axis, and an arrow for how far apart two of them are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import exp, inf
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lensbench.report.figures import MARKERS, REFERENCE, STYLE, arm_colors, save
+from lensbench.report.grid import GENEVAL, Grid
+from lensbench.report.multiplier import UNKNOWN, multiplier_words, no_multiplier
+from lensbench.report.names import metric_name
+from lensbench.report.scaling import AXES, COMPUTE, DATA, PARAMETERS, SAMPLES, Curve, Worth
+from lensbench.scoring.isotonic import falling
+from lensbench.scoring.resampling import Draws
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LABELS = {
+    DATA: "unique training images",
+    PARAMETERS: "parameters",
+    SAMPLES: "training images seen",
+    COMPUTE: "training FLOPs",
+}
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (2, 1)), (0, (5, 1, 1, 1)), (0, (1, 1)), (0, (7, 2, 2, 2)))
+
+
+def multiplier_figures(grid: Grid, worths: Sequence[Worth], folder: Path) -> list[Path]:
+    """A figure for GenEval and one for the held-out loss, or for the first score there is, as PNG and PDF."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    if not worths:
+        return []
+    there = list(dict.fromkeys(worth.metric for worth in worths))
+    chosen = [metric for metric in (GENEVAL, "validation_loss") if metric in there] or there[:1]
+    drawn: list[Path] = []
+    folder.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context(STYLE):
+        for metric in chosen:
+            figure = _figure(grid, [worth for worth in worths if worth.metric == metric])
+            drawn += save(figure, folder / ("multiplier" if metric == chosen[0] else f"multiplier_{metric}"))
+    return drawn
+
+
+def _figure(grid: Grid, worths: list[Worth]) -> Figure:
+    """Rows are axes, columns prompt forms; lines fall as errors do, or rise as GenEval's score does."""
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    metric = worths[0].metric
+    axes_there = [axis for axis in AXES if any(worth.axis == axis for worth in worths)]
+    forms = [form for form in grid.forms(metric) if any(worth.form == form for worth in worths)]
+    size = (max(3.3 * len(forms) + 0.5, 4.2), 2.3 * len(axes_there) + 0.7)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(axes_there), len(forms), sharey=True, squeeze=False)
+    styles = _styles(grid)
+    for i, axis in enumerate(axes_there):
+        for j, form in enumerate(forms):
+            inside = [worth for worth in worths if (worth.axis, worth.form) == (axis, form)]
+            _panel(panels[i, j], inside, styles, grid)
+            panels[i, j].set_xlabel(LABELS[axis] + (f" ({inside[0].where})" if inside and inside[0].where else ""))
+            if i == 0 and form:
+                panels[i, j].set_title(f"{form} prompts", fontweight="bold")
+        what = "GenEval mean (%)" if metric == GENEVAL else f"{metric_name(metric)} \N{DOWNWARDS ARROW}"
+        panels[i, 0].set_ylabel(what)
+    if metric == GENEVAL:
+        best = max(float(1 - worth.draws.mean.min()) for worth in worths)
+        panels[0, 0].set_ylim(0, min(104.0, 120 * best) or 1.0)
+    shown = [arm for arm in grid.arms if arm is grid.reference or any(worth.arm is arm for worth in worths)]
+    handles = [
+        Line2D([], [], color=color, marker=marker, linestyle=dash, label=arm.label, markersize=4)
+        for arm in shown
+        for color, marker, dash in [styles[arm.label]]
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 4), handlelength=3)
+    assert grid.reference is not None
+    words = f"bands: 95 %; arrows: how much more {grid.reference.label} needs for the same score (dotted: a bound)"
+    figure.supxlabel(words, fontsize=6.5, color="#666666")
+    return figure
+
+
+def _styles(grid: Grid) -> dict[str, tuple[str, str, Any]]:
+    """Color, marker and dash of each arm, so that lines are told apart without color too."""
+    colors, found, k = arm_colors(grid), {}, 0
+    for arm in grid.arms:
+        if arm is grid.reference:
+            found[arm.label] = (REFERENCE, "o", DASHES[0])
+        else:
+            found[arm.label] = (colors[arm.label], MARKERS[k % len(MARKERS)], DASHES[(k + 1) % len(DASHES)])
+            k += 1
+    return found
+
+
+def _panel(axes: Axes, worths: list[Worth], styles: dict[str, tuple[str, str, Any]], grid: Grid) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+
+    axes.set_xscale("log")
+    if not worths:
+        axes.set_axis_off()
+        return
+    score = worths[0].metric == GENEVAL
+    if not score:
+        axes.set_yscale("log")
+    assert grid.reference is not None
+    first = worths[0]
+    n = len(first.reference_curve.points)
+    _line(axes, first.reference_curve, first.draws.of(np.arange(n)), styles[grid.reference.label], score)
+    for k, worth in enumerate(worths):
+        n = len(worth.reference_curve.points)
+        own = worth.draws.of(np.arange(n, n + len(worth.arm_curve.points)))
+        _line(axes, worth.arm_curve, own, styles[worth.arm.label], score)
+        _arrow(axes, worth, styles[worth.arm.label][0], score, k)
+    low, high = axes.get_xlim()
+    if high / low < 30:  # too narrow for powers of ten: the measured places themselves
+        ticks = np.exp(first.reference_curve.log_x)
+        axes.set_xticks(ticks[:: max(1, len(ticks) // 4)], [_amount(x) for x in ticks[:: max(1, len(ticks) // 4)]])
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.xaxis.set_major_locator(LogLocator(numticks=6))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    if not score:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=6))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _line(axes: Axes, curve: Curve, draws: Draws, style: tuple[str, str, Any], score: bool) -> None:
+    color, marker, dash = style
+    x = np.exp(curve.log_x)
+    low, high = np.quantile(draws.draws, (0.025, 0.975), axis=0)
+    smallest = 0.05 * draws.mean.min()  # a loss stands on a log axis
+    if draws.errors.any():
+        held = (0, 1) if score else (smallest, inf)
+        low, high = (_shown(np.clip(end, *held), score) for end in (low, high))
+        axes.fill_between(x, low, high, color=color, alpha=0.14, linewidth=0, zorder=1)
+    axes.plot(x, _shown(falling(draws.mean), score), color=color, linestyle=dash, linewidth=1.4, zorder=2)
+    look: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.5, "markersize": 4.5, "linestyle": ""}
+    axes.plot(x, _shown(draws.mean, score), color=color, marker=marker, zorder=3, **look)
+
+
+def _arrow(axes: Axes, worth: Worth, color: str, score: bool, place: int) -> None:
+    """From the better arm to the worse at the last score of the worse."""
+    multiplier = worth.direct.multiplier
+    text, _ = multiplier_words(multiplier)
+    if text == UNKNOWN:
+        return
+    ends = worth.reference_curve.log_x[-1], worth.arm_curve.log_x[-1]
+    bound = not 0 < multiplier.estimate < inf
+    if worth.direct.ahead:
+        tip = exp(ends[0])
+        tail = exp(worth.arm_curve.log_x[0]) if bound else tip / multiplier.estimate
+    else:
+        tip = exp(ends[1])
+        tail = exp(worth.reference_curve.log_x[0]) if bound else tip * multiplier.estimate
+    level = float(_shown(np.array(worth.direct.level), score))
+    look = {"arrowstyle": "<->", "color": color, "linewidth": 1.1, "linestyle": ":" if bound else "-"}
+    if not no_multiplier(worth):
+        axes.annotate("", (tip, level), (tail, level), arrowprops=look | {"shrinkA": 0, "shrinkB": 0}, zorder=4)
+    words = "no multiplier" if no_multiplier(worth) else f"{text}\N{MULTIPLICATION SIGN}"
+    axes.annotate(
+        words,
+        (float(np.sqrt(tip * tail)), level),
+        (0, 3 if place % 2 == 0 else -9),
+        textcoords="offset points",
+        ha="center",
+        fontsize=7,
+        color=color,
+        fontweight="bold",
+        zorder=5,
+    )
+
+
+def _shown(errors: np.ndarray, score: bool) -> np.ndarray:
+    return 100 * (1 - errors) if score else errors
+
+
+def _amount(value: float) -> str:
+    for size, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"

@@ -1,0 +1,203 @@
+"""The caption multiplier: how many times the data, the parameters or the compute the reference captions need.
+
+Two estimators of one number, from the same draws of the cells (lensbench.scoring.resampling), so that their difference
+has an interval as well:
+
+direct: on the measured curves, made to fall (lensbench.scoring.isotonic). Of the two arms one is better at the end of
+    its axis. The multiplier is how much further along the axis the other arm is when it reaches its own last score
+    than the better one was there, straight between the points in log error over log scale. Where the better arm is
+    there from its first point on, all that is known is a bound. Nothing is extrapolated.
+joint: the scaling law of lensbench.scoring.scaling_fit with a multiplier on each axis.
+
+A multiplier exists where one curve is the other, shifted. Where the arms end on floors of their own no factor makes
+them equal, so the law with own floors is compared with those with multipliers by the error on held-out cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp, inf, isinf, nan
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lensbench.scoring.isotonic import falling, reach
+from lensbench.scoring.resampling import Draws
+from lensbench.scoring.scaling_fit import Law, Points, fit, held_out, refit, residuals
+from lensbench.scoring.statistics import LEVEL
+
+Floats = NDArray[np.float64]
+RISES = 3.0  # standard errors by which an error that grows along its axis is no accident of the many pairs
+POOR = 2.0  # root mean square residual, in standard errors, from which the law does not describe the cells
+LEVELS = 3  # of an axis, for a law along it
+FEWEST = 8  # cells of two arms, for a law of them
+SMALLEST = 0.05  # of a cell's error: what its draws are held above, for the logarithm
+MULTIPLIERS, FLOOR, NOTHING = "multipliers", "own floor", "no difference"
+
+
+class Multiplier(NamedTuple):
+    """A multiplier with its 95 % interval. `estimate` is inf or 0 where only `limits`, the multipliers that the
+    measured range can tell (from, to), bound it; so are low and high. NaN: unknown."""
+
+    estimate: float
+    low: float
+    high: float
+    limits: tuple[float, float] = (0.0, inf)
+
+    @property
+    def outside(self) -> bool:
+        """Whether the number, or an end of its interval, is one that the measured range cannot tell."""
+        low, high = self.limits
+        return any(value < low or value > high for value in self[:3])
+
+
+@dataclass(frozen=True)
+class Direct:
+    """`level`: the error that both arms reach, at which they are compared; `ahead`: whether the reference is the worse.
+    `rises`: the error of an arm grows along the axis by more than its noise, so the curve is not what it was made."""
+
+    multiplier: Multiplier
+    log_draws: Floats  # (D,)
+    level: float
+    ahead: bool
+    rises: bool
+
+
+@dataclass(frozen=True)
+class Joint:
+    """A multiplier for each axis. `held_out`: mean loss of a left-out cell, by law; `verdict`: what that says;
+    `clear`: whether it says so by more than its own standard error."""
+
+    multipliers: tuple[Multiplier, ...]
+    log_draws: Floats  # (D, J)
+    held_out: dict[str, float]
+    verdict: str
+    clear: bool
+    poor: bool
+
+
+def direct(reference_x: Floats, arm_x: Floats, reference: Draws, arm: Draws) -> Direct:
+    """The multiplier on measured curves: natural logs of the scale, rising, and the error at each point of both arms.
+
+    Raises ValueError for fewer than two points.
+    """
+    if min(len(reference_x), len(arm_x)) < 2:
+        raise ValueError("a curve has at least two points")
+
+    def shift(reference_errors: Floats, arm_errors: Floats) -> Floats:
+        a, b = falling(reference_errors), falling(arm_errors)
+        worse = np.maximum(a[:, -1], b[:, -1])
+        floor = SMALLEST * min(reference.mean.min(), arm.mean.min())
+        a, b, level = (np.log(np.maximum(e, floor)) for e in (a, b, worse))
+        ahead = b[:, -1] <= a[:, -1]
+        return np.where(ahead, reference_x[-1] - reach(b, arm_x, level), reach(a, reference_x, level) - arm_x[-1])
+
+    limits = (exp(reference_x[0] - arm_x[-1]), exp(reference_x[-1] - arm_x[0]))
+    draws = shift(reference.draws, arm.draws)
+    estimate = float(shift(reference.mean[None], arm.mean[None])[0])
+    known = bool(reference.errors.any() and arm.errors.any())
+    last = [float(falling(curve.mean)[-1]) for curve in (reference, arm)]
+    rises = _rises(reference) or _rises(arm)
+    return Direct(_multiplier(estimate, draws, limits, known), draws, max(last), last[1] <= last[0], rises)
+
+
+def joint(
+    reference_x: Sequence[Floats], arm_x: Sequence[Floats], reference: Draws, arm: Draws, *, rng_seed: int = 0
+) -> Joint | None:
+    """The multipliers by the joint law: for each axis the natural logs of the scale at each cell of both arms.
+
+    The two arms alone: with all arms in one fit, one on a floor of its own would bend the others. None where there are
+    no errors to weigh the cells by, or fewer than `LEVELS` levels of an axis.
+    """
+    log_x = np.array([np.concatenate(both) for both in zip(reference_x, arm_x, strict=True)])
+    if log_x.shape[1] < FEWEST:
+        return None
+    if any(len(np.unique(np.round(np.asarray(x), 6))) < LEVELS for x in (*reference_x, *arm_x)):
+        return None
+    centers = log_x.mean(1, keepdims=True)
+    mean = np.concatenate([reference.mean, arm.mean])
+    errors = np.maximum(np.concatenate([reference.draws, arm.draws], axis=1), SMALLEST * mean)
+    own = np.log(errors).std(0)
+    if not (mean > 0).all() or not np.median(np.concatenate([reference.errors, arm.errors])) > 0:
+        return None
+    sigma = np.sqrt((own**2 + np.median(own) ** 2) / 2)  # few seeds tell a cell's own noise roughly
+    who = np.repeat([0, 1], [len(reference.mean), len(arm.mean)])
+    points = Points(mean, sigma, who, log_x - centers)
+    axes = tuple(range(len(log_x)))
+    laws = {NOTHING: Law(), FLOOR: Law(own_floor=True), MULTIPLIERS: Law(axes)}
+    if len(axes) > 1:
+        laws |= {f"axis {axis}": Law((axis,)) for axis in axes}
+    fits = {name: fit(points, law, rng_seed=rng_seed) for name, law in laws.items()}
+    left_out = {name: held_out(points, law, fits[name]) for name, law in laws.items()}
+    verdict, clear = _verdict(left_out)
+    if verdict == FLOOR:
+        floors = refit(points, laws[FLOOR], errors, fits[FLOOR]).parameters
+        low, high = np.quantile(floors[:, 1] - floors[:, 0], _TAILS)
+        if low <= 0 <= high:  # other prompts could make the floors one, which held-out cells of these cannot tell
+            verdict, clear = MULTIPLIERS, False
+    full = laws[MULTIPLIERS]
+    drawn = refit(points, full, errors, fits[MULTIPLIERS]).parameters
+    places = [full.multiplier(points, axis, 1) for axis in axes]
+    found = []
+    for axis, place in zip(axes, places, strict=True):
+        a, b = reference_x[axis], arm_x[axis]
+        limits = (exp(a.min() - b.max()), exp(a.max() - b.min()))
+        found.append(_multiplier(float(fits[MULTIPLIERS].parameters[0, place]), drawn[:, place], limits, True))
+    rms = float(np.sqrt((residuals(points, full, fits[MULTIPLIERS]) ** 2).mean()))
+    scores = {name: float(of_cells.mean()) for name, of_cells in left_out.items()}
+    return Joint(tuple(found), drawn[:, places], scores, verdict, clear, rms > POOR)
+
+
+def disagree(measured: Direct, fitted: Joint, axis: int) -> bool:
+    """Whether the two estimators differ by more than the draws, which they share, let them."""
+    of_fit = fitted.log_draws[:, axis]
+    gap = np.where(np.isinf(measured.log_draws), 0.0, measured.log_draws) - of_fit
+    low, high = (np.log(limit) for limit in measured.multiplier.limits)
+    # a bound agrees with whatever lies beyond it
+    gap = np.where(measured.log_draws == inf, np.maximum(high - of_fit, 0), gap)
+    gap = np.where(measured.log_draws == -inf, np.minimum(low - of_fit, 0), gap)
+    below, above = np.quantile(gap, _TAILS)
+    return bool(below > 0 or above < 0)
+
+
+_TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
+
+
+def _multiplier(log_estimate: float, log_draws: Floats, limits: tuple[float, float], known: bool) -> Multiplier:
+    if not known:
+        return Multiplier(_exp(log_estimate), nan, nan, limits)
+    low = np.quantile(log_draws, _TAILS[0], method="lower")
+    high = np.quantile(log_draws, _TAILS[1], method="higher")
+    return Multiplier(_exp(log_estimate), _exp(float(low)), _exp(float(high)), limits)
+
+
+def _exp(log: float) -> float:
+    return log if isinf(log) and log > 0 else exp(log)
+
+
+def _rises(curve: Draws) -> bool:
+    later, earlier = np.tril_indices(len(curve.mean), -1)
+    gap = curve.mean[later] - curve.mean[earlier]
+    spread = (curve.draws[:, later] - curve.draws[:, earlier]).std(0)
+    return bool((gap > RISES * spread).any() and curve.errors.any())
+
+
+def _verdict(left_out: dict[str, Floats]) -> tuple[str, bool]:
+    """Which kind of law predicts left-out cells best, and whether better than the other kind by a standard error.
+
+    No difference, unless a law with one beats it by that much: of equal arms either kind is right.
+    """
+    means = {name: float(of_cells.mean()) for name, of_cells in left_out.items()}
+    shift = min((name for name in means if name not in (FLOOR, NOTHING)), key=lambda name: means[name])
+    best, other = sorted((shift, FLOOR), key=lambda name: means[name])
+    if not _better(left_out[best], left_out[NOTHING]):
+        return NOTHING, False
+    return (MULTIPLIERS if best == shift else FLOOR), _better(left_out[best], left_out[other])
+
+
+def _better(losses: Floats, others: Floats) -> bool:
+    """Whether cells are predicted better by more than the standard error of the mean difference."""
+    gap = others - losses
+    return float(gap.mean()) > float(gap.std(ddof=1) / np.sqrt(len(gap)))

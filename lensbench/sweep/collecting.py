@@ -1,0 +1,112 @@
+"""What the cells of a sweep gave: read from their directories, refused where it cannot be compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lensbench.sweep import constraints
+from lensbench.sweep.design import Cell, Sweep, cells
+
+if TYPE_CHECKING:
+    from lensbench.sweep.questions import Question
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the complete cells of a sweep gave, and which are missing and why."""
+
+    sweep_name: str
+    factors: dict[str, list[Any]]  # dotted field -> levels as they stand in the frames; "seed" is always one
+    reference: dict[str, Any]  # arm factor -> reference level
+    records: Any  # DataFrame: one row a number
+    outcomes: Any  # DataFrame: one row a judged image
+    missing: list[dict[str, Any]]  # {"cell", <one key per factor>, "reason"}
+    notes: list[str]
+    # what the sweep was asked: {"arm": levels, "other": levels, "scale": levels, "metric", "form": None for every one}
+    questions: list[dict[str, Any]] = field(default_factory=list)
+    tuning: dict[str, Any] = field(default_factory=dict)  # what tuning found: see lensbench.sweep.tuned; empty if none
+
+    @property
+    def complete(self) -> bool:
+        """Whether no cell is missing."""
+        return not self.missing
+
+
+def collect(sweep: Sweep, runs: Path) -> Results:
+    """Read every cell of the sweep from `runs`; a cell that cannot be read, or compared, is listed as missing."""
+    import pandas as pd
+
+    from lensbench.sweep.cellfiles import OUTCOME_COLUMNS, RECORD_COLUMNS, read_outcomes, read_records, why_unfinished
+
+    found: list[tuple[Cell, pd.DataFrame, pd.DataFrame]] = []
+    missing: dict[str, str] = {}
+    every = cells(sweep)
+    for cell in every:
+        directory = runs / cell.id
+        if not (directory / "records.parquet").exists():
+            missing[cell.id] = why_unfinished(directory)
+            continue
+        try:
+            records = read_records(directory, cell.experiment)
+            found.append((cell, records, read_outcomes(directory, cell.experiment, records)))
+        except ValueError as error:
+            missing[cell.id] = str(error)
+    missing |= _scored_otherwise(found)
+    found = [entry for entry in found if entry[0].id not in missing]
+
+    def joined(frames: list[tuple[Cell, pd.DataFrame]], columns: tuple[str, ...]) -> pd.DataFrame:
+        factor_names = list(every[0].levels)
+        parts = [frame.assign(sweep=sweep.name, **cell.levels) for cell, frame in frames if len(frame)]
+        if not parts:
+            return pd.DataFrame(columns=["sweep", *factor_names, *columns])
+        table = pd.concat(parts, ignore_index=True)
+        return table[["sweep", *factor_names, *[c for c in table.columns if c not in {"sweep", *factor_names}]]]
+
+    notes = _commit_notes([records for _, records, _ in found]) + constraints.notes(sweep, every)
+    return Results(
+        sweep_name=sweep.name,
+        factors={dotted: list(dict.fromkeys(cell.levels[dotted] for cell in every)) for dotted in every[0].levels},
+        reference=sweep.reference_arm(),
+        records=joined([(cell, records) for cell, records, _ in found], RECORD_COLUMNS),
+        outcomes=joined([(cell, outcomes) for cell, _, outcomes in found], OUTCOME_COLUMNS),
+        missing=[{"cell": c.id, **c.levels, "reason": missing[c.id]} for c in every if c.id in missing],
+        notes=notes,
+        questions=[asked(sweep, question) for question in sweep.questions],
+        tuning=sweep.tuned,
+    )
+
+
+def asked(sweep: Sweep, question: Question) -> dict[str, Any]:
+    """A question in the words of the tables: the levels of both arms and of the scale, the metric and the form."""
+    arm, other = question.arms(sweep.reference_arm())
+    scale = {dotted: sweep.table_level(dotted, level) for dotted, level in question.at.items()}
+    return {"arm": arm, "other": other, "scale": scale, "metric": question.metric, "form": question.form}
+
+
+def _scored_otherwise(found: list[tuple[Cell, Any, Any]]) -> dict[str, str]:
+    # Numbers from different judges or prompts must not meet in one table: the majority stays, the rest are missing.
+    odd: dict[str, str] = {}
+    for column, word in (("judge_digest", "judge"), ("prompts_digest", "prompts")):
+        # factors may change the evaluation itself; only cells with one and the same plan must agree
+        groups: dict[str, list[tuple[str, frozenset[str]]]] = {}
+        for cell, records, _ in found:
+            plan = cell.experiment.evaluation.model_dump_json() + str(cell.experiment.corpus.size_px)
+            groups.setdefault(plan, []).append((cell.id, frozenset(records[column].dropna().astype(str))))
+        for group in groups.values():
+            digests = [digest for _, digest in group]
+            usual = max(digests, key=digests.count)
+            for cell_id, digest in group:
+                if digest != usual:
+                    odd[cell_id] = f"scored with other {word} than most cells; delete its directory to run it again"
+    return odd
+
+
+def _commit_notes(tables: list[Any]) -> list[str]:
+    notes = []
+    for column in ("commit", "hardware"):
+        seen = sorted({str(value) for table in tables for value in table[column].dropna().unique()})
+        if len(seen) > 1:
+            notes.append(f"the cells do not share one {column}: {', '.join(seen)}")
+    return notes

@@ -1,0 +1,146 @@
+"""What a sweep will take before it is run: FLOPs, time, disk and dollars, cell by cell and in all."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lensbench.experiment import Experiment
+from lensbench.model.sizes import denoiser_config, parameter_count
+from lensbench.sweep.amounts import distinct_texts, train_flops, training_images
+from lensbench.sweep.cellfiles import read_records, why_unfinished
+from lensbench.sweep.design import Cell
+from lensbench.sweep.progress import weight
+from lensbench.training.milestones import scoring_steps, watched_steps
+
+PACED = 40  # complete cells whose time is read, at most
+RESUME_POINTS = 2  # whole states that a cell keeps while it trains
+STATES = {"adamw": 4, "muon": 4}  # numbers a weight in a whole state, at most: weights, their average, two moments
+BYTES = 2  # of a number of a text's features
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast this machine is at one kind of cell: seconds for a training image, a drawn image and a caption."""
+
+    trained: float
+    drawn: float
+    encoded: float
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell and what it takes; `seconds` is None where nobody has measured."""
+
+    cell: Cell
+    state: str  # "complete", or why it is not
+    parameters: int
+    images: int  # unique training images that the corpus has for it
+    samples: float
+    flops: float
+    kept_bytes: float  # checkpoints and pictures
+    resume_bytes: float  # while it trains
+    seconds: float | None
+
+
+def planned(every: Sequence[Cell], runs: Path, paces: Mapping[tuple[Any, ...], Pace] | None = None) -> list[Planned]:
+    """Every cell with what it takes. Times are those of `paces` (see lensbench.sweep.pilot), or from complete cells."""
+    states = {cell.id: _state(runs / cell.id) for cell in every}
+    largest: dict[Any, Experiment] = {}
+    for cell in every:
+        known = largest.setdefault(cell.experiment.corpus, cell.experiment)
+        if cell.experiment.images > known.images:
+            largest[cell.experiment.corpus] = cell.experiment
+    available = {corpus: training_images(experiment) for corpus, experiment in largest.items()}
+    pace = None if paces is not None else seconds_a_weight(every, states, runs)
+    parameters: dict[tuple[Any, ...], int] = {}
+    out = []
+    for cell in every:
+        e = cell.experiment
+        key = (e.model, e.autoencoder, e.text_encoder)
+        if key not in parameters:
+            parameters[key] = parameter_count(denoiser_config(e, e.text_encoder.width))
+        if paces is not None:
+            seconds: float | None = of_pace(e, paces[kind(e)])
+        else:
+            seconds = None if pace is None else pace * weight(e)
+        side, drawn = e.corpus.size_px, drawn_images(e)
+        out.append(
+            Planned(
+                cell,
+                states[cell.id],
+                parameters[key],
+                min(e.images, available[e.corpus]),
+                e.training.steps * e.images_a_step,
+                train_flops(e),
+                4.0 * parameters[key] * len(scoring_steps(e)) + drawn / len(e.evaluation.at) * 3 * side**2,
+                4.0 * parameters[key] * STATES[e.training.optimizer] * RESUME_POINTS,
+                seconds,
+            )
+        )
+    return out
+
+
+def kind(experiment: Experiment) -> tuple[Any, ...]:
+    """What the pace of a cell depends on: cells alike in it take the same time for an image."""
+    e, recipe = experiment, experiment.training
+    policy = e.captions.model_copy(update={"dropout": 0.0})
+    how = (recipe.batch, recipe.optimizer, recipe.precision, recipe.accumulate, recipe.activation_checkpointing)
+    return (e.model, e.corpus, e.autoencoder, e.text_encoder, policy, how, e.evaluation.sampling_steps)
+
+
+def of_pace(experiment: Experiment, pace: Pace) -> float:
+    """Seconds of a cell's training, watching and scoring; captions are encoded once for all cells."""
+    recipe = experiment.training
+    return recipe.steps * experiment.images_a_step * pace.trained + drawn_images(experiment) * pace.drawn
+
+
+def drawn_images(experiment: Experiment) -> int:
+    """Images that are drawn for a cell's scores and while it is watched, at most."""
+    e = experiment.evaluation
+    judged = experiment.corpus.kind == "shapes" or e.detector is not None
+    prompts = 6 * e.images_per_task if judged else 0
+    watched = len(watched_steps(experiment)) * e.watch_images
+    return len(e.forms) * (prompts * (len(e.at) + len(e.guidances)) + e.scene_images + watched)
+
+
+def seconds_a_weight(every: Sequence[Cell], states: Mapping[str, str], runs: Path) -> float | None:
+    """The pace of the sweep's complete cells, by what they recorded; None where there is none."""
+    found = []
+    for cell in [cell for cell in every if states[cell.id] == "complete"][:PACED]:
+        try:
+            records = read_records(runs / cell.id, cell.experiment)
+        except ValueError:
+            continue
+        seconds = records.loc[records["metric"] == "cell_seconds", "value"]
+        found += [float(seconds.max()) / weight(cell.experiment)] if len(seconds) else []
+    return statistics.median(found) if found else None
+
+
+def encoding(every: Sequence[Cell], paces: Mapping[tuple[Any, ...], Pace] | None = None) -> tuple[float, float]:
+    """Bytes and seconds of encoding each caption set and each image once for all cells; nothing when it is online."""
+    texts: dict[tuple[Any, ...], Experiment] = {}
+    images: dict[tuple[Any, ...], Experiment] = {}
+    for e in sorted((cell.experiment for cell in every), key=lambda e: e.images):
+        if e.training.features == "cached":  # of several scales the largest holds the others
+            texts[e.corpus, e.text_encoder, e.captions.model_copy(update={"dropout": 0.0})] = e
+            images[e.corpus, e.autoencoder] = e
+    nbytes = seconds = 0.0
+    for e in texts.values():
+        captions, tokens = distinct_texts(e)
+        nbytes += tokens * len(e.text_encoder.layers) * e.text_encoder.width * BYTES
+        seconds += captions * paces[kind(e)].encoded if paces is not None else 0.0
+    for e in images.values():
+        if e.autoencoder.kind != "pixels":
+            channels = e.autoencoder.latents.channels * e.model.patch_size**2
+            nbytes += training_images(e) * e.image_tokens * channels * 2
+        elif e.corpus.kind == "folder":
+            nbytes += training_images(e) * 3 * e.corpus.size_px**2
+    return nbytes, seconds
+
+
+def _state(directory: Path) -> str:
+    return "complete" if (directory / "records.parquet").exists() else why_unfinished(directory)

@@ -1,0 +1,72 @@
+"""What complete cells leave on the disk and nobody needs any more: `lensbench prune-files`.
+
+Kept are the records and outcomes, the pictures, the curves, the last checkpoint, and whatever a cell that is not
+complete could go on from. Features and latents are shared by all cells of a runs directory: they are kept while any
+cell of it is not complete, and can be encoded again.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lensbench.sweep import claims
+from lensbench.sweep.design import Cell
+from lensbench.training import files
+
+ATTIC = ("*.partial", ".*.fresh")  # what a kill left half written
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Something that can be removed."""
+
+    path: Path
+    what: str
+    bytes: int
+
+
+def leftovers(cells: Iterable[Cell], runs: Path, *, checkpoints: bool = False) -> list[Leftover]:
+    """What can be removed of the complete cells; with `checkpoints` also those before the last.
+
+    Scoring again with other prompts needs every checkpoint, so these go only when asked for.
+    """
+    out, every = [], list(cells)
+    for cell in every:
+        directory = runs / cell.id
+        if not (directory / "records.parquet").exists() or claims.state(directory).held:
+            continue
+        out += _leftover(directory / files.RESUME, "resume points")
+        for pattern in ATTIC:
+            for path in directory.glob(pattern):
+                out += _leftover(path, "half-written files")
+        if checkpoints:
+            for path in sorted((directory / files.CHECKPOINTS).glob("step-*"))[:-1]:
+                out += _leftover(path, "earlier checkpoints")
+    if runs.is_dir() and not _unfinished(runs, every):
+        out += _leftover(runs / "cache", "features and latents")
+    return out
+
+
+def remove(found: Iterable[Leftover]) -> None:
+    """Remove what `leftovers` found; what is gone already is no error."""
+    for leftover in found:
+        if leftover.path.is_dir():
+            shutil.rmtree(leftover.path, ignore_errors=True)
+        else:
+            leftover.path.unlink(missing_ok=True)
+
+
+def _unfinished(runs: Path, cells: Iterable[Cell]) -> bool:
+    # Any cell of this sweep, or of another that has begun here, that would read the features again.
+    begun = [path for path in runs.iterdir() if (path / "experiment.json").exists() or (path / claims.CLAIMS).exists()]
+    return any(not (path / "records.parquet").exists() for path in (*begun, *(runs / cell.id for cell in cells)))
+
+
+def _leftover(path: Path, what: str) -> list[Leftover]:
+    if not path.exists():
+        return []
+    inside = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    return [Leftover(path, what, sum(file.stat().st_size for file in inside))]

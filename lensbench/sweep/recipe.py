@@ -1,0 +1,100 @@
+"""Sweeps from Python files, and opened: with what tuning found and the steps that matching derives.
+
+A sweep file holds one module-level `sweep = Sweep(...)` and may import experiments from the folder beside it
+(`from experiments.shapes import experiment`).
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from lensbench.experiment import Experiment, one_line
+from lensbench.sweep.constraints import resolved
+from lensbench.sweep.design import Sweep
+from lensbench.sweep.tuned import read_tuned, tuned_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def opened(sweep: Sweep, sweep_file: Path) -> Sweep:
+    """The sweep with the values that tuning found and the steps that it is matched to; its corpus must be there.
+
+    Raises ValueError where its tuning is not complete or was another one.
+    """
+    if sweep.tuning is None:
+        return resolved(sweep)
+    return resolved(sweep, read_tuned(sweep, tuned_file(sweep_file)))
+
+
+def load(path: Path) -> Sweep:
+    """The `sweep` of a Python file. ValueError, in one line, when there is none or the file raises."""
+    sweep = _defined(path).get("sweep")
+    if not isinstance(sweep, Sweep):
+        found = "no `sweep`" if sweep is None else f"`sweep` is a {type(sweep).__name__}"
+        raise ValueError(f"{path}: {found}; a sweep file ends with `sweep = Sweep(...)`")
+    return sweep
+
+
+def load_recipe(path: Path) -> Sweep:
+    """The `sweep` of a Python file, or its `experiment` as a sweep of one cell. ValueError as `load` says."""
+    defined = _defined(path)
+    experiment = defined.get("experiment")
+    if "sweep" in defined or not isinstance(experiment, Experiment):
+        return load(path)
+    return Sweep(
+        name="experiment",
+        base=experiment,
+        factors={"captions.set": (experiment.captions.set,)},
+        reference={"captions.set": experiment.captions.set},
+    )
+
+
+def _defined(path: Path) -> dict[str, Any]:
+    # What a Python file defines.
+    import runpy
+
+    if not path.is_file():
+        raise ValueError(f"{path}: no such sweep file; give the path of a Python file that defines `sweep`")
+    with _importing_beside(path):
+        try:
+            return runpy.run_path(str(path), run_name="lensbench_sweep_file")
+        except ValidationError as error:
+            raise ValueError(f"{_place(error, path)}: {one_line(error)}") from error
+        except (Exception, SystemExit) as error:
+            message = str(error).splitlines()[0] if str(error).strip() else "no message"
+            kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+            raise ValueError(f"{_place(error, path)}: {kind}{message}") from error
+
+
+@contextmanager
+def _importing_beside(path: Path) -> Iterator[None]:
+    # sweeps/x.py imports experiments/y.py of the same project. The import path and the imported experiments are put
+    # back afterwards, so that two projects loaded by one process do not see each other's files.
+    root = str(path.resolve().parent.parent)
+    sys.path.insert(0, root)
+    try:
+        yield
+    finally:
+        sys.path.remove(root)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "experiments"]:
+            del sys.modules[name]
+
+
+def _place(error: BaseException, path: Path) -> str:
+    # The innermost line that the user wrote: in the sweep file or in a file beside it.
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    root = path.resolve().parent.parent
+    place = str(path)
+    for frame in traceback.extract_tb(error.__traceback__):
+        file = Path(frame.filename).resolve()
+        if file == path.resolve() or file.parent == root / "experiments":
+            place = f"{path if file == path.resolve() else file}:{frame.lineno}"
+    return place

@@ -1,0 +1,87 @@
+"""What a tuning found, in a file beside the sweep's: SWEEP.tuned.json, for version control like the sweep itself.
+
+The file is written once every arm at every scale has its trials. It says which tuning it is of: a changed search,
+budget, corpus or base experiment is another tuning, and the file is then refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from lensbench.experiment import Experiment
+from lensbench.sweep.constraints import unit
+from lensbench.sweep.design import Cell, Sweep, drafts
+
+
+def tuned_file(sweep_file: Path) -> Path:
+    """Where the findings of a sweep's tuning lie."""
+    return sweep_file.with_name(f"{sweep_file.stem}.tuned.json")
+
+
+def units(sweep: Sweep) -> dict[str, Cell]:
+    """What is tuned: each arm at each scale, by its name, with the first of its cells."""
+    found: dict[str, Cell] = {}
+    for cell in drafts(sweep):
+        found.setdefault(unit(cell), cell)
+    return found
+
+
+def reported_images(sweep: Sweep) -> int:
+    """How many held-out images the sweep's cells are scored on."""
+    plans = [cell.experiment.evaluation for cell in drafts(sweep)]
+    return max(plan.validation_skip + max(plan.validation_images, plan.scene_images) for plan in plans)
+
+
+def trial_experiment(sweep: Sweep, cell: Cell, values: dict[str, Any], seed: int) -> Experiment:
+    """What a trial of a unit trains with one seed."""
+    assert sweep.tuning is not None
+    return sweep.tuning.trial(cell.experiment, values, seed, reported_images(sweep))
+
+
+def tuning_digest(sweep: Sweep) -> str:
+    """sha256 of the search, its budget, and what its trials train apart from what is searched."""
+    assert sweep.tuning is not None
+    trained = {name: trial_experiment(sweep, cell, {}, 0).hash() for name, cell in units(sweep).items()}
+    told = json.dumps([sweep.tuning.model_dump(mode="json"), trained], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def write_tuned(sweep: Sweep, found: list[dict[str, Any]], path: Path) -> None:
+    """Write the findings of a complete tuning, whole or not at all."""
+    from lensbench.publishing import publish
+
+    assert sweep.tuning is not None
+    told = {
+        "sweep": sweep.name,
+        "tuning": sweep.tuning.model_dump(mode="json"),
+        "tuning_digest": tuning_digest(sweep),
+        "units": found,
+    }
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(told, indent=1) + "\n")
+    publish(partial, path)
+
+
+def read_tuned(sweep: Sweep, path: Path) -> dict[str, Any]:
+    """What the file says of a sweep's tuning, and `digest`, its sha256.
+
+    `units` has for each arm at each scale its name, levels, values, objective and trials, each with its number, state,
+    objective, values and steps. Raises ValueError, one line, where there is no file or it is another tuning's.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: not there: the sweep is tuned first, with lensbench tune")
+    text = path.read_bytes()
+    try:
+        told: dict[str, Any] = json.loads(text)
+        found = {entry["unit"]: dict(entry["values"]) for entry in told["units"]}
+        digest = told["tuning_digest"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path}: not what lensbench tune writes; remove it and tune again") from None
+    if digest != tuning_digest(sweep):
+        raise ValueError(f"{path}: of another tuning (the search, the base or the corpus has changed): tune again")
+    if lacking := [name for name in units(sweep) if name not in found]:
+        raise ValueError(f"{path}: has no values for [{lacking[0]}]; remove it and tune again")
+    return told | {"digest": hashlib.sha256(text).hexdigest()}

@@ -1,0 +1,5 @@
+"""The sender's process."""
+
+from lensbench.tracking.sender import main
+
+main()

@@ -1,0 +1,42 @@
+"""What is shown of a sweep, and what tells its directory of runs from others."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lensbench.publishing import publish
+
+if TYPE_CHECKING:
+    from lensbench.sweep.sweep import Sweep
+
+FOLDER = "tracking"  # in the directory of the runs: its name, and locks
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What is shown of a sweep: its name, its factors in words, and its cells by id with their levels."""
+
+    name: str
+    note: str
+    cells: dict[str, dict[str, Any]]
+
+
+def listing(sweep: Sweep) -> Listing:
+    """The listing of a sweep."""
+    from lensbench.sweep.sweep import cells
+
+    note = "Factors: " + ", ".join(f"{dotted} = {list(levels)}" for dotted, levels in sweep.factors.items())
+    return Listing(sweep.name, note, {cell.id: cell.levels for cell in cells(sweep)})
+
+
+def name_of(folder: Path) -> str:
+    """What tells this directory of runs from others; drawn once. The caller holds the lock."""
+    path = folder / "id"
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        partial.write_text(uuid.uuid4().hex)
+        publish(partial, path)
+    return path.read_text()

@@ -1,0 +1,80 @@
+"""A sweep with questions: the report answers those, and they alone are what Holm's correction counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lensbench.report.freeze import load
+from lensbench.report.grid import Grid, arrange
+from lensbench.report.headline import headline
+from lensbench.report.pareto import front, pareto_table
+from lensbench.report.tables import differences_table
+from lensbench.scoring.statistics import holm
+
+RESULTS = load(Path(__file__).parents[2] / "results" / "demo")
+
+
+def question(arm: str, other: str = "alt", form: str | None = None, metric: str = "geneval", **scale: Any) -> dict:
+    names = {"depth": "model.depth"}
+    told = {"arm": {"captions.set": arm}, "other": {"captions.set": other}, "metric": metric, "form": form}
+    return told | {"scale": {names[name]: level for name, level in scale.items()}}
+
+
+def grid(*questions: dict) -> Grid:
+    return arrange(replace(RESULTS, questions=list(questions)))
+
+
+def test_only_what_is_asked_is_compared_and_corrected_together() -> None:
+    asked = grid(
+        question("detailed", form="detailed", depth=3),
+        question("detailed", "brief", form="short", metric="geneval.colors"),
+    )
+    rows = asked.comparisons()
+    assert {(row.arm.label, row.other.label, row.form) for row in rows} == {
+        ("detailed", "alt-text", "detailed"), ("detailed", "brief", "short")
+    }  # fmt: skip
+    family = [row for row in rows if row.asked]
+    assert sorted((row.scale.label, row.column, row.form) for row in family) == [
+        ("depth 2", "colors", "short"), ("depth 3", "colors", "short"), ("depth 3", "mean", "detailed")
+    ]  # fmt: skip
+    assert [row.difference.p_holm for row in family] == list(holm([row.difference.p for row in family]))
+    whole = {(r.scale.label, r.form, r.arm.label, r.other.label, r.column): r for r in grid().comparisons()}
+    for row in rows:  # the numbers themselves do not depend on what is asked
+        same = whole[row.scale.label, row.form, row.arm.label, row.other.label, row.column].difference
+        assert (same.estimate, same.p) == (row.difference.estimate, row.difference.p)
+
+
+def test_the_headline_answers_each_question() -> None:
+    told = headline(
+        grid(question("detailed", form="detailed"), question("brief", form="short", metric="geneval.colors"))
+    )
+    assert len(told) == 4  # two questions, at both depths
+    assert all("depth" in sentence for sentence in told)
+    assert sum("GenEval's colors" in sentence for sentence in told) == 2
+    assert sum("detailed prompts" in sentence for sentence in told) == 2
+    assert headline(grid()) != told
+
+
+def test_the_table_says_how_many_comparisons_were_asked_for() -> None:
+    table = differences_table(grid(question("detailed", form="detailed")))
+    assert len(table.rows) == 2
+    assert any("the 2 comparisons that the sweep asks for" in note for note in table.notes)
+
+
+def test_the_front_is_what_nothing_dominates() -> None:
+    assert front([1, 2, 3, 4], [5, 4, 6, 6], more=True) == [True, False, True, False]
+    assert front([1, 2, 3], [5, 4, 6], more=False) == [True, True, False]
+    assert front([1, 1], [5, 5], more=True) == [True, True]
+
+
+def test_models_are_told_from_cheap_to_dear_with_the_front_marked() -> None:
+    table = pareto_table(grid())
+    assert table is not None
+    detailed = [row for row in table.rows if row.cells[0].text == "detailed"]
+    flops = [float(str(row.cells[-4].value)) for row in detailed]
+    assert flops == sorted(flops)
+    assert detailed[-1].cells[-2].value == "yes", "the best score is on the front whatever it costs"
+    assert detailed[0].cells[-2].value == "yes", "and so is the cheapest model"
+    assert {row.cells[-1].value for row in detailed} <= {"yes", "no"}

@@ -1,0 +1,155 @@
+"""Frozen results: what is refused, what is stale, and that nothing but the frozen files is needed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from lensbench.commands.results import app
+from lensbench.experiment import Experiment
+from lensbench.report.build import rebuild
+from lensbench.report.captions import of_experiments
+from lensbench.report.checks import against_recipe, problems, refuse_collected
+from lensbench.report.freeze import captions_from, captions_told, changes, open_frozen
+from lensbench.sweep.sweep import Sweep, cells
+
+FROZEN = Path(__file__).parent / "frozen"
+BASE = Experiment().replace(
+    {"images": 200, "training.steps": 600, "evaluation.prompts_per_task": 3, "evaluation.images_per_task": 6}
+)
+
+
+def sweep(base: Experiment = BASE, **factors: tuple) -> Sweep:
+    given = {"captions.set": ("alt", "detailed"), "model.depth": (2, 4), "seed": (0, 1)}
+    given |= {name.replace("__", "."): levels for name, levels in factors.items()}
+    return Sweep(name="golden", base=base, factors=given, reference={"captions.set": "alt"})
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return Path(shutil.copytree(FROZEN, tmp_path / "golden"))
+
+
+def edit_records(folder: Path, change) -> None:
+    path = folder / "records.parquet"
+    change(pd.read_parquet(path)).to_parquet(path, index=False)
+
+
+def test_a_whole_result_has_no_problems():
+    frozen = open_frozen(FROZEN)
+    assert problems(frozen) == []
+    assert against_recipe(frozen, cells(sweep())) == []
+
+
+def test_a_missing_cell_is_refused(folder):
+    gone = open_frozen(folder).results.records["cell"].iloc[0]
+    edit_records(folder, lambda records: records[records["cell"] != gone])
+    assert [line for line in problems(open_frozen(folder)) if gone in line and "missing (no record)" in line]
+    assert problems(open_frozen(folder), allow_missing=True) == []
+
+
+def test_several_commits_are_refused_unless_allowed(folder):
+    def other(records):
+        return records.assign(commit=np.where(records["seed"] == 1, "fedcba654321", records["commit"]))
+
+    edit_records(folder, other)
+    (line,) = problems(open_frozen(folder))
+    assert "2 commits (abc1234def56, fedcba654321)" in line
+    assert problems(open_frozen(folder), allow_mixed=True) == []
+    done = CliRunner().invoke(app, ["build", str(folder)])
+    assert isinstance(done.exception, ValueError)
+    assert CliRunner().invoke(app, ["build", str(folder), "--allow-mixed"]).exit_code == 0
+
+
+def test_records_of_another_experiment_are_stale(folder):
+    def other(records):
+        first = records["cell"] == records["cell"].iloc[0]
+        return records.assign(experiment_hash=np.where(first, "0" * 64, records["experiment_hash"]))
+
+    edit_records(folder, other)
+    (line,) = problems(open_frozen(folder), allow_mixed=True, allow_missing=True)
+    assert line.startswith("stale: the records of 1 cell (")
+
+
+def test_a_changed_experiment_is_stale(folder):
+    told = json.loads((folder / "experiments.json").read_text())
+    told["base"]["training"]["steps"] = 601
+    (folder / "experiments.json").write_text(json.dumps(told))
+    (line,) = problems(open_frozen(folder))
+    assert line.startswith("stale: the records of 8 cells (")
+
+
+def test_a_changed_recipe_is_stale_and_says_which_field():
+    frozen = open_frozen(FROZEN)
+    (line,) = against_recipe(frozen, cells(sweep(BASE.replace({"training.learning_rate": 0.001}))))
+    assert line.startswith("stale: the recipe of 8 cells (")
+    assert line.endswith("has changed since: training.learning_rate")
+
+
+def test_cells_that_came_and_went_are_named():
+    lines = against_recipe(open_frozen(FROZEN), cells(sweep(model__depth=(2, 6))))
+    assert [line.partition("(")[0] for line in lines] == ["4 cells ", "4 cells "]
+    assert lines[0].endswith("of the frozen result are not in the sweep")
+    assert lines[1].endswith("of the sweep are not in the frozen result")
+
+
+def test_collected_results_with_missing_cells_are_not_frozen():
+    results = open_frozen(FROZEN).results
+    gone = replace(results, missing=[{"cell": "0" * 12, "reason": "not run"}])
+    with pytest.raises(ValueError, match=r"golden: 1 cell \(000000000000\) missing \(not run\): nothing is frozen"):
+        refuse_collected(gone, "golden")
+    refuse_collected(gone, "golden", allow_missing=True)
+
+
+def test_building_twice_gives_the_same_bytes(folder, tmp_path):
+    written = rebuild(folder, Console(quiet=True))
+    first = {path: path.read_bytes() for path in written}
+    other = Path(shutil.copytree(FROZEN, tmp_path / "elsewhere"))
+    again = rebuild(other, Console(quiet=True))
+    assert [path.relative_to(folder) for path in written] == [path.relative_to(other) for path in again]
+    assert [name for name, other in zip(written, again, strict=True) if first[name] != other.read_bytes()] == []
+
+
+def test_a_users_own_files_stay(folder):
+    (folder / "notes.md").write_text("mine")
+    (folder / "mine.tex").write_text("mine too")
+    rebuild(folder, Console(quiet=True))
+    (folder / "old.tex").write_text("% Generated by lensbench; changes will be lost.\n")
+    (folder / "old.csv").write_text("of an earlier report")
+    rebuild(folder, Console(quiet=True))
+    assert {"notes.md", "mine.tex"} <= {path.name for path in folder.iterdir()}
+    assert not {"old.tex", "old.csv"} & {path.name for path in folder.iterdir()}
+
+
+def test_caption_statistics_are_frozen_without_loss():
+    report = of_experiments([BASE.replace({"captions.set": name, "images": 60}) for name in ("alt", "detailed")])
+    again = captions_from(json.loads(json.dumps(captions_told(report))))
+    assert again.about == report.about
+    for name, one in report.found.items():
+        kept = again.found[name]
+        assert kept.words.counts.tolist() == one.words.counts.tolist()
+        plain = ("captions", "distinct", "vocabulary", "word_lists", "accuracy", "window")
+        assert [getattr(kept, key) for key in plain] == [getattr(one, key) for key in plain]
+
+
+def test_changes_between_experiments_are_named_by_field():
+    before, after = BASE, BASE.replace({"model.depth": 6, "captions.max_words": 5})
+    found = changes(before.science(), after.science())
+    assert found == {"model.depth": 6, "captions.max_words": 5}
+
+
+def test_the_frozen_provenance_says_where_the_numbers_come_from():
+    told = open_frozen(FROZEN).provenance
+    assert told["commit"] == ["abc1234def56"]
+    assert told["dirty"] is False
+    assert told["hardware"] == ["Test CPU, 2 cores"]
+    assert told["cost"]["train_seconds"] > 0
+    assert {"versions", "captioners", "corpus_digest", "captions_digest"} <= told.keys()
