@@ -188,6 +188,11 @@ def _child() -> int:
         except BrokenPipeError:  # the parent is gone
             raise SystemExit(1) from None
 
+    return carry_out(task, write)
+
+
+def carry_out(task: dict[str, Any], write: Callable[..., None], longest: int = 1000) -> int:
+    """Run the cell of a task in this process, telling `write` how far it is and how it failed; the exit code."""
     try:
         from lensbench.sweep.cell import run_cell
 
@@ -201,9 +206,8 @@ def _child() -> int:
         kind = "OSError" if isinstance(error, OSError) else "ValueError" if type(error) is ValueError else "other"
         number = error.errno if isinstance(error, OSError) else None
         line = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
-        lost = isinstance(error, ranks.PeerLostError)
-        shown = traceback.format_exc()
-        write("failed", kind=kind, errno=number, line=line[:1000], lost=lost, traceback=shown[-2000:])
+        lost, shown = isinstance(error, ranks.PeerLostError), traceback.format_exc()
+        write("failed", kind=kind, errno=number, line=line[:longest], lost=lost, traceback=shown[-2 * longest :])
         return 1
     return 0
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Stage = Literal["latents", "captions", "training", "scoring"]
 
+LOG_COLUMNS = 120  # of a line of progress in a log
 # The part of a cell's time each stage takes, roughly: only the first cell's estimate leans on it. Latents are computed
 # by one cell for all.
 SHARE = {"latents": (0.0, 0.0), "captions": (0.0, 0.1), "training": (0.1, 0.7), "scoring": (0.7, 1.0)}
@@ -141,7 +142,7 @@ class Lane:
         words.append(f"{duration(self.board.estimate.cell_left(cell_id, now - self.began, self.share))} left")
         words.append(progress.note)
         if self.cell is not None:
-            self.board.reported(self, ", ".join(word for word in words if word))
+            self.board.reported(self, [word for word in words if word])
 
     def end(self, line: str, cell_id: str, seconds: float | None) -> None:
         self.board.done += 1
@@ -176,12 +177,16 @@ class Board:
     def begun(self, lane: Lane) -> None:
         """A lane has begun a cell."""
 
-    def reported(self, lane: Lane, words: str) -> None:
-        """A lane's cell got on."""
+    def reported(self, lane: Lane, words: list[str]) -> None:
+        """A lane's cell got on: how far its stage is, at what rate, for how long, with what; a long line is left out
+        from its end."""
         now = time.monotonic()
         if lane.cell is not None and now - lane.spoke >= self.every:
             lane.spoke = now
-            self.say(f"[{self.done}/{self.total}] {lane.cell.label()}: {words}; sweep: {duration(self.left())} left")
+            head, tail = f"[{self.done}/{self.total}] {lane.cell.label()}: ", f"; sweep: {duration(self.left())} left"
+            while len(words) > 1 and len(head + ", ".join(words) + tail) > LOG_COLUMNS:
+                words = words[:-1]
+            self.say(head + ", ".join(words) + tail)
 
     def ended(self, lane: Lane) -> None:
         """A lane's cell has ended."""
@@ -214,8 +219,8 @@ class LiveBoard(Board):
         self.ended(lane)
         self.bar_of[lane] = self.bars.add_task(lane.cell.label().replace("[", r"\["), total=1.0, words="starting")
 
-    def reported(self, lane: Lane, words: str) -> None:
-        self.bars.update(self.bar_of[lane], completed=lane.share, words=words.replace("[", r"\["))
+    def reported(self, lane: Lane, words: list[str]) -> None:
+        self.bars.update(self.bar_of[lane], completed=lane.share, words=", ".join(words).replace("[", r"\["))
         begun = sum(other.share for other in self.lanes if other.cell)
         about = f"{self.done}/{self.total} cells, {duration(self.left())} left"
         self.bars.update(self.overall, completed=self.done + begun, words=about)

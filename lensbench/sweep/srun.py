@@ -15,18 +15,19 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lensbench import ranks
 from lensbench.experiment import Experiment
 from lensbench.stopping import STOPPING, handled
+from lensbench.sweep.launch import carry_out
 from lensbench.sweep.processes import GRACE_SECONDS
 from lensbench.sweep.progress import Progress
 from lensbench.sweep.quiet import quiet
 
 OPTIONS = "LENSBENCH_SRUN"  # in a worker's environment: srun's options for the step of a cell
+LONGEST_LINE = 500  # of text in an event: srun keeps lines whole up to a thousand characters
 MARK = "lensbench-event "  # srun puts the output of all processes together
 
 
@@ -121,28 +122,11 @@ def _child() -> int:
     task = json.load(sys.stdin)
 
     def write(event: str, **values: Any) -> None:
+        sys.stderr.write(values.pop("traceback", ""))  # into the job's log
         sys.stdout.write(f"{MARK}{json.dumps({'event': event} | values)}\n")
         sys.stdout.flush()
 
-    try:
-        from lensbench.sweep.cell import run_cell
-
-        run_cell(
-            Experiment.model_validate(task["experiment"]),
-            Path(task["directory"]),
-            cache=Path(task["cache"]),
-            report=lambda progress: write("report", progress=asdict(progress)),
-        )
-    except Exception as error:
-        kind = "OSError" if isinstance(error, OSError) else "ValueError" if type(error) is ValueError else "other"
-        number = error.errno if isinstance(error, OSError) else None
-        line = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
-        # Short: srun keeps lines whole up to a thousand characters.
-        write("failed", kind=kind, errno=number, line=line[:500], lost=isinstance(error, ranks.PeerLostError))
-        if kind == "other":
-            raise
-        return 1
-    return 0
+    return carry_out(task, write, LONGEST_LINE)
 
 
 if __name__ == "__main__":

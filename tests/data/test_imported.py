@@ -285,6 +285,7 @@ sweep = Sweep(
 """
 
 
+@pytest.mark.slow
 def test_the_real_command_trains_from_it_and_knows_the_cells_for_those_of_the_folder(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()

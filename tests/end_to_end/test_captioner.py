@@ -106,6 +106,7 @@ def killed_again_and_again(
     return before
 
 
+@pytest.mark.slow
 def test_after_twenty_kills_each_of_500_images_has_one_row_and_none_that_had_one_was_asked_again(
     server: Any, corpus: Callable[[int], Path]
 ) -> None:

@@ -58,6 +58,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_of_photographs_is_trained_on_and_scored_as_far_as_it_can_be(corpus: Path, tmp_path: Path) -> None:
     done = lensbench("run", str(SWEEP), "--corpus", str(corpus), cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -106,6 +106,7 @@ def test_two_processes_give_the_numbers_that_one_gives(tmp_path: Path) -> None:
     assert values(sweep, tmp_path / "two") == pytest.approx(values(sweep, tmp_path / "one"), rel=1e-3, nan_ok=True)
 
 
+@pytest.mark.slow
 def test_isolated_cells_run_in_a_process_each(tmp_path: Path) -> None:
     sweep = Sweep(name="apart", base=BASE, factors=ARMS, reference=REFERENCE)
     session = work(sweep, tmp_path, console=Console(file=io.StringIO(), width=200), isolate=True)
@@ -137,7 +138,7 @@ def test_a_process_that_is_killed_loses_its_cell_to_the_other(tmp_path: Path) ->
     assert collect(LONG, tmp_path / "runs").complete
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_stops_every_process_and_the_same_command_goes_on(tmp_path: Path, how: signal.Signals) -> None:
     process = begin(tmp_path)
     under_way(tmp_path / "runs", 2)
@@ -155,6 +156,7 @@ def test_a_signal_stops_every_process_and_the_same_command_goes_on(tmp_path: Pat
     assert collect(LONG, tmp_path / "runs").complete
 
 
+@pytest.mark.slow
 def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     process = begin(tmp_path)
     under_way(tmp_path / "runs", 2)
