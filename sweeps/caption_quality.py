@@ -1,0 +1,51 @@
+"""What are captions of several kinds worth, at three data scales and three sizes, on the shapes world?
+
+Hypothesis: detailed captions beat alt-text on prompts worded like them, at every scale, and the more the larger the
+    model; half detailed and half alt-text keeps most of it and loses less on short prompts; shuffled captions, the
+    control, teach nothing that alt-text does not.
+Command: lensbench tune sweeps/caption_quality.py; lensbench run sweeps/caption_quality.py
+Expected cost: 135 cells and 270 short trials; by the pace of the demo about three hours on two CPU cores (an estimate).
+Result: not run yet.
+"""
+
+from experiments.shapes import experiment
+from lensbench.sweep.questions import Question
+from lensbench.sweep.search import Range, Tuning
+from lensbench.sweep.sweep import Sweep
+
+HALF = "0.5*alt+0.5*detailed"
+DETAILED = {"captions.set": "detailed", "captions.shuffled": False}
+
+sweep = Sweep(
+    name="caption_quality",
+    base=experiment.replace(
+        {
+            "training.steps": 1000,
+            "evaluation.at": (0.25, 0.5, 0.75, 1.0),
+            "evaluation.prompts_per_task": 32,
+            "evaluation.images_per_task": 32,
+            "evaluation.guidances": (1.0, 4.0),
+            "evaluation.prompt_seed": 7,
+        }
+    ),
+    factors={
+        "captions.set": ("alt", "brief", "detailed", HALF),
+        "captions.shuffled": (False, True),
+        "images": (256, 1024, 4096),
+        "model.depth": (2, 3, 4),
+        "seed": (0, 1, 2),
+    },
+    exclude=tuple({"captions.set": name, "captions.shuffled": True} for name in ("alt", "brief", HALF)),
+    reference={"captions.set": "alt", "captions.shuffled": False},
+    questions=(
+        *(Question(arm={"captions.set": name}) for name in ("brief", "detailed", HALF)),
+        Question(arm={"captions.set": "detailed", "captions.shuffled": True}),
+        Question(arm=DETAILED, against={"captions.set": HALF, "captions.shuffled": False}),
+    ),
+    tuning=Tuning(
+        search={"training.muon_learning_rate": Range(low=0.005, high=0.08, log=True)},
+        trials=6,
+        steps=300,
+        form="detailed",
+    ),
+)
