@@ -27,9 +27,9 @@ PROMPT_SEED = 2025
 SEEDS = (0, 1, 2)
 
 _shapes = Evaluation(
-    at=(0.25, 0.5, 0.75, 1.0),
+    at=(0.4, 0.7, 1.0),
     prompts_per_task=32,
-    images_per_task=64,
+    images_per_task=32,
     scene_images=128,
     validation_images=256,
     sampling_steps=12,

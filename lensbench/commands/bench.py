@@ -240,6 +240,8 @@ def _enter(
         return with_corpus(sweep, ladder, corpus)
 
     rung = load_scale(scale, ladder)
+    if rung.experiment.corpus.kind == "folder" and corpus is None:
+        raise ValueError(f"--scale {scale} is of photographs: give --corpus, what `lensbench corpus import` made")
     return enter(rung, captions, name, template=template, limit=limit, shuffled=shuffled, with_corpus=opened)
 
 

@@ -51,6 +51,8 @@ __all__ = [
     "one_line",
 ]
 
+MOST_SHAPES = 10_000_000  # training images of the shapes world: whose keys fit in memory
+
 
 class Experiment(Part):
     """One training run and its evaluation."""
@@ -81,6 +83,8 @@ class Experiment(Part):
             raise ValueError(
                 f"training.buckets.sides: {parts[0]} is no multiple of {stride} pixels, which is one token"
             )
+        if self.corpus.kind == "shapes" and self.images > MOST_SHAPES:
+            raise ValueError(f"images={self.images:,}: the shapes world has {MOST_SHAPES:,} training images")
         known = SHAPES_CAPTION_SETS if self.corpus.kind == "shapes" else self.corpus.caption_sets
         if self.captions.given is not None:
             known = (*known, *(name for name in self.captions.sets if name.startswith("given")))

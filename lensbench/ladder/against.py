@@ -10,7 +10,7 @@ import numpy as np
 
 from lensbench.ladder.card import Card
 from lensbench.scoring.multiplier import direct
-from lensbench.scoring.resampling import Draws, draw_scores
+from lensbench.scoring.resampling import draw_scores
 from lensbench.scoring.statistics import Difference, Interval, holm, paired_difference, stratified_mean
 
 AXES = ("samples_seen", "train_flops")
@@ -77,9 +77,7 @@ def multipliers(card: Card, reference: Card) -> list[dict[str, Any]]:
             errors = np.concatenate([theirs["error"], own["error"]])  # (2K, S)
             k = len(theirs["error"])
             draws = draw_scores(errors, np.repeat([0, 1], [k, len(own["error"])]))
-            a, b = (
-                Draws(draws.mean[s], draws.draws[:, s], draws.seeds, draws.prompts) for s in (slice(k), slice(k, None))
-            )
+            a, b = draws.of(np.arange(k)), draws.of(np.arange(k, len(errors)))
             told = direct(np.log(theirs[axis]), np.log(own[axis]), a, b)
             number = told.multiplier
             found.append(

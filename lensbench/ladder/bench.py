@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -52,6 +53,8 @@ def enter(
 
     Raises ValueError, one line, for captions of other images, missing, empty or non-text ones; nothing is trained.
     """
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9][\w.+*-]*", name):
+        raise ValueError(f"--name {name}: a card's name is of letters, digits, and . _ + * - within")
     given = None
     if _is_file(captions):
         given = read_given(Path(captions), template, limit)

@@ -85,7 +85,7 @@ def check(experiment: Experiment, corpus: Corpus, plan: Plan, given: Given | Non
     verbatim, shared = leakage(prompts, every)
     return Checks(
         images=len(corpus.train_keys),
-        texts=found.captions,
+        texts=sum(map(len, given.texts.values())) if given else found.captions,
         states=dict(given.states) if given else {"done": found.captions},
         words_mean=found.words.mean,
         words_longest=found.words.longest,

@@ -39,11 +39,15 @@ def power_table(grid: Grid, difference: float | None = None) -> Table:
             for n, more in _designs(seeds):
                 smallest = factor * detectable(of, n, prompts * more)
                 beyond = metric == GENEVAL and smallest > factor
-                numbers.append(Cell("> 100" if beyond else number(smallest, digits), smallest))
+                # without any variance there is nothing to start from
+                shown_as = "> 100" if beyond else number(smallest, digits) if smallest else "?"
+                numbers.append(Cell(shown_as, smallest))
             if difference is not None:
                 for more in (1, MORE_PROMPTS):
                     needed = seeds_needed(of, difference / factor, prompts * more)
-                    numbers.append(Cell(f"> {MOST_SEEDS}" if needed is None else str(needed), needed))
+                    known = detectable(of, seeds, prompts) > 0
+                    said = f"> {MOST_SEEDS}" if needed is None else str(needed)
+                    numbers.append(Cell(said if known else "?", needed))
             words = (scale.label, form, f"{arm.label} {DASH} {grid.reference.label}")
             labels = [Cell(word, word) for word in words]
             rows.append((seeds, prompts, Row((*labels, *numbers), opens=arm is grid.arms[0])))
@@ -67,6 +71,7 @@ def power_table(grid: Grid, difference: float | None = None) -> Table:
     notes = (
         f"In {unit}. Now: {seeds} training seeds, {prompts} prompts a form. Power {POWER:.0%}, two-sided 5 %; the "
         "variances are this study's own, and rough where its seeds are few.",
+        "?: every image of both arms has the same verdict, so nothing is known of how much verdicts vary.",
         "With one seed nothing is known of what training again changes: these numbers then speak of prompts alone."
         if seeds == 1
         else "",

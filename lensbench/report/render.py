@@ -155,7 +155,7 @@ def to_console(table: Table, width: int = 110) -> Text:
         out.append("\n" if k else "")
         out.append_text(_console_block(table, labels, block, layout, measures))
     if every - layout.intervals:
-        where = f"{table.name}.md and {table.name}.csv" if table.filed else "in a wider window"
+        where = f"{table.name}.csv" if table.filed else "in a wider window"
         out.append(f" Intervals of every column: {where}\n", style="dim")
     return out
 

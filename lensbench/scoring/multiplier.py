@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, inf, isinf, nan
+from math import exp, inf, isinf, isnan, nan
 from typing import NamedTuple
 
 import numpy as np
@@ -96,11 +96,18 @@ def direct(reference_x: Floats, arm_x: Floats, reference: Draws, arm: Draws) -> 
 
     limits = (exp(reference_x[0] - arm_x[-1]), exp(reference_x[-1] - arm_x[0]))
     draws = shift(reference.draws, arm.draws)
-    estimate = float(shift(reference.mean[None], arm.mean[None])[0])
-    known = bool(reference.errors.any() and arm.errors.any())
+    estimate = nan if _flat(reference, arm) else float(shift(reference.mean[None], arm.mean[None])[0])
+    known = bool(reference.errors.any() and arm.errors.any()) and not isnan(estimate)
     last = [float(falling(curve.mean)[-1]) for curve in (reference, arm)]
     rises = _rises(reference) or _rises(arm)
     return Direct(_multiplier(estimate, draws, limits, known), draws, max(last), last[1] <= last[0], rises)
+
+
+def _flat(reference: Draws, arm: Draws) -> bool:
+    """Whether both arms have the error that they are compared at from their first points on: then nobody gained
+    anything along the axis, as where every score is zero."""
+    first, last = ([float(falling(curve.mean)[place]) for curve in (reference, arm)] for place in (0, -1))
+    return max(first) <= max(last) and min(first) >= max(last)
 
 
 def joint(

@@ -134,6 +134,12 @@ class Sweep(Part):
         return paired
 
     @model_validator(mode="after")
+    def matched_to_something(self) -> Self:
+        if self.match is None and self.match_to != "reference":
+            raise ValueError(f"match_to={self.match_to!r} says nothing without match: give match='flops' or another")
+        return self
+
+    @model_validator(mode="after")
     def fits_together(self) -> Self:
         drafted = drafts(self)
         if not drafted:

@@ -168,3 +168,14 @@ def test_intervals_cover_in_92_to_98_of_100_studies(benchmark_module, name):
     found = benchmark_module.coverage(study, 200)
     assert 0.92 <= found["direct"] <= 0.98
     assert 0.92 <= found["joint"] <= 0.98
+
+
+def test_nothing_is_said_where_no_arm_gains_anything() -> None:
+    """As where every score is zero: an arm that is there from its first point on is no better for it."""
+    x, nothing = np.log([1.0, 2.0, 4.0]), np.ones(3)
+    flat = Draws(nothing, np.tile(nothing, (50, 1)), np.full(3, 2), True)
+    told = direct(x, x, flat, flat).multiplier
+    assert np.isnan(told.estimate)
+    learned = np.array([0.9, 0.6, 0.3])
+    better = Draws(learned, np.tile(learned, (50, 1)), np.full(3, 2), True)
+    assert direct(x, x, flat, better).multiplier.estimate == np.inf, "better from its first point on: a bound"
