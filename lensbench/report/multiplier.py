@@ -75,7 +75,7 @@ def no_multiplier(worth: Worth) -> bool:
 def multiplier_words(multiplier: Multiplier) -> tuple[str, str]:
     """A multiplier and its interval as they are shown: 3.2 and [2.4, > 6]."""
     low_limit, high_limit = multiplier.limits
-    if multiplier.low <= 0 and multiplier.high == inf:
+    if isnan(multiplier.estimate) or (multiplier.low <= 0 and multiplier.high == inf):
         return UNKNOWN, ""  # anything is possible
     ends = [_value(end, low_limit, high_limit) for end in (multiplier.low, multiplier.high)]
     text = _value(multiplier.estimate, low_limit, high_limit)
@@ -94,7 +94,7 @@ def multiplier_sentences(grid: Grid, worths: Sequence[Worth]) -> list[str]:
         if of_form:
             best = min(of_form, key=lambda worth: float(worth.draws.mean[-1])).arm
             sentences.append(_sentence(grid, [worth for worth in of_form if worth.arm is best]))
-    return sentences
+    return [sentence for sentence in sentences if sentence]
 
 
 def _sentence(grid: Grid, worths: list[Worth]) -> str:
@@ -106,7 +106,8 @@ def _sentence(grid: Grid, worths: list[Worth]) -> str:
     said = ", ".join(filter(None, [metric_name(worths[0].metric), worths[0].form and f"{worths[0].form} prompts"]))
     without = [worth for worth in worths if no_multiplier(worth)]
     told = []
-    if shown := [_part(worth) for worth in worths if worth not in without]:
+    nobody_gained = all(isnan(worth.direct.multiplier.estimate) for worth in worths)
+    if not nobody_gained and (shown := [_part(worth) for worth in worths if worth not in without]):
         several = "; ".join(shown)
         told.append(f"{captions} worth, against {reference} ({said}): {several}.")
     if without:
