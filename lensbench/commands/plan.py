@@ -149,6 +149,7 @@ def _tuning(sweep: Sweep, untuned: str) -> str:
     of = f"{min(steps):,}" if len(steps) == 1 else f"{min(steps):,} to {max(steps):,}"
     seeds = f" with {len(tuning.seeds)} seeds" if len(tuning.seeds) > 1 else ""
     budget = f"{tuning.trials} trials of {of} steps{seeds} for each of {len(every)} arms and sizes"
+    budget += "".join(f", at {dotted.rpartition('.')[2]}={level} alone" for dotted, level in tuning.at.items())
     return f"{budget}; not complete: {untuned}; the cells below are untuned" if untuned else f"{budget}; complete"
 
 

@@ -85,6 +85,8 @@ def _notes(tuned: Mapping[str, Any]) -> tuple[str, ...]:
         f"The same for all: {tuning['trials']} finished trials by {SAMPLERS[tuning['sampler']]}, {seeds} each"
         f"{PRUNERS[tuning['pruner']]}; the first has the base's own values where they lie in the ranges."
     )
+    if at := tuning.get("at"):
+        budget += f" Tuned at {', '.join(factor_label(*one) for one in at.items())}, used at the other sizes as it is."
     of = f"{OBJECTIVES[tuning['objective']]} on {tuning['form']} prompts"
     on = "on held-out images" if tuning["objective"] == "validation_loss" else "on GenEval prompts"
     apart = f"Objective: {of}, {on} that no reported number comes from, with seeds that are not reported."

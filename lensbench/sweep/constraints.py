@@ -34,16 +34,11 @@ def resolved(sweep: Sweep, tuned: Mapping[str, Any] | None = None) -> Sweep:
     steps = matched_steps(plain, drafted) if sweep.match else {}
     derived = []
     for cell in drafted:
-        changes = dict(values[unit(cell)]) if values is not None else {}
+        changes = dict(values[sweep.tuning.unit(cell.levels)]) if values is not None and sweep.tuning else {}
         if cell.id in steps:
             changes[STEPS] = steps[cell.id]
         derived.append(changes)
     return plain.model_copy(update={"derived": tuple(derived), "tuned": dict(tuned or {})})
-
-
-def unit(cell: Cell) -> str:
-    """What is tuned together: the cell's levels without its seed, e.g. `captions.set=alt model.depth=2`."""
-    return " ".join(f"{dotted}={level}" for dotted, level in cell.levels.items() if dotted != "seed")
 
 
 def matched_steps(sweep: Sweep, drafted: list[Cell]) -> dict[str, int]:
@@ -61,7 +56,7 @@ def matched_steps(sweep: Sweep, drafted: list[Cell]) -> dict[str, int]:
             key = tuple((cell.levels | reference).values())
             anchor = of_levels.get(key)
             if anchor is None:
-                where = " ".join(f"{d.rpartition('.')[2]}={v}" for d, v in cell.levels.items() if d not in reference)
+                where = _levels({d: v for d, v in cell.levels.items() if d not in reference})
                 raise ValueError(f"match: no reference arm at [{where}] to match; match_to='base' needs none")
         if key not in budgets:
             assert anchor is not None
@@ -105,5 +100,10 @@ def notes(sweep: Sweep, cells: list[Cell]) -> list[str]:
             out.append(f"levels of {', '.join(own)} have seeds of their own: not paired")
     if sweep.tuned and sweep.tuning:
         count = f"{sweep.tuning.trials} trials for each arm and size"
-        out.append(f"{', '.join(sweep.tuning.search)} tuned with {count} ({sweep.tuned['digest'][:12]})")
+        where = f", at {_levels(sweep.tuning.at)} and used at its other levels" if sweep.tuning.at else ""
+        out.append(f"{', '.join(sweep.tuning.search)} tuned with {count}{where} ({sweep.tuned['digest'][:12]})")
     return out
+
+
+def _levels(chosen: Mapping[str, Any]) -> str:
+    return " ".join(f"{dotted.rpartition('.')[2]}={level}" for dotted, level in chosen.items())

@@ -58,6 +58,10 @@ class Tuning(Part):
     )
     form: Form = Field("detailed", description="the wording that the objective is measured in")
     images: int = Field(256, ge=FEWEST_HELD_OUT, description="held-out images of the loss, at most")
+    at: dict[str, Any] = Field(
+        {},
+        description="scale factor -> the one level that is tuned at; what is found there is used at its other levels",
+    )
     sampler: Literal["tpe", "gp"] = Field("tpe", description="Optuna's")
     pruner: Literal["none", "asha", "wilcoxon"] = Field(
         "none",
@@ -81,6 +85,7 @@ class Tuning(Part):
                     raise ValueError(f"tuning: {error}") from None
             if not isinstance(among, Range) and len(set(map(str, among))) < max(2, len(among)):
                 raise ValueError(f"tuning: {dotted}: name at least two values, each once")
+        self._check_at(cells, factors)
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"tuning: seeds={self.seeds}: name each once")
         reported = {cell.experiment.seed for cell in cells}
@@ -94,6 +99,27 @@ class Tuning(Part):
             raise ValueError("tuning: pruner='asha' looks at the loss along training: validation_loss, with one seed")
         if self.pruner == "wilcoxon" and len(self.seeds) < FEWEST_FOR_WILCOXON:
             raise ValueError(f"tuning: pruner='wilcoxon' compares seeds: give at least {FEWEST_FOR_WILCOXON}")
+
+    def _check_at(self, cells: Sequence[Cell], factors: dict[str, tuple[Any, ...]]) -> None:
+        for dotted, level in self.at.items():
+            if dotted not in factors or dotted == "seed" or dotted.startswith("captions."):
+                raise ValueError(f"tuning: at: {dotted} is no scale factor of the sweep; every arm is tuned by itself")
+            if level not in factors[dotted]:
+                raise ValueError(f"tuning: at: {dotted}={level!r} is not one of its levels")
+        tuned = {self.unit(cell.levels) for cell in cells if self.is_at(cell.levels)}
+        for cell in cells:
+            if self.unit(cell.levels) not in tuned:
+                raise ValueError(f"tuning: at: no cell [{self.unit(cell.levels)}] to tune for [{cell.label()}]")
+
+    def is_at(self, levels: dict[str, Any]) -> bool:
+        """Whether a cell of these levels is where tuning happens."""
+        return all(str(levels[dotted]) == str(level) for dotted, level in self.at.items())
+
+    def unit(self, levels: dict[str, Any]) -> str:
+        """Whose values a cell of these levels gets: those levels without the seed, with `at` in place of its own."""
+        return " ".join(
+            f"{dotted}={self.at.get(dotted, level)}" for dotted, level in levels.items() if dotted != "seed"
+        )
 
     @property
     def direction(self) -> Literal["minimize", "maximize"]:

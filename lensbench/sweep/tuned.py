@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from lensbench.experiment import Experiment
-from lensbench.sweep.constraints import unit
 from lensbench.sweep.design import Cell, Sweep, drafts
 
 
@@ -22,10 +21,12 @@ def tuned_file(sweep_file: Path) -> Path:
 
 
 def units(sweep: Sweep) -> dict[str, Cell]:
-    """What is tuned: each arm at each scale, by its name, with the first of its cells."""
+    """What is tuned: each arm at each scale that `tuning.at` leaves, by its name, with the first of its cells."""
+    assert sweep.tuning is not None
     found: dict[str, Cell] = {}
     for cell in drafts(sweep):
-        found.setdefault(unit(cell), cell)
+        if sweep.tuning.is_at(cell.levels):
+            found.setdefault(sweep.tuning.unit(cell.levels), cell)
     return found
 
 

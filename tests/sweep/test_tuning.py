@@ -19,6 +19,7 @@ from lensbench.commands.sweeps import prepared
 from lensbench.experiment import Experiment, one_line
 from lensbench.report.tuning import tuning_figure, tuning_table
 from lensbench.sweep.cellfiles import RECORD_COLUMNS
+from lensbench.sweep.constraints import resolved
 from lensbench.sweep.progress import Progress
 from lensbench.sweep.storage import address
 from lensbench.sweep.sweep import Range, Sweep, Tuning, cells, load
@@ -288,6 +289,9 @@ RATE = {"training.learning_rate": Range(low=1e-3, high=0.1, log=True)}
         ({"pruner": "asha", "objective": "geneval"}, ["asha", "validation_loss"]),
         ({"pruner": "wilcoxon"}, ["at least 3"]),
         ({"trials": 0}, ["trials"]),
+        ({"at": {"captions.set": "alt"}}, ["at: captions.set", "every arm is tuned"]),
+        ({"at": {"images": 16}}, ["at: images is no scale factor"]),
+        ({"at": {"training.warmup_steps": 50}}, ["at: training.warmup_steps=50 is not one of its levels"]),
     ],
 )
 def test_a_tuning_that_makes_no_sense_or_sees_what_is_reported_is_refused(
@@ -305,3 +309,36 @@ def test_a_tuning_that_makes_no_sense_or_sees_what_is_reported_is_refused(
     assert "\n" not in line
     for word in words:
         assert word in line
+
+
+def test_what_is_tuned_at_one_scale_is_used_at_the_others_by_each_arm_its_own() -> None:
+    sweep = Sweep(
+        name="s",
+        base=Experiment(),
+        factors={"captions.set": ("alt", "brief"), "images": (16, 32), "model.depth": (1, 2), "seed": (0, 1)},
+        reference={"captions.set": "alt"},
+        tuning=Tuning(search=RATE, trials=2, at={"images": 32}),
+    )
+    found = units(sweep)
+    assert len(found) == 4
+    assert {cell.experiment.images for cell in found.values()} == {32}
+    rates = {name: {"training.learning_rate": 1e-3 * (i + 1)} for i, name in enumerate(found)}
+    told = {"units": [{"unit": name, "values": values} for name, values in rates.items()], "digest": "0" * 64}
+    of_arm: dict[tuple[str, int], set[float]] = {}
+    for cell in cells(resolved(sweep, told)):
+        arm = (cell.levels["captions.set"], cell.levels["model.depth"])
+        of_arm.setdefault(arm, set()).add(cell.experiment.training.learning_rate)
+    assert len(of_arm) == 4
+    assert sorted(rate for rates in of_arm.values() for rate in rates) == [1e-3, 2e-3, 3e-3, 4e-3]
+
+
+def test_an_arm_that_is_not_where_tuning_is_has_nothing_to_be_trained_with() -> None:
+    with pytest.raises(ValidationError, match=r"at: no cell \[captions.set=brief images=32\] to tune for"):
+        Sweep(
+            name="s",
+            base=Experiment(),
+            factors={"captions.set": ("alt", "brief"), "images": (16, 32)},
+            exclude=({"captions.set": "brief", "images": 32},),
+            reference={"captions.set": "alt"},
+            tuning=Tuning(search=RATE, trials=2, at={"images": 32}),
+        )
