@@ -4,11 +4,11 @@ Hypothesis: detailed captions beat alt-text on prompts worded like them, at ever
     model; half detailed and half alt-text keeps most of it and loses less on short prompts; shuffled captions, the
     control, teach nothing that alt-text does not.
 Command: lensbench tune sweeps/caption_quality.py; lensbench run sweeps/caption_quality.py
-Expected cost: 135 cells and 270 short trials; by the pace of the demo about three hours on two CPU cores (an estimate).
+Expected cost: 135 cells and 40 short trials; an hour and a quarter on two CPU cores (an estimate).
 Result: not run yet.
 """
 
-from experiments.shapes import experiment
+from experiments.study import experiment
 from lensbench.sweep.questions import Question
 from lensbench.sweep.search import Range, Tuning
 from lensbench.sweep.sweep import Sweep
@@ -18,16 +18,7 @@ DETAILED = {"captions.set": "detailed", "captions.shuffled": False}
 
 sweep = Sweep(
     name="caption_quality",
-    base=experiment.replace(
-        {
-            "training.steps": 1000,
-            "evaluation.at": (0.25, 0.5, 0.75, 1.0),
-            "evaluation.prompts_per_task": 32,
-            "evaluation.images_per_task": 32,
-            "evaluation.guidances": (1.0, 4.0),
-            "evaluation.prompt_seed": 7,
-        }
-    ),
+    base=experiment,
     factors={
         "captions.set": ("alt", "brief", "detailed", HALF),
         "captions.shuffled": (False, True),
@@ -42,10 +33,12 @@ sweep = Sweep(
         Question(arm={"captions.set": "detailed", "captions.shuffled": True}),
         Question(arm=DETAILED, against={"captions.set": HALF, "captions.shuffled": False}),
     ),
+    # every arm has the same budget, at the middle of the data and the sizes
     tuning=Tuning(
         search={"training.muon_learning_rate": Range(low=0.005, high=0.08, log=True)},
-        trials=6,
-        steps=300,
+        trials=8,
+        steps=400,
+        at={"images": 1024, "model.depth": 3},
         form="detailed",
     ),
 )

@@ -1,0 +1,21 @@
+"""Which size is best where every model sees as many images, and what are detailed captions worth at each?
+
+Hypothesis: with the same images seen the deeper model is better in both arms, and detailed captions gain more from it.
+Command: lensbench run sweeps/model_size.py
+Expected cost: 18 cells, a quarter of an hour on two CPU cores (an estimate).
+Result: not run yet.
+
+sweeps/model_size_flops.py asks the same where every model spends as much compute.
+"""
+
+from experiments.study import experiment
+from lensbench.sweep.sweep import Sweep
+
+sweep = Sweep(
+    name="model_size",
+    base=experiment,
+    factors={"captions.set": ("alt", "detailed"), "model.depth": (2, 3, 4), "seed": (0, 1, 2)},
+    reference={"captions.set": "alt"},
+    match="samples",
+    match_to="base",
+)
