@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from lensbench.locks import file_lock
-from lensbench.publishing import publish
+from lensbench.publishing import publish, publish_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -231,9 +231,7 @@ class CaptionWriter:
 def _claim(folder: Path, maker: Maker) -> None:
     path = folder / "set.json"
     if not path.exists():
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(maker._asdict(), indent=1))
-        publish(partial, path)
+        publish_text(path, json.dumps(maker._asdict(), indent=1))
     theirs = CaptionSet(folder).maker
     for field, had, given in zip(Maker._fields, theirs, maker, strict=True):
         if had != given:

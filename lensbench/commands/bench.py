@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from lensbench.commands.again import again
+from lensbench.commands.again import to_go_on
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,8 +92,7 @@ def run(
         processes = workers or default_workers(len(entry.scale.seeds))
         card = bench.run(entry, runs, console=console, workers=processes, reference=known)
     except StoppedError as stopped:
-        print(f"lensbench: {stopped} in {runs}; continue with: {again()}", file=sys.stderr)
-        raise typer.Exit(stopped.exit_code) from None
+        raise to_go_on(f"{stopped} in {runs}", stopped.exit_code) from None
     path = write(card, folder / f"{entry.name}.json")
     _show(console, [known, card] if known else [card])
     console.print(f"card: {path} ({card.hash[:12]})", highlight=False, soft_wrap=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from lensbench.commands.again import again
+from lensbench.commands.again import to_go_on
 from lensbench.commands.costs import print_estimate, print_outcome, print_pilot, tell
 
 if TYPE_CHECKING:
@@ -214,8 +213,7 @@ def write(
             with shown(console, "images", price is not None) as display:
                 outcome = writing.write(images, folder, asking, price and price[0], run, display, only)
         except writing.WritingStoppedError as stopped:
-            print(f"lensbench: {stopped} in {folder}; continue with: {again()}", file=sys.stderr)
-            raise typer.Exit(130) from None
+            raise to_go_on(f"{stopped} in {folder}") from None
         print_outcome(console, outcome, name, len(images.keys), "images", price)
         if only is not None:
             print_pilot(console, writing.pilot_result(images, folder, only, price and price[0]), price)
@@ -295,8 +293,7 @@ def rewrite(
             outcome = rewriting.rewrite(rows, out, asking, price and price[0], run, display)
     except writing.WritingStoppedError as stopped:
         folder = rewriting.answers_folder(out)
-        print(f"lensbench: {stopped} in {folder}; continue with: {again()}", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise to_go_on(f"{stopped} in {folder}") from None
     print_outcome(console, outcome, rewriting.answers_folder(out).name, len(rows), "prompts", price)
     lines, lacking = rewriting.finished_rows(rows, out, keep_short)
     if not outcome.complete or (lacking and not keep_short):

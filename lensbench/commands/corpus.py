@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from lensbench.commands.again import again
+from lensbench.commands.again import to_go_on
 from lensbench.commands.counting import counting
 
 if TYPE_CHECKING:
@@ -67,8 +67,7 @@ def import_(
         with counting(console, "importing") as report:
             manifest = import_corpus(what, out, workers=workers or len(os.sched_getaffinity(0)), report=report)
     except KeyboardInterrupt:
-        print(f"lensbench: stopped; what is in {out} stays; continue with: {again()}", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise to_go_on(f"stopped; what is in {out} stays") from None
     for line in _summary(manifest, out):
         console.print(line, markup=False, soft_wrap=True)
 

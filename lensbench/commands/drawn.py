@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import typer
-
-from lensbench.commands.again import again
+from lensbench.commands.again import to_go_on
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,6 +41,5 @@ def drawn(path: Path, prompts: str | None, form: Form | None, step: int | None, 
     try:
         draw(pipeline, wanted, Wishes(), out, console)
     except DrawingStoppedError as stopped:
-        print(f"lensbench: {stopped} in {out}; continue with: {again()}", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise to_go_on(f"{stopped} in {out}") from None
     return out

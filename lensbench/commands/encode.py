@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lensbench.commands.again import again
+from lensbench.commands.again import to_go_on
 from lensbench.commands.sweeps import CorpusFolder, Runs, with_corpus
 
 if TYPE_CHECKING:
@@ -74,8 +73,7 @@ def encode(
                 with _telling(console, todo) as report:
                     encoding.encode(todo, experiments, cache, workers or max(1, len(gpus())), report)
     except KeyboardInterrupt:
-        print(f"lensbench: stopped; what is finished stays in {cache}; continue with: {again()}", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise to_go_on(f"stopped; what is finished stays in {cache}") from None
     console.print(f"{whole.rows:,} rows are there, {whole.rows - whole.there:,} of them new")
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from lensbench.commands.again import again
+from lensbench.commands.again import to_go_on
 
 
 def generate(
@@ -97,5 +96,4 @@ def generate(
             pipeline = open_pipeline(Path(checkpoint), parts, step)
             draw(pipeline, find_prompts(prompts, pipeline.experiment, form, samples), wishes, out, Console())
     except DrawingStoppedError as stopped:
-        print(f"lensbench: {stopped} in {out}; continue with: {again()}", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise to_go_on(f"{stopped} in {out}") from None

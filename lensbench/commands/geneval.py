@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lensbench.commands.again import again
+from lensbench.commands.again import to_go_on
 from lensbench.commands.counting import counting
 from lensbench.commands.device import usable_device
 from lensbench.commands.drawn import CELL, Form, drawn, is_model
@@ -87,8 +86,7 @@ def geneval(
         with counting(console, "judging") as report:
             judge_folder(asked, judge, shard=number, shards=count, batch=batch, threshold=threshold, report=report)
     except KeyboardInterrupt:
-        print(f"lensbench: stopped; what is judged stays in {folder}; continue with: {again()}", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise to_go_on(f"stopped; what is judged stays in {folder}") from None
     known = judged(asked, judge, threshold)
     rows = outcomes(asked, known)
     if count > 1 and len(rows) < len(asked.pictures):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lensbench.commands.again import again
+from lensbench.commands.again import to_go_on
 from lensbench.commands.counting import counting
 from lensbench.commands.device import usable_device
 from lensbench.commands.geneval import shard_of
@@ -62,8 +61,7 @@ def geneval2(
         with counting(console, "asking about") as report:
             judge_folder(prompts, vlm, shard=number, shards=count, report=report)
     except KeyboardInterrupt:
-        print(f"lensbench: stopped; what is judged stays in {folder}; continue with: {again()}", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise to_go_on(f"stopped; what is judged stays in {folder}") from None
     known = judged(prompts, vlm)
     if count > 1 and len(known) < len(prompts.pictures):
         say(console, f"{len(known):,} of {len(prompts.pictures):,} pictures are judged: scores follow the last shard")

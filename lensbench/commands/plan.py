@@ -141,6 +141,7 @@ def _matched(sweep: Sweep, every: Sequence[Cell]) -> str:
 def _tuning(sweep: Sweep, untuned: str) -> str:
     if sweep.tuning is None:
         return ""
+    from lensbench.sweep.constraints import levels_shown
     from lensbench.sweep.tuned import trial_experiment, units
 
     tuning = sweep.tuning
@@ -149,7 +150,7 @@ def _tuning(sweep: Sweep, untuned: str) -> str:
     of = f"{min(steps):,}" if len(steps) == 1 else f"{min(steps):,} to {max(steps):,}"
     seeds = f" with {len(tuning.seeds)} seeds" if len(tuning.seeds) > 1 else ""
     budget = f"{tuning.trials} trials of {of} steps{seeds} for each of {len(every)} arms and sizes"
-    budget += "".join(f", at {dotted.rpartition('.')[2]}={level} alone" for dotted, level in tuning.at.items())
+    budget += f", at {levels_shown(tuning.at)} alone" if tuning.at else ""
     return f"{budget}; not complete: {untuned}; the cells below are untuned" if untuned else f"{budget}; complete"
 
 
@@ -247,7 +248,11 @@ def _list(console: Console, found: Sequence[Planned], folded: bool = False) -> N
     columns = _numbers(found)
     same = {head: texts[0] for head, texts in columns.items() if len(set(texts)) == 1 and len(found) > 1}
     if same:
-        _say(console, "every cell", ", ".join(f"{words} {head}" for head, words in same.items()))
+        _say(
+            console,
+            "every cell",
+            ", ".join(words if head == "FLOPs" else f"{words} {head}" for head, words in same.items()),
+        )
     columns = {head: texts for head, texts in columns.items() if head not in {*same, *factors}}
     if any(one.seconds is not None for one in found):
         columns["time"] = [duration(one.seconds) for one in found]

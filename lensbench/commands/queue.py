@@ -6,10 +6,13 @@ from typing import Annotated
 
 import typer
 
+from lensbench.sweep.claims import TRIES_VARIABLE
+from lensbench.sweep.storage import VARIABLE
+
 Storage = Annotated[
     str | None,
     typer.Option(
-        envvar="LENSBENCH_STORAGE",
+        envvar=VARIABLE,
         show_envvar=True,
         show_default=False,
         help="Where the queue is kept: postgresql://USER@HOST/DATABASE, journal:FILE; without it SQLite in RUNS. "
@@ -18,5 +21,5 @@ Storage = Annotated[
 ]
 Tries = Annotated[
     int,
-    typer.Option(min=1, envvar="LENSBENCH_TRIES", help="Failures after which a cell is left alone until retried."),
+    typer.Option(min=1, envvar=TRIES_VARIABLE, help="Failures after which a cell is left alone until retried."),
 ]

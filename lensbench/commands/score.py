@@ -312,7 +312,7 @@ def _write(path: Path, asked: Asked, scores: Scores) -> None:
     from dataclasses import asdict
     from importlib.metadata import version
 
-    from lensbench.publishing import publish
+    from lensbench.publishing import nan_to_null, publish_text
     from lensbench.sweep.provenance import commit, hardware
 
     libraries = ("torch", "torchmetrics", "transformers", "numpy", "scipy", "pillow", "clean-fid")
@@ -336,9 +336,7 @@ def _write(path: Path, asked: Asked, scores: Scores) -> None:
         },
         "timing": asdict(scores.timing) | {"seconds": scores.seconds},
     }
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(_plain(told), indent=1))
-    publish(partial, path)
+    publish_text(path, json.dumps(nan_to_null(told), indent=1))
 
 
 def _version(name: str, version: Any) -> str | None:
@@ -348,12 +346,3 @@ def _version(name: str, version: Any) -> str | None:
         return str(version(name))
     except PackageNotFoundError:
         return None
-
-
-def _plain(value: Any) -> Any:
-    """The value with null for what is no number: NaN is no JSON."""
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and value != value else value

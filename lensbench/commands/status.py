@@ -11,6 +11,7 @@ import typer
 
 from lensbench.commands.queue import Tries
 from lensbench.commands.sweeps import CorpusFolder, Runs, SweepFile, prepared
+from lensbench.sweep.claims import TRIES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,7 +34,7 @@ def status(
     corpus: CorpusFolder = None,
     watch: Annotated[bool, typer.Option("--watch", help="Go on showing it until nothing runs or waits.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Everything about every cell, for programs.")] = False,
-    tries: Tries = 3,
+    tries: Tries = TRIES,
 ) -> None:
     """How a sweep stands: done, running, waiting and failed cells by arm, where they run, and the time left."""
     from rich.console import Console

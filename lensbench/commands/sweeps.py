@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from lensbench.commands import cluster
-from lensbench.commands.again import again
+from lensbench.commands.again import to_go_on
 from lensbench.commands.queue import Storage, Tries
 from lensbench.sweep import cost
+from lensbench.sweep.claims import TRIES, TRIES_VARIABLE
+from lensbench.sweep.storage import VARIABLE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,7 +48,7 @@ def run(
         int, typer.Option(min=0, help="Cells trained at a time, each in its own process; 0: one a GPU or core.")
     ] = 0,
     storage: Storage = None,
-    tries: Tries = 3,
+    tries: Tries = TRIES,
     usd_per_hour: Annotated[
         float | None,
         typer.Option(min=0, envvar=cost.RATE, show_default=False, help="Dollars for an hour of a GPU, or of a core."),
@@ -73,11 +74,7 @@ def run(
     from rich.console import Console
 
     sweep = prepared(sweep_file, corpus)
-    from lensbench.sweep.processes import default_workers
-    from lensbench.sweep.session import StoppedError, work
-    from lensbench.sweep.sweep import cells
     from lensbench.sweep.worker import check_writable
-    from lensbench.tracking import starter
 
     console = Console()
     check_writable(runs)
@@ -85,8 +82,8 @@ def run(
     if usd_per_hour is not None:
         os.environ[cost.RATE] = str(usd_per_hour)  # of the workers too, wherever they are
     if storage is not None:
-        os.environ["LENSBENCH_STORAGE"] = storage
-    os.environ["LENSBENCH_TRIES"] = str(tries)
+        os.environ[VARIABLE] = storage
+    os.environ[TRIES_VARIABLE] = str(tries)
     if tracking is not None:
         os.environ["MLFLOW_TRACKING_URI"] = tracking
     if launcher == "slurm":
@@ -96,24 +93,33 @@ def run(
         request = Request(time, partition, account, *sizes, further_options(slurm or []))
         if not cluster.on_slurm(sweep, sweep_file, runs, workers, request, console, wait=wait, tries=tries):
             return
-        complete = _report(sweep, runs, results, tracking)
-        _tell_cost(sweep, runs, console)
-        if not complete:
-            raise typer.Exit(1)
-        return
+        failed = False  # a cell that failed is missing from the report
+    else:
+        failed = not _work_here(sweep, runs, console, workers, tracking, storage, tries)
+    complete = _report(sweep, runs, results, tracking)
+    _tell_cost(sweep, runs, console)
+    if failed or not complete:
+        raise typer.Exit(1)
+
+
+def _work_here(
+    sweep: Sweep, runs: Path, console: Console, workers: int, tracking: str | None, storage: str | None, tries: int
+) -> bool:
+    """Run the cells on this machine; whether none failed."""
+    from lensbench.sweep.processes import default_workers
+    from lensbench.sweep.session import StoppedError, work
+    from lensbench.sweep.sweep import cells
+    from lensbench.tracking import starter
+
+    processes = workers or default_workers(len(cells(sweep)))
+    mirror = starter(tracking, runs)
     try:
-        processes = workers or default_workers(len(cells(sweep)))
-        mirror = starter(tracking, runs)
         session = work(
             sweep, runs, console=console, workers=processes, open_mirror=mirror, storage=storage, tries=tries
         )
     except StoppedError as stopped:
-        print(f"lensbench: {stopped} in {runs}; continue with: {again()}", file=sys.stderr)
-        raise typer.Exit(stopped.exit_code) from None
-    complete = _report(sweep, runs, results, tracking)
-    _tell_cost(sweep, runs, console)
-    if not complete or session.failed:
-        raise typer.Exit(1)
+        raise to_go_on(f"{stopped} in {runs}", stopped.exit_code) from None
+    return not session.failed
 
 
 def report(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lensbench.commands.again import again
+from lensbench.commands.again import to_go_on
 from lensbench.commands.queue import Storage
 from lensbench.commands.sweeps import CorpusFolder, Runs, SweepFile, on_corpus
 
@@ -73,8 +72,7 @@ def tune(
             found = tuner.findings()
     except (KeyboardInterrupt, SystemExit):
         number = received[0] if received else 15
-        print(f"lensbench: stopped; finished trials are kept; continue with: {again()}", file=sys.stderr)
-        raise typer.Exit(128 + number) from None
+        raise to_go_on("stopped; finished trials are kept", 128 + number) from None
     write_tuned(sweep, found, path)
     for entry in found:
         values = ", ".join(f"{d.rpartition('.')[2]}={_shown(v)}" for d, v in entry["values"].items())

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lensbench.commands.again import again
+from lensbench.commands.again import to_go_on
 from lensbench.commands.queue import Storage, Tries
 from lensbench.commands.sweeps import CorpusFolder, Runs, SweepFile, Tracking, prepared
+from lensbench.sweep.claims import TRIES
 
 
 def work(
@@ -19,7 +19,7 @@ def work(
     storage: Storage = None,
     corpus: CorpusFolder = None,
     isolate: Annotated[bool, typer.Option("--isolate", help="Run every cell in a fresh process.")] = False,
-    tries: Tries = 3,
+    tries: Tries = TRIES,
     tracking: Tracking = None,
 ) -> None:
     """Take the next cell of a sweep until none is left, beside any number of other workers. Writes no report.
@@ -47,8 +47,7 @@ def work(
             isolate=isolate,
         )
     except StoppedError as stopped:
-        print(f"lensbench: {stopped} in {runs}; continue with: {again()}", file=sys.stderr)
-        raise typer.Exit(stopped.exit_code) from None
+        raise to_go_on(f"{stopped} in {runs}", stopped.exit_code) from None
     if session.failed:
         print(f"{len(session.failed)} of the sweep's cells are not complete: lensbench status {sweep_file} says why")
         raise typer.Exit(1)

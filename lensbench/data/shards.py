@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lensbench.data.pictures import Facts
-from lensbench.publishing import publish
+from lensbench.publishing import publish, publish_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -110,9 +110,7 @@ class ShardWriter:
 
 def write_manifest(corpus: Path, manifest: dict[str, Any]) -> None:
     """Write `corpus.json`, in one step."""
-    partial = corpus / f"{MANIFEST}.partial"
-    partial.write_text(json.dumps({"format": FORMAT, **manifest}, indent=1))
-    publish(partial, corpus / MANIFEST)
+    publish_text(corpus / MANIFEST, json.dumps({"format": FORMAT, **manifest}, indent=1))
 
 
 def is_imported(folder: Path) -> bool:

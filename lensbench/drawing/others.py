@@ -17,7 +17,7 @@ import torch
 
 from lensbench.drawing.draw import PROTOCOL, Draws, Settings, Wishes, fill, parameters
 from lensbench.drawing.prompts import Prompts
-from lensbench.model.pretrained import brief, from_hub
+from lensbench.model.pretrained import brief, model_folder
 from lensbench.streams import stream_key
 
 if TYPE_CHECKING:
@@ -134,11 +134,7 @@ def open_other(name: str) -> OtherModel:
     from diffusers import DiffusionPipeline
     from diffusers.utils import is_accelerate_available, logging
 
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        if folder.is_absolute() or name.count("/") != 1:
-            raise ValueError(f"{PREFIX}{name}: no such folder")
-        folder = from_hub(name, "--model", FILES)
+    folder = model_folder(name, "--model", FILES)
     if not (folder / INDEX).is_file():
         raise ValueError(f"{PREFIX}{name}: no {INDEX} in {folder}, so it is no diffusers pipeline")
     logging.disable_progress_bar()

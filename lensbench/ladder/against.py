@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lensbench.ladder.card import Card
+from lensbench.report.multiplier import multiplier_words
 from lensbench.scoring.multiplier import direct
 from lensbench.scoring.resampling import draw_scores
 from lensbench.scoring.statistics import Difference, Interval, holm, paired_difference, stratified_mean
@@ -90,26 +91,11 @@ def multipliers(card: Card, reference: Card) -> list[dict[str, Any]]:
                     "multiplier": _finite(number.estimate),
                     "low": _finite(number.low),
                     "high": _finite(number.high),
-                    "shown": shown(number.estimate, number.low, number.high, number.limits),
+                    "shown": " ".join(multiplier_words(number)).rstrip(),
                     "rises": told.rises,
                 }
             )
     return found
-
-
-def shown(estimate: float, low: float, high: float, limits: tuple[float, float]) -> str:
-    """A multiplier in words: "2.1 [1.4, 3.0]", "> 6.0" where only a bound is known, "?" where nothing is."""
-
-    def one(value: float) -> str:
-        if isinf(value) or value > limits[1]:
-            return f"> {limits[1]:.2g}"
-        return f"< {limits[0]:.2g}" if value < limits[0] or value == 0 else f"{value:.2g}"
-
-    if isnan(estimate):
-        return "?"
-    if isnan(low) or isnan(high):
-        return one(estimate)
-    return f"{one(estimate)} [{one(low)}, {one(high)}]"
 
 
 def _curve(card: Card, metric: str, form: str) -> dict[str, np.ndarray] | None:

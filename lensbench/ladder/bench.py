@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +18,11 @@ from lensbench.ladder.card import Card
 from lensbench.ladder.checks import Checks, check, check_coverage
 from lensbench.ladder.scale import Scale
 from lensbench.scoring.evaluate import plan
+from lensbench.sweep.provenance import versions
 from lensbench.sweep.sweep import Results, Sweep, collect
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-LIBRARIES = ("torch", "lightning", "transformers", "numpy", "scipy", "lensbench")
 
 
 @dataclass(frozen=True)
@@ -74,8 +72,8 @@ def enter(
     corpus = open_corpus(sweep.base.corpus, sweep.base.images)
     if given is not None:
         check_coverage(given, corpus)
-    found = check(sweep.base, corpus, plan(sweep.base, corpus), given)
     texts = training_texts(corpus, sweep.base.captions, corpus.train_keys, sweep.base.text_encoder)
+    found = check(sweep.base, texts, plan(sweep.base, corpus), given)
     digest = arm_digest(corpus.train_keys, texts)
     own = Path(captions).stem if given is not None else captions
     return Entry(scale, name or own + ("-shuffled" if shuffled else ""), sweep, sweep.base, found, digest)
@@ -98,8 +96,6 @@ def run(entry: Entry, runs: Path, *, console: Console, workers: int, reference: 
 
 def card_of(entry: Entry, found: Results, reference: Card | None = None) -> Card:
     """The card of complete runs."""
-    from dataclasses import replace
-
     policy = entry.experiment.captions
     captions: dict[str, Any] = {
         "set": policy.set,
@@ -108,9 +104,9 @@ def card_of(entry: Entry, found: Results, reference: Card | None = None) -> Card
         "template": policy.given_template,
         "limit_per_image": policy.given_limit,
         "digest": entry.captions_digest,
-        "checks": entry.checks.as_dict(),
+        "checks": asdict(entry.checks),
     }
-    made = cards.make(entry.scale, entry.name, captions, found.records, found.outcomes, [], _versions())
+    made = cards.make(entry.scale, entry.name, captions, found.records, found.outcomes, [], versions())
     if reference is not None and reference.name != made.name:
         made = replace(made, multiplier=multipliers(made, reference)).sealed()
     return made
@@ -156,13 +152,3 @@ def verify(card: Card, entry: Entry, seed: int, runs: Path, *, console: Console)
 def _is_file(captions: str) -> bool:
     path = Path(captions)
     return path.suffix in (".jsonl", ".parquet", ".csv") or (path / "set.json").is_file()
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

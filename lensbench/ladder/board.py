@@ -7,9 +7,8 @@ from math import isnan
 
 from lensbench.ladder.against import Compared, compare
 from lensbench.ladder.card import Card
+from lensbench.report.grid import SIGNIFICANT
 from lensbench.report.table import Cell, Column, Row, Table, bounds, number, signed
-
-LEVEL = 0.05
 
 
 def table(cards: Sequence[Card]) -> Table:
@@ -46,8 +45,8 @@ def table(cards: Sequence[Card]) -> Table:
         f"Scale {first.scale} (version {first.version}, {first.scale_digest[:12]}); {len(first.seeds)} seeds; judge "
         f"{first.origin.get('judge_digest', '')[:12]}. GenEval's mean over tasks, in percent, 95 % intervals over "
         "prompts and seeds; differences in points, paired image by image.",
-        f"*: p < {LEVEL} by a sign-flip permutation with Holm's correction over all {tested} differences; without it "
-        "two captions are tied.",
+        f"*: p < {SIGNIFICANT} by a sign-flip permutation with Holm's correction over all {tested} differences; "
+        "without it two captions are tied.",
         f"x samples: how many times the images seen {_reference(cards)} captions need to reach the same GenEval error "
         "(detailed prompts), by the measured curves; > and < are bounds: nothing is extrapolated.",
     )
@@ -59,7 +58,7 @@ def _difference(one: Compared) -> Cell:
         return Cell("")
     found = one.difference
     low, high = 100 * found.low, 100 * found.high
-    clear = not isnan(one.p_holm) and one.p_holm < LEVEL
+    clear = not isnan(one.p_holm) and one.p_holm < SIGNIFICANT
     emphasis = "unclear" if not clear else "better" if found.estimate > 0 else "worse"
     return Cell(
         signed(100 * found.estimate),

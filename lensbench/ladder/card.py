@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lensbench.publishing import publish
+from lensbench.publishing import nan_to_null, publish_text
 from lensbench.scoring.statistics import stratified_mean
 
 FORMAT = 1
@@ -115,10 +115,7 @@ def make(
 
 def write(card: Card, path: Path) -> Path:
     """Write a card as JSON."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(_plain(asdict(card)), indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    publish(partial, path)
-    return path
+    return publish_text(path, json.dumps(nan_to_null(asdict(card)), indent=1, sort_keys=True) + "\n")
 
 
 def read(path: Path) -> Card:
@@ -193,14 +190,5 @@ def _one(records: Any, column: str) -> str:
     return ", ".join(found)
 
 
-def _plain(value: Any) -> Any:
-    """The value with null for what is no number: NaN is no JSON."""
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and value != value else value
-
-
 def _hash(science: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(_plain(science), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(nan_to_null(science), sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -6,13 +6,11 @@ and goes into the card, for whoever reads it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from lensbench.captions.given import Given
 from lensbench.captions.quality import describe, words_of
-from lensbench.captions.texts import training_texts
 from lensbench.data.corpus import Corpus, ShapesWorld
 from lensbench.experiment import Experiment
 from lensbench.scoring.evaluate import Plan
@@ -43,10 +41,6 @@ class Checks:
         float  # of evaluation prompts of at least GRAM words, those that share that many in a row
     )
 
-    def as_dict(self) -> dict[str, Any]:
-        """For the card."""
-        return asdict(self)
-
 
 def check_coverage(given: Given, corpus: Corpus) -> None:
     """Raise ValueError, one line, unless every training image has a caption and every key is an image's."""
@@ -70,11 +64,10 @@ def check_coverage(given: Given, corpus: Corpus) -> None:
         )
 
 
-def check(experiment: Experiment, corpus: Corpus, plan: Plan, given: Given | None) -> Checks:
-    """Describe what the experiment's captions are. Raises ValueError as `training_texts` does."""
+def check(experiment: Experiment, texts: Mapping[str, Sequence[str]], plan: Plan, given: Given | None) -> Checks:
+    """Describe the texts of each caption set, one a training image, that the experiment trains on."""
     from lensbench.captions.cutting import text_window, token_offsets
 
-    texts = training_texts(corpus, experiment.captions, corpus.train_keys, experiment.text_encoder)
     every = [text for of_set in texts.values() for text in of_set]
     offsets, window = token_offsets(experiment.text_encoder), text_window(experiment.text_encoder)
     found = describe(((str(i), text) for i, text in enumerate(every)), offsets, window)
@@ -84,7 +77,7 @@ def check(experiment: Experiment, corpus: Corpus, plan: Plan, given: Given | Non
     ]
     verbatim, shared = leakage(prompts, every)
     return Checks(
-        images=len(corpus.train_keys),
+        images=len(next(iter(texts.values()))),
         texts=sum(map(len, given.texts.values())) if given else found.captions,
         states=dict(given.states) if given else {"done": found.captions},
         words_mean=found.words.mean,

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from string import Template
 
-import lensbench.report.page.write as report_page
 from lensbench.ladder.card import Card
 from lensbench.report.page import markup
+from lensbench.report.page.embedding import embedded
 from lensbench.report.table import Cell, Column, Row, Table, number
+from lensbench.scoring.geneval import TASKS
 
 TEMPLATE = Path(__file__).with_name("board.html")
-TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 
 
 def page(cards: Sequence[Card], board: Table) -> str:
     """The page of a leaderboard; the same cards give the same bytes."""
-    script = (report_page.HERE / "page.js").read_text(encoding="utf-8")
     first = cards[0]
     parts = {
         "title": escape(f"The ladder: {first.scale}"),
-        "style": (report_page.HERE / "page.css").read_text(encoding="utf-8"),
-        "script": script,
-        "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **embedded("page.js"),
         "setting": escape(
             f"Scale {first.scale}, version {first.version}: everything but the captions is fixed, {len(first.seeds)} "
             f"training seeds a card, {len(cards)} cards."

@@ -10,7 +10,6 @@ from pathlib import Path
 from lensbench.experiment import Captions, Experiment
 from lensbench.sweep.sweep import Sweep
 
-LADDER = Path("experiments/ladder.py")
 REFERENCE = "alt"  # the caption set that a multiplier is told against
 
 
@@ -43,7 +42,7 @@ class Scale:
         )
 
 
-def load_scale(name: str, ladder: Path = LADDER) -> Scale:
+def load_scale(name: str, ladder: Path) -> Scale:
     """A scale of a ladder's file, which defines `SCALES`. Raises ValueError, one line, where there is none."""
     if not ladder.is_file():
         raise ValueError(f"{ladder}: no such file; run this where lensbench was checked out, or give --ladder FILE")

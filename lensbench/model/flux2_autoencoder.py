@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lensbench.experiment import LATENTS
 from lensbench.model.autoencoder import as_floats, check_images, check_latents, patchify, unpatchify
-from lensbench.model.pretrained import PICKLES, brief, from_hub
+from lensbench.model.pretrained import PICKLES, brief, model_folder
 
 CLASS = "AutoencoderKLFlux2"
 CHANNELS, DOWNSAMPLING, PATCH = LATENTS["flux2"]
@@ -82,11 +82,9 @@ def _statistics(vae: Any) -> tuple[Tensor, Tensor]:
 
 def _folder(model: str) -> Path:
     """The folder with the autoencoder's config and weights: local, or fetched from the hub."""
-    place = Path(model).expanduser()
-    if not place.is_dir():
-        # The autoencoder's own files alone: a pipeline's repository holds its denoiser and its text encoder too.
-        wanted = ("config.json", WEIGHTS, f"{WEIGHTS}.index.json")
-        place = from_hub(model, "autoencoder.model", [f"{part}{file}" for part in ("", "vae/") for file in wanted])
+    # The autoencoder's own files alone: a pipeline's repository holds its denoiser and its text encoder too.
+    wanted = ("config.json", WEIGHTS, f"{WEIGHTS}.index.json")
+    place = model_folder(model, "autoencoder.model", [f"{part}{file}" for part in ("", "vae/") for file in wanted])
     if not (place / "config.json").is_file() and (place / "vae").is_dir():
         place /= "vae"
     if not (place / "config.json").is_file():

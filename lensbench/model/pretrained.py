@@ -44,25 +44,26 @@ def locate(name: str) -> ModelFiles:
     A pipeline's folder, with `text_encoder/` and `tokenizer/`, will do too. Raises ValueError, one line, when there is
     no such model.
     """
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
-            raise ValueError(f"text_encoder.model={name!r}: no such folder")
-        # A repository may be a pipeline's, with more than its text encoder.
-        subfolders = [f"{part}/{file}" for part in ("text_encoder", "tokenizer") for file in WANTED]
-        folder = from_hub(name, "text_encoder.model", [*WANTED, *subfolders])
+    # A repository may be a pipeline's, with more than its text encoder.
+    subfolders = [f"{part}/{file}" for part in ("text_encoder", "tokenizer") for file in WANTED]
+    folder = model_folder(name, "text_encoder.model", [*WANTED, *subfolders])
     if (folder / "text_encoder" / CONFIG).is_file() and (folder / "tokenizer").is_dir():
         return ModelFiles(folder / "text_encoder", folder / "tokenizer")
     return ModelFiles(folder, folder)
 
 
-def from_hub(name: str, argument: str, wanted: Sequence[str]) -> Path:
-    """The files of a hub repository that match `wanted`, downloaded if need be.
+def model_folder(name: str, argument: str, wanted: Sequence[str]) -> Path:
+    """A model's folder: `name` itself, or the hub's repository, whose files in `wanted` are downloaded if need be.
 
-    Raises ValueError, one line, naming the `argument` that gave the name, when they cannot be had.
+    Raises ValueError, one line, naming the `argument` that gave the name, where there is neither.
     """
     from huggingface_hub import snapshot_download
 
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+        raise ValueError(f"{argument}={name!r}: no such folder")
     try:
         return Path(snapshot_download(name, allow_patterns=list(wanted)))
     except Exception as error:  # the library has no one class for a network or a repository that fails

@@ -21,7 +21,7 @@ BySeed = Mapping[Any, float]
 
 def data_table(grid: Grid) -> Table:
     """What went into each arm: images, captions lost or cut, time and compute of one run."""
-    name, size = _unit_of(max((max(found.train_flops.values()) for found in grid.amounts.values()), default=0.0))
+    name, size = flops_unit(max((max(found.train_flops.values()) for found in grid.amounts.values()), default=0.0))
     columns = {
         Column("training_images", "images", "images"): ",.0f",
         Column("samples_seen", "images seen", "seen"): ",.0f",
@@ -64,7 +64,7 @@ def sizes_table(grid: Grid, parameters: Mapping[str, int]) -> Table | None:
         place: {seed: found.train_flops[seed] / seen for seed, seen in found.samples_seen.items() if seen}
         for place, found in grid.amounts.items()
     }
-    name, size = _unit_of(max((value for found in a_image.values() for value in found.values()), default=0.0))
+    name, size = flops_unit(max((value for found in a_image.values() for value in found.values()), default=0.0))
     measured = [name for name in ("images_per_second", "peak_memory_bytes") if name in grid.measured]
     wanted = [
         (metric, form, 1, 100.0, True) if metric == GENEVAL else (metric, form, *unit(metric))
@@ -108,7 +108,7 @@ def sizes_table(grid: Grid, parameters: Mapping[str, int]) -> Table | None:
 def costs_table(grid: Grid, captioners: Sequence[Mapping[str, Any]] = ()) -> Table:
     """What the captions and all runs of a scale and arm cost. `captioners` are those of the provenance."""
     flops = {place: sum(found.train_flops.values()) for place, found in grid.amounts.items()}
-    name, size = _unit_of(max(flops.values(), default=0.0))
+    name, size = flops_unit(max(flops.values(), default=0.0))
     longest = max(
         (sum(_taken(grid, s, a, "train_seconds").values()) for s in grid.scales for a in grid.arms), default=0
     )
@@ -218,11 +218,12 @@ def _paid(arm: Level, grid: Grid, paid: Mapping[str, Mapping[str, Any]]) -> Cell
 
 def in_flops(flops: float) -> str:
     """FLOPs in words: 22.0 TFLOP."""
-    name, size = _unit_of(flops)
+    name, size = flops_unit(flops)
     return f"{flops / size:.3g} {name}"
 
 
-def _unit_of(most: float) -> tuple[str, float]:
+def flops_unit(most: float) -> tuple[str, float]:
+    """The name and the size of the unit in which the largest number of FLOPs is at least one."""
     return next((pair for pair in UNITS if most >= pair[1]), UNITS[-1])
 
 

@@ -24,7 +24,7 @@ import pandas as pd
 
 from lensbench.captions.quality import Accuracy, CaptionStatistics, Lengths
 from lensbench.experiment import Autoencoder, Experiment, Model, TextEncoder
-from lensbench.publishing import publish
+from lensbench.publishing import publish, publish_text
 from lensbench.report.captions import CaptionReport
 
 if TYPE_CHECKING:
@@ -78,20 +78,22 @@ def freeze(
         _parquet(results.outcomes, folder / OUTCOMES),
     ]
     if experiments:
-        written.append(_write(folder / EXPERIMENTS, _told(experiments)))
+        written.append(publish_text(folder / EXPERIMENTS, _told(experiments)))
         evaluation = next(iter(experiments.values())).evaluation.model_dump(mode="json")
         evaluation = {name: told for name, told in evaluation.items() if f"evaluation.{name}" not in results.factors}
     else:
         evaluation = earlier.get("evaluation", {})
         written += [folder / EXPERIMENTS] if (folder / EXPERIMENTS).is_file() else []
     if captions is not None:
-        written.append(_write(folder / CAPTIONS, json.dumps(captions_told(captions), separators=(",", ":")) + "\n"))
+        written.append(
+            publish_text(folder / CAPTIONS, json.dumps(captions_told(captions), separators=(",", ":")) + "\n")
+        )
     elif (folder / CAPTIONS).is_file():
         written.append(folder / CAPTIONS)
     versions = _versions(runs, there) or earlier.get("versions", {})
     captioners = _captioners(experiments.values()) if experiments else earlier.get("captioners", [])
     provenance = _provenance(results, evaluation, versions, captioners)
-    written.append(_write(folder / PROVENANCE, provenance))
+    written.append(publish_text(folder / PROVENANCE, provenance))
     return written
 
 
@@ -290,13 +292,6 @@ def _parquet(frame: pd.DataFrame, path: Path) -> Path:
     frame = frame.sort_values(order, kind="stable", ignore_index=True) if len(frame) else frame
     partial = path.with_suffix(".partial")
     frame.to_parquet(partial, index=False)
-    publish(partial, path)
-    return path
-
-
-def _write(path: Path, text: str) -> Path:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8", newline="\n")
     publish(partial, path)
     return path
 

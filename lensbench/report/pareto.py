@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lensbench.report.costs import UNITS
+from lensbench.report.costs import flops_unit
 from lensbench.report.figures import MARKERS, STYLE, arm_colors, save
 from lensbench.report.grid import GENEVAL, Grid, Level
 from lensbench.report.names import better, metric_name, unit
@@ -70,8 +70,7 @@ def pareto_table(grid: Grid) -> Table | None:
     of_form = {form: points(grid, form) for form in grid.forms(metric)}
     if not any(of_form.values()):
         return None
-    most = max(point.flops for found in of_form.values() for point in found)
-    head, scale_of = next(((u, s) for u, s in UNITS if most >= s), UNITS[-1])
+    head, scale_of = flops_unit(max(point.flops for found in of_form.values() for point in found))
     for form, found in of_form.items():
         for n, point in enumerate(found):
             group = grid.number(point.scale, point.arm, metric, form)

@@ -36,8 +36,8 @@ def power_table(grid: Grid, difference: float | None = None) -> Table:
             of, seeds, prompts = found
             measured = grid.paired(scale, arm, grid.reference, metric, form).estimate
             numbers = [Cell(signed(factor * measured, digits), factor * measured)]
-            for n, more in _designs(seeds):
-                smallest = factor * detectable(of, n, prompts * more)
+            smallest_of = {(n, more): factor * detectable(of, n, prompts * more) for n, more in _designs(seeds)}
+            for smallest in smallest_of.values():
                 beyond = metric == GENEVAL and smallest > factor
                 # without any variance there is nothing to start from
                 shown_as = "> 100" if beyond else number(smallest, digits) if smallest else "?"
@@ -45,9 +45,8 @@ def power_table(grid: Grid, difference: float | None = None) -> Table:
             if difference is not None:
                 for more in (1, MORE_PROMPTS):
                     needed = seeds_needed(of, difference / factor, prompts * more)
-                    known = detectable(of, seeds, prompts) > 0
                     said = f"> {MOST_SEEDS}" if needed is None else str(needed)
-                    numbers.append(Cell(said if known else "?", needed))
+                    numbers.append(Cell(said if smallest_of[seeds, 1] > 0 else "?", needed))
             words = (scale.label, form, f"{arm.label} {DASH} {grid.reference.label}")
             labels = [Cell(word, word) for word in words]
             rows.append((seeds, prompts, Row((*labels, *numbers), opens=arm is grid.arms[0])))

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensbench.scoring.geneval import TASKS, official_prompts
-from lensbench.scoring.shapes_prompts import Prompt, repeated
+from lensbench.scoring.geneval import official_prompts
+from lensbench.scoring.shapes_prompts import Prompt, repeated, spread
 from lensbench.streams import numpy_stream
 
 if TYPE_CHECKING:
@@ -24,22 +24,18 @@ def coco_prompts(evaluation: Evaluation) -> list[Prompt]:
     """
     detailed = _detailed(evaluation) if set(evaluation.forms) - {"short"} else {}
     rows = official_prompts()
-    most = min(evaluation.prompts_per_task, evaluation.images_per_task)
-    prompts: list[Prompt] = []
-    for task in TASKS:
+
+    def of_task(task: str) -> list[dict[str, Any]]:
         own = [row for row in rows if row["tag"] == task]
         order = numpy_stream(evaluation.prompt_seed, f"prompts/coco/{task}").permutation(len(own))
-        chosen = [own[i] for i in order[:most]]
-        samples = int(evaluation.images_per_task / len(chosen) + 0.5)
-        for row in chosen:
-            texts = {form: _text(row, form, detailed) for form in evaluation.forms}
-            prompts.append(Prompt(len(prompts), task, row, texts, samples))
-    return prompts
+        return [own[i] for i in order]
+
+    return spread(evaluation, of_task, lambda row, form, number: _text(row, form, detailed))
 
 
 def detailed_digest(path: Path) -> str:
     """sha256 over the prompts of a file and their detailed wordings, in any order. ValueError for no such file."""
-    return hashlib.sha256(json.dumps(sorted(_read(path).items())).encode()).hexdigest()
+    return _digest(_read(path))
 
 
 def _detailed(evaluation: Evaluation) -> dict[str, str]:
@@ -49,13 +45,18 @@ def _detailed(evaluation: Evaluation) -> dict[str, str]:
             "evaluation.detailed_prompts: GenEval's prompts have no detailed wording of their own; write one with "
             "`lensbench captions rewrite`, or ask in the form short alone: evaluation.forms=('short',)"
         )
-    digest = detailed_digest(path)
+    wordings = _read(path)
+    digest = _digest(wordings)
     if digest != evaluation.detailed_prompts_digest:
         raise ValueError(
             f"evaluation.detailed_prompts={path}: give evaluation.detailed_prompts_digest={digest!r}, so that the "
             "experiment says which wording it is scored on"
         )
-    return _read(path)
+    return wordings
+
+
+def _digest(wordings: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(sorted(wordings.items())).encode()).hexdigest()
 
 
 def _read(path: Path) -> dict[str, str]:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lensbench.publishing import publish
+from lensbench.publishing import publish_text
 from lensbench.scoring.geneval import Row
 from lensbench.scoring.judged_folder import Judging, Prompts, judge_pictures, judged_by, open_folder
 from lensbench.scoring.statistics import Interval, stratified_mean
@@ -181,14 +181,7 @@ def write_results(prompts: Prompts, known: Mapping[str, Mapping[str, Any]]) -> l
     """Write every judged picture in order and, of one picture a prompt, what the published analysis reads: a list of
     the atoms' scores for each prompt."""
     rows = [known[prompts.name(picture)] for picture in prompts.pictures]
-    written = [_write(prompts.folder / RESULTS, "".join(json.dumps(row) + "\n" for row in rows))]
+    written = [publish_text(prompts.folder / RESULTS, "".join(json.dumps(row) + "\n" for row in rows))]
     if len(rows) == len(prompts.rows):
-        written.append(_write(prompts.folder / SCORE_LISTS, json.dumps([row["scores"] for row in rows]) + "\n"))
+        written.append(publish_text(prompts.folder / SCORE_LISTS, json.dumps([row["scores"] for row in rows]) + "\n"))
     return written
-
-
-def _write(path: Path, text: str) -> Path:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    publish(partial, path)
-    return path

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
@@ -38,19 +38,31 @@ class Prompt:
 
 
 def prompt_set(evaluation: Evaluation, max_objects: int = len(PLACES)) -> list[Prompt]:
-    """The GenEval prompts of an evaluation, task by task, on a world of at most `max_objects` objects a scene.
+    """The GenEval prompts of an evaluation, task by task, on a world of at most `max_objects` objects a scene."""
+    seed = evaluation.prompt_seed
+    return spread(
+        evaluation, lambda task: task_rows(task, seed, max_objects), lambda row, form, n: _text(row, form, seed, n)
+    )
 
-    A task has as many distinct prompts as the world offers, but no more than `prompts_per_task` nor than
-    `images_per_task`; each gets the same number of samples, so that a task has about `images_per_task` images a form
-    (within half the number of its prompts).
+
+def spread(
+    evaluation: Evaluation,
+    rows_of: Callable[[str], list[dict[str, Any]]],
+    text: Callable[[dict[str, Any], Form, int], str],
+) -> list[Prompt]:
+    """The first prompts of each task, with their wordings by `text(row, form, number within the task)`.
+
+    A task has as many distinct prompts as there are, but no more than `prompts_per_task` nor than `images_per_task`;
+    each gets the same number of samples, so that a task has about `images_per_task` images a form (within half the
+    number of its prompts).
     """
     most = min(evaluation.prompts_per_task, evaluation.images_per_task)
     prompts: list[Prompt] = []
     for task in TASKS:
-        rows = task_rows(task, evaluation.prompt_seed, max_objects)[:most]
+        rows = rows_of(task)[:most]
         samples = int(evaluation.images_per_task / len(rows) + 0.5)
         for number, row in enumerate(rows):
-            texts = {form: _text(row, form, evaluation.prompt_seed, number) for form in evaluation.forms}
+            texts = {form: text(row, form, number) for form in evaluation.forms}
             prompts.append(Prompt(len(prompts), task, row, texts, samples))
     return prompts
 

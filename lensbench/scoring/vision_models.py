@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lensbench.model.pretrained import CONFIG, WANTED, ModelFiles, brief, digest, from_hub, load_blocks
+from lensbench.model.pretrained import CONFIG, WANTED, ModelFiles, brief, digest, load_blocks, model_folder
 from lensbench.scoring.extractors import clean_resize
 
 PREPROCESSOR = "preprocessor_config.json"
@@ -44,11 +44,7 @@ def open_model(name: str, argument: str, model_class: Any, device: str) -> Opene
 
     Raises ValueError, one line, when it cannot be had, is of another type, or its weights do not fit.
     """
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        if folder.is_absolute() or name.count("/") != 1:
-            raise ValueError(f"{argument}={name}: no such folder")
-        folder = from_hub(name, argument, [*WANTED, PREPROCESSOR])
+    folder = model_folder(name, argument, [*WANTED, PREPROCESSOR])
     config_class = model_class.config_class
     try:
         values = json.loads((folder / CONFIG).read_text())

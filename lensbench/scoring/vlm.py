@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lensbench.model.pretrained import WANTED, ModelFiles, brief, digest, from_hub
+from lensbench.model.pretrained import WANTED, ModelFiles, brief, digest, model_folder
 
 JUDGE = "Qwen/Qwen3-VL-8B-Instruct"
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
@@ -34,11 +34,7 @@ class TransformersVlm:
             AutoTokenizer,
         )
 
-        folder = Path(model).expanduser()
-        if not folder.is_dir():
-            if folder.is_absolute() or model.count("/") != 1:
-                raise ValueError(f"--judge={model}: no such folder")
-            folder = from_hub(model, "--judge", [*WANTED, *BESIDE, "vocab.json", "merges.txt"])
+        folder = model_folder(model, "--judge", [*WANTED, *BESIDE, "vocab.json", "merges.txt"])
         try:
             self._qwen = AutoConfig.from_pretrained(folder).model_type in QWEN
             if self._qwen:

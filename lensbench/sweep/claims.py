@@ -40,6 +40,7 @@ HOLDER, ENDED, BEAT = "holder.json", "ended.json", "beat.json"
 CANCELLED = "cancelled"  # a file among the claims: nobody may take the cell
 FORGIVEN = "forgiven"  # a file among the claims: the failures up to the claim whose number it holds do not count
 TRIES = 3  # failures after which a cell is left alone
+TRIES_VARIABLE = "LENSBENCH_TRIES"  # in the environment: another number
 LIMIT = 6  # beats that may be missed
 
 End = Literal["complete", "failed", "died", "stopped", "cancelled"]

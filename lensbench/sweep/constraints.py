@@ -56,7 +56,7 @@ def matched_steps(sweep: Sweep, drafted: list[Cell]) -> dict[str, int]:
             key = tuple((cell.levels | reference).values())
             anchor = of_levels.get(key)
             if anchor is None:
-                where = _levels({d: v for d, v in cell.levels.items() if d not in reference})
+                where = levels_shown({d: v for d, v in cell.levels.items() if d not in reference})
                 raise ValueError(f"match: no reference arm at [{where}] to match; match_to='base' needs none")
         if key not in budgets:
             assert anchor is not None
@@ -100,10 +100,11 @@ def notes(sweep: Sweep, cells: list[Cell]) -> list[str]:
             out.append(f"levels of {', '.join(own)} have seeds of their own: not paired")
     if sweep.tuned and sweep.tuning:
         count = f"{sweep.tuning.trials} trials for each arm and size"
-        where = f", at {_levels(sweep.tuning.at)} and used at its other levels" if sweep.tuning.at else ""
+        where = f", at {levels_shown(sweep.tuning.at)} and used at its other levels" if sweep.tuning.at else ""
         out.append(f"{', '.join(sweep.tuning.search)} tuned with {count}{where} ({sweep.tuned['digest'][:12]})")
     return out
 
 
-def _levels(chosen: Mapping[str, Any]) -> str:
+def levels_shown(chosen: Mapping[str, Any]) -> str:
+    """Levels for people, e.g. `images=1024 depth=3`."""
     return " ".join(f"{dotted.rpartition('.')[2]}={level}" for dotted, level in chosen.items())

@@ -108,13 +108,11 @@ def work(
             with board(console, {cell.id: costs[cell.id] for cell in todo}, len(every), workers) as showing:
                 showing.estimate.pace += [seconds / costs[cell_id] for cell_id, seconds in study.seconds().items()]
                 tracking.say = showing.say
-                if not todo:
-                    pass
-                elif workers == 1 and not isolate:
+                if todo and workers == 1 and not isolate:
                     study.patiently.say = showing.say
                     run = run_cell or real_run_cell()
                     take_turns(study, runs, todo, session, showing.lanes[0], run, mirror, tries=tries)
-                else:
+                elif todo:
                     run_in_processes(
                         sweep,
                         runs,

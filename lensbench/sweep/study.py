@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lensbench.locks import file_lock
-from lensbench.publishing import publish_once
+from lensbench.publishing import first_text
 from lensbench.sweep.storage import Patience, add_at_once, address, open_storage, own
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def study_name(sweep: Sweep, cells: list[Cell], runs: Path | None = None) -> str
     """
     digest = hashlib.sha256(" ".join(sorted(cell.id for cell in cells)).encode()).hexdigest()
     name = f"{sweep.name}-{digest[:8]}"
-    return name if runs is None else f"{name}-{_identity(runs)}"
+    return name if runs is None else f"{name}-{first_text(runs / '.id', uuid.uuid4().hex[:8])}"
 
 
 class Study:
@@ -212,16 +212,3 @@ class Study:
             return
         with file_lock(self.lock):
             yield
-
-
-def _identity(runs: Path) -> str:
-    """What tells this runs directory from others in one storage; made once, wherever it is mounted."""
-    path = runs / ".id"
-    if not path.exists():
-        partial = runs / f".id.{uuid.uuid4().hex}"
-        partial.write_text(uuid.uuid4().hex[:8])
-        try:
-            publish_once(partial, path)
-        except FileExistsError:
-            partial.unlink()
-    return path.read_text().strip()

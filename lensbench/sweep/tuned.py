@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lensbench.experiment import Experiment
+from lensbench.publishing import publish_text
 from lensbench.sweep.design import Cell, Sweep, drafts
 
 
@@ -52,8 +53,6 @@ def tuning_digest(sweep: Sweep) -> str:
 
 def write_tuned(sweep: Sweep, found: list[dict[str, Any]], path: Path) -> None:
     """Write the findings of a complete tuning, whole or not at all."""
-    from lensbench.publishing import publish
-
     assert sweep.tuning is not None
     told = {
         "sweep": sweep.name,
@@ -61,9 +60,7 @@ def write_tuned(sweep: Sweep, found: list[dict[str, Any]], path: Path) -> None:
         "tuning_digest": tuning_digest(sweep),
         "units": found,
     }
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(told, indent=1) + "\n")
-    publish(partial, path)
+    publish_text(path, json.dumps(told, indent=1) + "\n")
 
 
 def read_tuned(sweep: Sweep, path: Path) -> dict[str, Any]:

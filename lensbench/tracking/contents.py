@@ -18,7 +18,6 @@ from lensbench.training import files
 RECORDS = "records.parquet"
 SILENCE_SECONDS = 60.0  # of a run on another machine, after which it is taken for dead
 ORIGIN = ("corpus_digest", "captions_digest", "prompts_digest", "commit", "hardware")
-DIGEST_BYTES = 2**20  # read at a time
 
 
 class Point(NamedTuple):

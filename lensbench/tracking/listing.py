@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensbench.publishing import publish
+from lensbench.publishing import first_text
 
 if TYPE_CHECKING:
     from lensbench.sweep.sweep import Sweep
@@ -33,10 +33,5 @@ def listing(sweep: Sweep) -> Listing:
 
 
 def name_of(folder: Path) -> str:
-    """What tells this directory of runs from others; drawn once. The caller holds the lock."""
-    path = folder / "id"
-    if not path.exists():
-        partial = path.with_suffix(".partial")
-        partial.write_text(uuid.uuid4().hex)
-        publish(partial, path)
-    return path.read_text()
+    """What tells this directory of runs from others; drawn once."""
+    return first_text(folder / "id", uuid.uuid4().hex)

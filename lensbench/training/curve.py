@@ -24,7 +24,7 @@ import torch
 from lensbench.model.peak import matmul_peak
 from lensbench.model.sizes import train_flops_per_image
 from lensbench.model.transformer import LensConfig
-from lensbench.publishing import publish
+from lensbench.publishing import publish, publish_text
 from lensbench.training.datamodule import LensData, Step
 from lensbench.training.module import QUARTILES, LensModule
 from lensbench.training.workers import StepLoader
@@ -184,9 +184,7 @@ class LossCurve(lightning.Callback):
             "skipped_steps": sum(row.skipped for row in self.rows),
             "data_worker_deaths": _loader(trainer).deaths,
         }
-        partial = self.summary.with_suffix(".partial")
-        partial.write_text(json.dumps(told, indent=1) + "\n")
-        publish(partial, self.summary)
+        publish_text(self.summary, json.dumps(told, indent=1) + "\n")
 
 
 def _loader(trainer: lightning.Trainer) -> StepLoader[Step]:

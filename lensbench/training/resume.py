@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import lightning
 
 from lensbench import ranks
-from lensbench.publishing import publish
+from lensbench.publishing import publish, publish_text
 from lensbench.stopping import StopRequest
 from lensbench.training.module import LensModule
 
@@ -90,12 +90,7 @@ class ResumePoints(lightning.Callback):
         else:
             publish(partial, state)
         manifest = {"step": step, "sha256": _sha256(state), "identity": self.identity}
-        partial_manifest = state.with_suffix(".json.partial")
-        try:
-            partial_manifest.write_text(json.dumps(manifest, indent=1))
-            publish(partial_manifest, state.with_suffix(".json"))
-        finally:
-            _remove(partial_manifest)
+        publish_text(state.with_suffix(".json"), json.dumps(manifest, indent=1))
         for old in sorted(self.folder.glob("step-*.json"))[:-KEPT]:
             old.unlink()  # the manifest first: a state without one is no resume point
             _remove(old.with_suffix(".ckpt"))
@@ -117,9 +112,7 @@ def newest(folder: Path, identity: Mapping[str, str]) -> ResumePoint | None:
 def finish(folder: Path, identity: Mapping[str, str]) -> None:
     """Note that training has ended, so that a stop while the model is scored does not cost the training."""
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "trained.partial"
-    partial.write_text(json.dumps({"identity": dict(identity)}, indent=1))
-    publish(partial, folder / "trained.json")
+    publish_text(folder / "trained.json", json.dumps({"identity": dict(identity)}, indent=1))
     for state in folder.glob("step-*"):
         _remove(state)
 

@@ -8,7 +8,6 @@ the same bytes.
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from html import escape
@@ -20,11 +19,11 @@ from lensbench.report.figures import arm_colors
 from lensbench.report.grid import GENEVAL, Grid
 from lensbench.report.page import markup
 from lensbench.report.page.comparer import Comparer, compare, earlier_sheets, script_json, sheets_json
+from lensbench.report.page.embedding import HERE, embedded
 from lensbench.report.page.vector import TITLES, figures_svg
 from lensbench.report.table import Table
 
 PAGE = "index.html"
-HERE = Path(__file__).parent
 SCRIPTS = ("page.js", "drawing.js", "comparer.js")  # one element
 FIGURE_SCALES = 4  # of a sweep with more, figures show the last: each is a row of panels
 MOST_BARS = 12
@@ -48,15 +47,11 @@ def write_page(
     pictures of a cell are not those that were judged.
     """
     path = out / PAGE
-    script = "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
     found = compare(grid, runs, earlier_sheets(path))
     few = replace(grid, scales=grid.scales[-FIGURE_SCALES:])
     parts = {
         "title": escape(grid.results.sweep_name),
-        "style": (HERE / "page.css").read_text(encoding="utf-8"),
-        "script": script,
-        # the browser runs this script and no other, whatever a prompt says
-        "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **embedded(*SCRIPTS),
         "question": escape(question(grid)),
         "setting": escape(setting(grid)),
         "answer": _answer(grid, findings),
