@@ -113,7 +113,7 @@ paper = medium.replace(
 )
 
 SCALES = {
-    "smoke": Scale("smoke", 1, smoke, SEEDS, "about five minutes on two CPU cores (measured)"),
+    "smoke": Scale("smoke", 1, smoke, SEEDS, "three to six minutes on two CPU cores (measured)"),
     "small": Scale("small", 1, small, SEEDS, "under an hour on one GPU, a night on two CPU cores (not measured)"),
     "medium": Scale("medium", 1, medium, SEEDS, "one GPU-day a seed (an estimate, not measured)"),
     "large": Scale("large", 1, large, SEEDS, "eight GPU-days a seed (an estimate, not measured)"),

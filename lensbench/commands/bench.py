@@ -123,16 +123,14 @@ def board(
     """Write the leaderboard of a folder of cards: board.md and board.html."""
     from rich.console import Console
 
-    from lensbench.ladder.board import table
+    from lensbench.ladder.board import ranked, table
     from lensbench.ladder.card import read
     from lensbench.ladder.page import page
-    from lensbench.ladder.scale import REFERENCE
     from lensbench.report import render
 
-    found = [read(path) for path in sorted(folder.glob("*.json"))]
+    found = ranked([read(path) for path in folder.glob("*.json")])
     if not found:
         raise ValueError(f"{folder}: no cards")
-    found.sort(key=lambda card: card.name != REFERENCE)
     made = table(found)
     (folder / "board.md").write_text(render.to_markdown(made), encoding="utf-8")
     (folder / "board.html").write_text(page(found, made), encoding="utf-8")

@@ -7,6 +7,7 @@ from math import isnan
 
 from lensbench.ladder.against import Compared, compare
 from lensbench.ladder.card import Card
+from lensbench.ladder.scale import REFERENCE
 from lensbench.report.grid import SIGNIFICANT
 from lensbench.report.table import Cell, Column, Row, Table, bounds, number, signed
 
@@ -50,7 +51,18 @@ def table(cards: Sequence[Card]) -> Table:
         f"x samples: how many times the images seen {_reference(cards)} captions need to reach the same GenEval error "
         "(detailed prompts), by the measured curves; > and < are bounds: nothing is extrapolated.",
     )
-    return Table(f"ladder-{first.scale}", f"The ladder, {first.scale}", tuple(columns), tuple(rows), notes)
+    title = f"The ladder, {first.scale}"
+    return Table(f"ladder-{first.scale}", title, tuple(columns), tuple(rows), notes, filed=False)
+
+
+def ranked(cards: Sequence[Card]) -> list[Card]:
+    """The reference first, then by GenEval's mean over the prompt forms, the best first."""
+
+    def place(card: Card) -> tuple[bool, float, str]:
+        means = [row["value"] for row in card.scores if row["metric"] == "geneval"]
+        return card.name != REFERENCE, -sum(means) / max(1, len(means)), card.name
+
+    return sorted(cards, key=place)
 
 
 def _difference(one: Compared) -> Cell:

@@ -12,6 +12,7 @@ from lensbench.report.page import markup
 from lensbench.report.page.embedding import embedded
 from lensbench.report.table import Cell, Column, Row, Table, number
 from lensbench.scoring.geneval import TASKS
+from lensbench.sweep.progress import duration
 
 TEMPLATE = Path(__file__).with_name("board.html")
 
@@ -81,5 +82,7 @@ def _card(card: Card) -> str:
         **card.origin,
         "commit": card.made["commit"],
         "hardware": card.made["hardware"],
+        "time": f"{duration(card.measured.get('train_seconds'))} of training, "
+        f"{duration(card.measured.get('cell_seconds'))} with scoring, of all seeds together",
     }
     return f"<h3>{escape(card.name)}</h3>\n{markup.facts(told)}"
