@@ -36,7 +36,7 @@ RESULTS ?= results/demo
 paper: export SOURCE_DATE_EPOCH = 0
 paper: export FORCE_SOURCE_DATE = 1
 paper: $(INSTALLED)
-	$(BIN)/python -m lensbench.report.paper $(RESULTS) paper
+	$(BIN)/python -m lensbench.report.paper $(RESULTS) --into paper
 	cd paper && for pass in 1 2 3; do pdflatex -interaction=nonstopmode -halt-on-error main.tex || exit 1; done
 
 clean:

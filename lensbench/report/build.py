@@ -87,12 +87,14 @@ def rebuild(folder: Path, console: Console, runs: Path | None = None) -> list[Pa
     return [*written, *drawn, *seen, page, summary, *latex]
 
 
-def write_latex(frozen: Frozen, grid: Grid, built: dict[str, Table], findings: list[str], folder: Path) -> list[Path]:
-    """Write every table, the headline, the macros and the appendix as LaTeX."""
+def write_latex(
+    frozen: Frozen, grid: Grid, built: dict[str, Table], findings: list[str], folder: Path, prefix: str = ""
+) -> list[Path]:
+    """Write every table, the headline, the macros (named after `prefix`) and the appendix as LaTeX."""
     in_latex = built | ({"captions": for_page(built["captions"])} if "captions" in built else {})
     label = f"tab:{grid.results.sweep_name}"
     texts = {name: render.to_latex(table, f"{label}-{name}") for name, table in in_latex.items()}
-    texts |= {"headline": _headline_latex(findings), "macros": macros(grid, built, frozen)}
+    texts |= {"headline": _headline_latex(findings), "macros": macros(grid, built, frozen, prefix)}
     texts["appendix"] = appendix(grid, frozen)
     return [_write(folder / f"{name}.tex", text) for name, text in texts.items()]
 

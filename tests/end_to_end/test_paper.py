@@ -22,7 +22,7 @@ def make_paper(results: Path, paper: Path) -> tuple[Path, str]:
     """The PDF and LaTeX's last log."""
     paper.mkdir()
     shutil.copy(ROOT / "paper" / "main.tex", paper)
-    filled = [sys.executable, "-m", "lensbench.report.paper", str(results), str(paper)]
+    filled = [sys.executable, "-m", "lensbench.report.paper", str(results), "--into", str(paper)]
     subprocess.run(filled, check=True, cwd=ROOT, capture_output=True)
     for _ in range(3):
         command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
@@ -102,8 +102,26 @@ def test_a_result_that_is_not_whole_is_no_paper(tmp_path):
     results = Path(shutil.copytree(FROZEN, tmp_path / "golden"))
     records = pd.read_parquet(results / "records.parquet")
     records[records["cell"] != records["cell"].iloc[0]].to_parquet(results / "records.parquet", index=False)
-    command = [sys.executable, "-m", "lensbench.report.paper", str(results), str(tmp_path / "paper")]
+    command = [sys.executable, "-m", "lensbench.report.paper", str(results), "--into", str(tmp_path / "paper")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert "missing" in done.stderr
+
+
+def test_further_results_have_folders_and_macros_of_their_own(tmp_path):
+    def filled(*results: Path) -> Path:
+        command = [sys.executable, "-m", "lensbench.report.paper", *map(str, results), "--into", str(tmp_path)]
+        subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+        return tmp_path
+
+    paper = filled(ROOT / "results" / "demo", FROZEN)
+    own, further = ((paper / "tables" / folder / "macros.tex").read_text() for folder in ("", "golden"))
+    names = [set(re.findall(r"newcommand{.(\w+)}", text)) for text in (own, further)]
+    assert not names[0] & names[1]
+    assert "sweepCells" in names[0]
+    assert all(name.startswith("golden") for name in names[1])
+    assert (paper / "figures" / "golden" / "curves.pdf").is_file()
+    filled(ROOT / "results" / "demo")
+    assert not (paper / "tables" / "golden").exists(), "the paper would tell of results that are not its own"
+    assert (paper / "tables" / "main.tex").is_file()

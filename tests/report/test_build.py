@@ -204,7 +204,7 @@ def test_a_report_with_captions_describes_them_to_the_paper_too(report, tmp_path
 
 
 def test_a_paper_without_a_report_is_one_line_and_exit_code_two(tmp_path, capsys):
-    assert paper_main([str(tmp_path), str(tmp_path / "paper")]) == 2
+    assert paper_main([str(tmp_path), "--into", str(tmp_path / "paper")]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
