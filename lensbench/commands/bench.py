@@ -64,7 +64,7 @@ def run(
     corpus: Corpus = None,
     ladder: Ladder = LADDER,
     runs: Runs = Path("runs"),
-    out: Annotated[Path, typer.Option(help="The card goes to OUT/<scale>/<name>.json.")] = CARDS,
+    out: Annotated[Path, typer.Option(help="The card goes to OUT/<scale>/<name>.json and .html.")] = CARDS,
     workers: Annotated[int, typer.Option(min=0, help="Runs at a time; 0: one a GPU or core.")] = 0,
 ) -> None:
     """Check a caption set, train on it, score it, and write its score card.
@@ -79,8 +79,11 @@ def run(
     if check_only:
         return
     from lensbench.ladder import bench
+    from lensbench.ladder.board import table
     from lensbench.ladder.card import read, write
+    from lensbench.ladder.page import page
     from lensbench.ladder.scale import REFERENCE
+    from lensbench.publishing import publish_text
     from lensbench.sweep.processes import default_workers
     from lensbench.sweep.session import StoppedError
 
@@ -94,8 +97,10 @@ def run(
     except StoppedError as stopped:
         raise to_go_on(f"{stopped} in {runs}", stopped.exit_code) from None
     path = write(card, folder / f"{entry.name}.json")
-    _show(console, [known, card] if known else [card])
-    console.print(f"card: {path} ({card.hash[:12]})", highlight=False, soft_wrap=True)
+    together = [known, card] if known else [card]
+    page_path = publish_text(path.with_suffix(".html"), page(together, table(together)))
+    _show(console, together)
+    console.print(f"card: {path} ({card.hash[:12]}), {page_path}", highlight=False, soft_wrap=True)
     if known is None and entry.name != REFERENCE:
         console.print(
             f"no multiplier: {reference} is not there; lensbench bench {REFERENCE} --scale {scale}, then again"
@@ -126,14 +131,15 @@ def board(
     from lensbench.ladder.board import ranked, table
     from lensbench.ladder.card import read
     from lensbench.ladder.page import page
+    from lensbench.publishing import publish_text
     from lensbench.report import render
 
     found = ranked([read(path) for path in folder.glob("*.json")])
     if not found:
         raise ValueError(f"{folder}: no cards")
     made = table(found)
-    (folder / "board.md").write_text(render.to_markdown(made), encoding="utf-8")
-    (folder / "board.html").write_text(page(found, made), encoding="utf-8")
+    publish_text(folder / "board.md", render.to_markdown(made))
+    publish_text(folder / "board.html", page(found, made))
     _show(Console(), found)
     print(f"{folder / 'board.md'}, {folder / 'board.html'}")
 

@@ -8,18 +8,23 @@ from pathlib import Path
 from string import Template
 
 from lensbench.ladder.card import Card
+from lensbench.report.grid import GENEVAL
+from lensbench.report.names import metric_name, unit
 from lensbench.report.page import markup
 from lensbench.report.page.embedding import embedded
-from lensbench.report.table import Cell, Column, Row, Table, number
+from lensbench.report.table import NAN, Cell, Column, Row, Table, bounds, number
 from lensbench.scoring.geneval import TASKS
 from lensbench.sweep.progress import duration
 
 TEMPLATE = Path(__file__).with_name("board.html")
+GUIDED = "geneval_guided."
+AXIS_NAMES = {"samples_seen": "images seen", "train_flops": "compute"}
 
 
 def page(cards: Sequence[Card], board: Table) -> str:
     """The page of a leaderboard; the same cards give the same bytes."""
     first = cards[0]
+    tables = (board, by_task(cards), other_scores(cards), worths(cards), checks(cards))
     parts = {
         "title": escape(f"The ladder: {first.scale}"),
         **embedded("page.js"),
@@ -27,7 +32,7 @@ def page(cards: Sequence[Card], board: Table) -> str:
             f"Scale {first.scale}, version {first.version}: everything but the captions is fixed, {len(first.seeds)} "
             f"training seeds a card, {len(cards)} cards."
         ),
-        "tables": "\n".join(markup.to_html(table) for table in (board, by_task(cards), checks(cards))),
+        "tables": "\n".join(markup.to_html(table) for table in tables if table.rows),
         "cards": "\n".join(_card(card) for card in cards),
     }
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(parts)
@@ -45,6 +50,64 @@ def by_task(cards: Sequence[Card]) -> Table:
     labels = (Column("form", "prompts", "prompts", label=True), Column("captions", "captions", "captions", label=True))
     columns = tuple(Column(task, task.replace("_", " "), task) for task in TASKS)
     return Table("tasks", "By task", (*labels, *columns), tuple(rows), ("Percent of the images that are right.",))
+
+
+def other_scores(cards: Sequence[Card]) -> Table:
+    """Every score but GenEval's own, by prompt form: the mean over seeds, between the lowest and the highest."""
+    keys = list(dict.fromkeys((row["metric"], row["form"]) for card in cards for row in card.scores))
+    keys = sorted(((metric, form) for metric, form in keys if metric.partition(".")[0] != GENEVAL), key=_form_first)
+    rows: list[Row] = []
+    for metric, form in keys:
+        guided = metric.startswith(GUIDED)
+        name = f"GenEval (%), guidance {metric.removeprefix(GUIDED)}" if guided else metric_name(metric)
+        digits, factor = (1, 100.0) if guided else unit(metric)[:2]
+        cells = [Cell(form, form), Cell(name, metric)]
+        for card in cards:
+            found = [row for row in card.scores if (row["metric"], row["form"]) == (metric, form)]
+            value, low, high = (factor * found[0][part] for part in ("value", "low", "high")) if found else (NAN,) * 3
+            cells.append(
+                Cell(number(value, digits), value, low, high, bounds(low, high, digits), "seeds")
+                if found
+                else Cell("?")
+            )
+        rows.append(Row(tuple(cells), opens=bool(rows) and rows[-1].cells[0].text != form))
+    labels = (Column("form", "prompts", "prompts", label=True), Column("score", "score", "score", label=True))
+    columns = tuple(Column(card.name, card.name, card.name, interval=True) for card in cards)
+    notes = (
+        "[lowest, highest] of the training seeds. FD-shapes (lower is better) and shapes-alignment are by this world's "
+        "own judge: they are neither FID nor CLIPScore.",
+    )
+    return Table("others", "Other scores", (*labels, *columns), tuple(rows), notes)
+
+
+def worths(cards: Sequence[Card]) -> Table:
+    """The caption multiplier of every card, by score, prompt form and axis."""
+    keys = sorted({(row["form"], row["metric"], row["axis"]) for card in cards for row in card.multiplier})
+    shown = {
+        (card.name, row["form"], row["metric"], row["axis"]): row["shown"] for card in cards for row in card.multiplier
+    }
+    told = [card for card in cards if card.multiplier]
+    rows: list[Row] = []
+    for form, metric, axis in keys:
+        words = (form, metric_name(metric), AXIS_NAMES.get(axis, axis))
+        cells = [shown.get((card.name, form, metric, axis), "?") for card in told]
+        rows.append(
+            Row(
+                (*(Cell(word, word) for word in words), *(Cell(text, text) for text in cells)),
+                opens=bool(rows) and rows[-1].cells[0].text != form,
+            )
+        )
+    labels = tuple(Column(name, name, name, label=True) for name in ("prompts", "score", "axis"))
+    notes = (
+        "How many times the images seen, or the FLOPs, the reference captions need to reach the same error, by the "
+        "measured curves, with 95 % intervals; > and < are bounds, ? is not known.",
+    )
+    columns = tuple(Column(card.name, card.name, card.name) for card in told)
+    return Table("multiplier", "The caption multiplier", (*labels, *columns), tuple(rows), notes)
+
+
+def _form_first(key: tuple[str, str]) -> tuple[str, str]:
+    return key[1], key[0]
 
 
 def checks(cards: Sequence[Card]) -> Table:

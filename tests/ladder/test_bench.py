@@ -87,6 +87,12 @@ def test_from_captions_to_a_card_a_board_and_back(cards: list[Path], run: Callab
     code, out, err = run("compare", *cards)
     assert code == 0, err
     assert "tied" in out
+    assert ".csv" not in out, "nothing is filed"
+
+    own = (here / "results/ladder/tiny/mine.html").read_text()
+    assert mine.hash in own
+    for words in ("FD-shapes", "The caption multiplier", "validation loss", "of training"):
+        assert words in own
 
     (here / "results/ladder/tiny/notes.txt").write_text("no card")
     assert run("board", "results/ladder/tiny")[0] == 0
