@@ -4,7 +4,7 @@ Hypothesis: detailed captions beat alt-text on prompts worded like them, at ever
     model; half detailed and half alt-text keeps most of it and loses less on short prompts; shuffled captions, the
     control, teach nothing that alt-text does not.
 Command: lensbench tune sweeps/caption_quality.py; lensbench run sweeps/caption_quality.py
-Expected cost: 135 cells and 40 short trials; an hour and a quarter on two CPU cores (an estimate).
+Expected cost: 135 cells and 30 short trials; an hour and three quarters on two CPU cores (an estimate).
 Result: not run yet.
 """
 
@@ -35,9 +35,9 @@ sweep = Sweep(
     ),
     # every arm has the same budget, at the middle of the data and the sizes
     tuning=Tuning(
-        search={"training.muon_learning_rate": Range(low=0.005, high=0.08, log=True)},
-        trials=8,
-        steps=400,
+        search={"training.muon_learning_rate": Range(low=0.01, high=0.08, log=True)},
+        trials=6,
+        steps=300,
         at={"images": 1024, "model.depth": 3},
         form="detailed",
     ),
