@@ -39,6 +39,5 @@ sweep = Sweep(
         trials=6,
         steps=300,
         at={"images": 1024, "model.depth": 3},
-        form="detailed",
     ),
 )

@@ -89,16 +89,15 @@ def _opened(sweep_file: Path, corpus: Path | None) -> tuple[Sweep, str]:
     """The sweep and, where it is not tuned yet, why: its cells then have the base's hyper-parameters."""
     from lensbench.commands.sweeps import on_corpus
     from lensbench.sweep.constraints import resolved
-    from lensbench.sweep.sweep import load, opened
-    from lensbench.sweep.tuned import read_tuned, tuned_file
+    from lensbench.sweep.recipe import found_for
+    from lensbench.sweep.sweep import load
 
     sweep = on_corpus(load(sweep_file), sweep_file, corpus)
-    if sweep.tuning is not None:
-        try:
-            read_tuned(sweep, tuned_file(sweep_file))
-        except ValueError as error:
-            return resolved(sweep), str(error)
-    return opened(sweep, sweep_file), ""
+    try:
+        found = found_for(sweep, sweep_file)
+    except ValueError as error:
+        return resolved(sweep), str(error)
+    return resolved(sweep, found), ""
 
 
 def _pilot(console: Console, every: Sequence[Cell], threads: int) -> dict[tuple[Any, ...], Pace]:
@@ -140,7 +139,9 @@ def _matched(sweep: Sweep, every: Sequence[Cell]) -> str:
 
 def _tuning(sweep: Sweep, untuned: str) -> str:
     if sweep.tuning is None:
-        return ""
+        if not sweep.tuned_by:
+            return ""
+        return f"as {sweep.tuned_by}" + (f"; not there: {untuned}; the cells below are untuned" if untuned else "")
     from lensbench.sweep.constraints import levels_shown
     from lensbench.sweep.tuned import trial_experiment, units
 

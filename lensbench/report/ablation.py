@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import isnan
 
-from lensbench.report.grid import GENEVAL, MEAN, SIGNIFICANT, Grid, Level, Paired, factor_label
+from lensbench.report.grid import GENEVAL, MEAN, SIGNIFICANT, Grid, Paired
+from lensbench.report.levels import Level, factor_label
 from lensbench.report.names import better, metric_name, unit
 from lensbench.report.notes import SEEDS, SHARED, origin_note, seeds_note
 from lensbench.report.rows import complete_table, difference_cell, score_cell, seeds_mark

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lensbench.report.costs import in_flops
-from lensbench.report.grid import Grid, factor_label
+from lensbench.report.grid import Grid
+from lensbench.report.levels import factor_label
+from lensbench.report.notes import number_of_seeds
 from lensbench.report.render import escape
 
 if TYPE_CHECKING:
@@ -170,7 +172,7 @@ def _checklist(grid: Grid, frozen: Frozen) -> Iterator[tuple[str, str]]:
     yield "Experimental setting", "Yes. The whole recipe is in the table of experiments above."
     yield (
         "Statistical significance",
-        (f"Yes. Intervals and tests are over prompts and {len(grid.seeds)} training seeds, "
+        (f"Yes. Intervals and tests are over prompts and {number_of_seeds(grid)} training seeds, "
          if several else "Partly. Intervals and tests are over prompts only, with one training seed, ")
         + "paired by prompt and noise, corrected by Holm's method.",
     )  # fmt: skip

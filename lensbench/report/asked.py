@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from lensbench.report.placing import plain
 
 if TYPE_CHECKING:
-    from lensbench.report.grid import Grid, Level
+    from lensbench.report.grid import Grid
+    from lensbench.report.levels import Level
 
 MEAN = "mean"  # the column of GenEval's mean
 

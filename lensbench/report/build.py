@@ -20,11 +20,13 @@ from lensbench.report.captions import table as caption_table
 from lensbench.report.dose import dose_figure, dose_table
 from lensbench.report.figures import arm_colors, figures
 from lensbench.report.freeze import Frozen, freeze, open_frozen
-from lensbench.report.grid import Grid, arrange, factor_label
+from lensbench.report.grid import Grid, arrange
 from lensbench.report.guidance import guidance_table
 from lensbench.report.headline import headline
+from lensbench.report.levels import factor_label
 from lensbench.report.macros import macros
 from lensbench.report.multiplier import multiplier_sentences, multiplier_table
+from lensbench.report.null import null_table
 from lensbench.report.page.write import write_page
 from lensbench.report.pareto import pareto_figure, pareto_table
 from lensbench.report.pictures import sheets
@@ -127,7 +129,7 @@ def all_tables(frozen: Frozen, grid: Grid) -> dict[str, Table]:
         built["pareto"] = by_compute
     if frozen.results.tuning:
         built["tuning"] = tuning_table(frozen.results.tuning)
-    for table in (multiplier_table(grid, worths(grid, frozen.parameters)), dose_table(grid)):
+    for table in (multiplier_table(grid, worths(grid, frozen.parameters)), dose_table(grid), null_table(grid)):
         if table is not None:
             built[table.name] = table
     if frozen.captions is not None:

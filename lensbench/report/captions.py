@@ -16,7 +16,7 @@ from lensbench.captions.store import CaptionSet, caption_sets
 from lensbench.captions.texts import training_texts
 from lensbench.data.corpus import ShapesWorld, open_corpus
 from lensbench.experiment import Captions, Experiment, TextEncoder
-from lensbench.report.grid import SET_NAMES
+from lensbench.report.levels import SET_NAMES
 from lensbench.report.table import DASH, Cell, Column, Row, Table, number
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lensbench import mixture
-from lensbench.report.grid import GENEVAL, Grid, Level
+from lensbench.report.grid import GENEVAL, Grid
+from lensbench.report.levels import Level
 from lensbench.report.names import metric_name, unit
 from lensbench.report.notes import BOLD, origin_note, seeds_note
 from lensbench.report.rows import arm_columns, arm_labels, complete_table, labels_of, score_rows
@@ -36,8 +37,8 @@ def data_table(grid: Grid) -> Table:
     def cells(scale: Level, arm: Level) -> list[Cell]:
         return [
             _bookkeeping(
-                grid,
                 _taken(grid, scale, arm, column.name),
+                grid.expected((scale, arm)),
                 words,
                 size if column.name == "train_flops" else 1.0,
                 ranged=column.name != "train_seconds",
@@ -86,11 +87,11 @@ def sizes_table(grid: Grid, parameters: Mapping[str, int]) -> Table | None:
     rows = []
     places = [(scale, arm) for scale in grid.scales for arm in grid.arms]
     for (scale, arm), row in zip(places, scored, strict=True):
-        place = (scale.index, arm.index)
+        place, expected = (scale.index, arm.index), grid.expected((scale, arm))
         cells = [
-            _bookkeeping(grid, counted.get(place, {}), ",.2f", 1e6),
-            _bookkeeping(grid, a_image.get(place, {}), ".3g", size),
-            *(_bookkeeping(grid, _taken(grid, scale, arm, name), *SPEED[name], ranged=False) for name in measured),
+            _bookkeeping(counted.get(place, {}), expected, ",.2f", 1e6),
+            _bookkeeping(a_image.get(place, {}), expected, ".3g", size),
+            *(_bookkeeping(_taken(grid, scale, arm, name), expected, *SPEED[name], ranged=False) for name in measured),
             *row.cells[-len(scores) :],
         ]
         rows.append(Row((*labels_of(scale), *arm_labels(arm, cells), *cells), opens=row.opens))
@@ -144,13 +145,13 @@ def costs_table(grid: Grid, captioners: Sequence[Mapping[str, Any]] = ()) -> Tab
         if column == "runs":
             n = len(grid.amounts[scale.index, arm.index].train_flops) if (scale.index, arm.index) in grid.amounts else 0
             return Cell(str(n), float(n))
-        by_seed = _taken(grid, scale, arm, column)
+        by_seed, expected = _taken(grid, scale, arm, column), grid.expected((scale, arm))
         if column == "caption_tokens" or not by_seed:
-            return _bookkeeping(grid, by_seed, ",.1f")
+            return _bookkeeping(by_seed, expected, ",.1f")
         words, divisor = totals[column]
         total = sum(by_seed.values()) / divisor
-        mark = DAGGER if len(by_seed) < len(grid.seeds) else ""
-        return Cell(format(total, words), total, mark=mark, seeds=len(by_seed), expected=len(grid.seeds))
+        mark = DAGGER if len(by_seed) < expected else ""
+        return Cell(format(total, words), total, mark=mark, seeds=len(by_seed), expected=expected)
 
     rows = _rows(grid, lambda scale, arm: [cell(scale, arm, column.name) for column in columns])
     notes = (
@@ -182,15 +183,15 @@ def _taken(grid: Grid, scale: Level, arm: Level, name: str) -> BySeed:
     return grid.number(scale, arm, name, "").by_seed
 
 
-def _bookkeeping(grid: Grid, by_seed: BySeed, words: str, divisor: float = 1.0, *, ranged: bool = True) -> Cell:
+def _bookkeeping(by_seed: BySeed, expected: int, words: str, divisor: float = 1.0, *, ranged: bool = True) -> Cell:
     """The number of one run; where seeds differ their range or, if not `ranged`, their mean."""
     if not by_seed:
-        return Cell(DASH, emphasis="missing", mark=DAGGER, expected=len(grid.seeds))
+        return Cell(DASH, emphasis="missing", mark=DAGGER, expected=expected)
     mean, low, high = sum(by_seed.values()) / len(by_seed), min(by_seed.values()), max(by_seed.values())
     first, last = (format(value / divisor, words) for value in (low, high))
     text = f"{first}{DASH}{last}" if ranged and first != last else format(mean / divisor, words)
-    mark = DAGGER if len(by_seed) < len(grid.seeds) else ""
-    return Cell(text, mean, low, high, kind="seeds", mark=mark, seeds=len(by_seed), expected=len(grid.seeds))
+    mark = DAGGER if len(by_seed) < expected else ""
+    return Cell(text, mean, low, high, kind="seeds", mark=mark, seeds=len(by_seed), expected=expected)
 
 
 def _by_place(grid: Grid, parameters: Mapping[str, int]) -> dict[tuple[int, int], dict[Any, float]]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensbench.report.figures import MARKERS, STYLE, palette, save
-from lensbench.report.grid import GENEVAL, Grid, Group, Level
+from lensbench.report.grid import GENEVAL, Grid, Group
+from lensbench.report.levels import Level
 from lensbench.report.names import metric_name, unit
 from lensbench.report.scaling_figure import DASHES
 from lensbench.report.table import Cell, Column, Row, Table, bounds, number

@@ -10,8 +10,10 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensbench.report.grid import GENEVAL, MEAN, Comparison, Grid, Group, Level
+from lensbench.report.grid import GENEVAL, MEAN, Comparison, Grid, Group
+from lensbench.report.levels import Level
 from lensbench.report.names import HEADS, better, metric_name
+from lensbench.report.notes import number_of_seeds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,7 +152,10 @@ def losses(grid: Grid) -> Figure | None:
     for scale, axes in zip(grid.scales, panels[:, 0], strict=True):
         axes.set_ylabel(f"{scale.label}\nheld-out loss" if scale.label else "held-out loss")
     _legend(figure, grid, styles)
-    incomplete = any(rows.groupby("step")["seed"].nunique().max() < len(grid.seeds) for rows in watched.values())
+    incomplete = any(
+        rows.groupby("step")["seed"].nunique().max() < grid.expected((scale, arm))
+        for (scale, arm, _), rows in watched.items()
+    )
     several = len(grid.seeds) > 1
     parts = ["thick: mean over seeds; thin: each seed"] if several else ["one training seed"]
     parts += ["some seeds are missing: see the tables"] if incomplete or grid.results.missing else []
@@ -325,8 +330,11 @@ def _legend_columns(figure: Figure, handles: list[Any]) -> int:
 
 
 def _footnote(figure: Figure, grid: Grid, incomplete: bool, more: str = "") -> None:
-    n = len(grid.seeds)
-    parts = [f"{n} training seeds" if n > 1 else "one training seed: sampling interval only", "95 % intervals"]
+    several = len(grid.seeds) > 1
+    parts = [
+        f"{number_of_seeds(grid)} training seeds" if several else "one training seed: sampling interval only",
+        "95 % intervals",
+    ]
     parts += [more] if more else []
     parts += ["some seeds are missing: see the tables"] if incomplete or grid.results.missing else []
     figure.supxlabel("; ".join(parts), fontsize=6.5, color="#666666")

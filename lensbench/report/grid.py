@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from lensbench.captions.policy import set_label
 from lensbench.report.asked import asked_pairs, is_asked, is_row
+from lensbench.report.levels import Level, levels_of
 from lensbench.report.placing import (
     IMAGE,
     Amount,
     ByNumber,
+    Design,
     amounts,
+    design,
     placed,
     plain,
     plain_frame,
@@ -30,7 +32,6 @@ from lensbench.report.placing import (
     refuse_two,
 )
 from lensbench.scoring.statistics import holm, paired_difference, stratified_mean
-from lensbench.sweep.sweep import NONE
 
 if TYPE_CHECKING:
     from lensbench.sweep.sweep import Results
@@ -58,31 +59,14 @@ BOOKKEEPING = {
     "energy_kwh",
     "energy_kwh_estimated",
 }
-SET_NAMES = {"alt": "alt-text"}  # caption sets that people know by another name
-POLICY_WORDS = {
-    "captions.length_matched_to": "as long as {}",
-    "captions.max_words": "at most {} words",
-    "captions.max_tokens": "at most {} tokens",
-    "captions.shuffled": "shuffled",
-}
 MEAN = "mean"
 NAN = float("nan")
 SIGNIFICANT = 0.05
 PAIRS_UP_TO = 3  # arms beside the reference that are also compared with one another
-Design = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # clusters, strata and seeds of images
-
-
-@dataclass(frozen=True)
-class Level:
-    """One arm or one scale: the factor values that make it, and its place in the order of the factors."""
-
-    index: int
-    settings: tuple[tuple[str, Any], ...]
-    label: str
 
 
 class Group(NamedTuple):
-    """One number of one scale and arm: the mean over the seeds that are there, and how many should be."""
+    """One number of one scale and arm: the mean over the seeds that are there, and how many the sweep has there."""
 
     value: float
     low: float
@@ -152,6 +136,7 @@ class Grid:
     numbers: ByNumber = field(repr=False)
     judged: ByNumber = field(repr=False)
     amounts: dict[tuple[int, int], Amount] = field(repr=False)
+    planned: dict[tuple[int, int], frozenset[Any]] = field(repr=False)  # (scale, arm) -> the seeds of its cells
     memory: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -200,7 +185,11 @@ class Grid:
         elif len(values) == 1:
             low, high = (float(self.numbers.column(place, name)[keep][0]) for name in ("low", "high"))
         value = sum(by_seed.values()) / len(by_seed) if by_seed else NAN
-        return Group(value, low, high, by_seed, len(self.seeds))
+        return Group(value, low, high, by_seed, self.expected((scale, arm)))
+
+    def expected(self, *places: tuple[Level, Level]) -> int:
+        """How many training seeds the sweep has at all of these (scale, arm)."""
+        return len(frozenset.intersection(*(self.planned.get((s.index, a.index), frozenset()) for s, a in places)))
 
     def images(self, scale: Level, arm: Level, metric: str, form: str, step: int | None = None) -> pd.DataFrame:
         """The judged images behind a number; empty where there are none."""
@@ -217,7 +206,7 @@ class Grid:
 
     def _interval(self, key: Hashable, images: pd.DataFrame) -> tuple[float, float]:
         if ("interval", key) not in self.memory:
-            found = stratified_mean(images["value"].to_numpy(float), *_design(images))
+            found = stratified_mean(images["value"].to_numpy(float), *design(images))
             self.memory["interval", key] = (float(found.low), float(found.high))
         return self.memory["interval", key]
 
@@ -250,13 +239,14 @@ class Grid:
             bound = 1.0 if metric.partition(".")[0] == GENEVAL else np.inf
             low, high = max(float(found.low), -bound), min(float(found.high), bound)
             numbers = (float(found.estimate), low, high, float(found.p))
-            return Paired(*numbers, len(shared), len(self.seeds), "" if np.isnan(found.low) else "95%")
+            return Paired(*numbers, len(shared), self.expected(a, b), "" if np.isnan(found.low) else "95%")
         ours, theirs = (self.number(*place, metric, form).by_seed for place in (a, b))
         gaps = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
         if not gaps:
-            return Paired(NAN, NAN, NAN, NAN, 0, len(self.seeds), "")
+            return Paired(NAN, NAN, NAN, NAN, 0, self.expected(a, b), "")
         span = (min(gaps), max(gaps), NAN) if len(gaps) > 1 else (NAN, NAN, NAN)
-        return Paired(sum(gaps) / len(gaps), *span, len(gaps), len(self.seeds), "seeds" if len(gaps) > 1 else "")
+        kind = "seeds" if len(gaps) > 1 else ""
+        return Paired(sum(gaps) / len(gaps), *span, len(gaps), self.expected(a, b), kind)
 
     def matched(
         self, scale: Level, arm: Level, other: Level, metric: str, form: str
@@ -281,7 +271,7 @@ class Grid:
         scales = " and ".join(dict.fromkeys(scale.label for scale, _ in (a, b)))
         where = f"{a[1].label} and {b[1].label} ({', '.join(filter(None, [f'{form} prompts', scales]))})"
         refuse_other_prompts(first, second, where)
-        return first["value"].to_numpy(float), second["value"].to_numpy(float), _design(first)
+        return first["value"].to_numpy(float), second["value"].to_numpy(float), design(first)
 
     def guided(self, scale: Level, arm: Level, form: str, own: float) -> pd.DataFrame:
         """The judged images of the last step at every guidance scale, `own` being the evaluation's, in `guidance`."""
@@ -345,7 +335,7 @@ def arrange(results: Results) -> Grid:
     there = [tuple(row) for frame in (records, outcomes) for row in frame[[*factors]].drop_duplicates().to_numpy()]
     there += [tuple(plain(row.get(name)) for name in factors) for row in results.missing]
     seen = [dict(zip(factors, row, strict=True)) for row in there]
-    arms, scales = (_levels(factors, names, seen) for names in (arm_factors, scale_factors))
+    arms, scales = (levels_of(factors, names, seen) for names in (arm_factors, scale_factors))
     wanted = tuple((name, plain(results.reference[name])) for name in arm_factors)
     settings = [tuple(level.settings for level in levels) for levels in (arms, scales)]
     records, outcomes = (placed(frame, *settings) for frame in (records, outcomes))
@@ -363,29 +353,21 @@ def arrange(results: Results) -> Grid:
         numbers=ByNumber(records),
         judged=ByNumber(outcomes),
         amounts=amounts(records),
+        planned=_planned(seen, arms, scales),
     )
 
 
-def factor_label(factor: str, value: Any) -> str:
-    """A factor's value in words: depth 4, 4,096 images, alt-text. A part of the policy that is not used is not said."""
-    leaf = factor.rpartition(".")[2]
-    if factor in POLICY_WORDS:
-        return POLICY_WORDS[factor].format(SET_NAMES.get(str(value), value)) if value not in (NONE, False) else ""
-    if factor == "captions.set":
-        return set_label(str(value), SET_NAMES)
-    if isinstance(value, int) and not isinstance(value, bool) and leaf in ("images", "steps"):
-        return f"{value:,} {leaf}"
-    return f"{leaf.replace('_', ' ')} {value}"
-
-
-def _levels(factors: dict[str, list], names: tuple[str, ...], seen: list[dict[str, Any]]) -> tuple[Level, ...]:
-    """The combinations of these factors that the sweep has, in the factors' order."""
-    there = {tuple(row[name] for name in names) for row in seen}
-    grid = [values for values in product(*([plain(v) for v in factors[name]] for name in names)) if values in there]
-    return tuple(
-        Level(i, tuple(zip(names, values, strict=True)), ", ".join(filter(None, map(factor_label, names, values))))
-        for i, values in enumerate(grid)
-    )
+def _planned(
+    cells: list[dict[str, Any]], arms: tuple[Level, ...], scales: tuple[Level, ...]
+) -> dict[tuple[int, int], frozenset[Any]]:
+    """(scale, arm) -> the seeds of its cells, those that are missing too."""
+    at_arm, at_scale = ({level.settings: level.index for level in levels} for levels in (arms, scales))
+    names = [[name for name, _ in levels[0].settings] if levels else [] for levels in (arms, scales)]
+    found: dict[tuple[int, int], set[Any]] = {}
+    for cell in cells:
+        arm, scale = (tuple((name, cell[name]) for name in of) for of in names)
+        found.setdefault((at_scale.get(scale, 0), at_arm.get(arm, 0)), set()).add(cell.get("seed", 0))
+    return {place: frozenset(seeds) for place, seeds in found.items()}
 
 
 def _source(metric: str) -> tuple[str, str]:
@@ -407,11 +389,3 @@ def _corrected(raw: list[Comparison]) -> tuple[Comparison, ...]:
         row._replace(difference=row.difference._replace(p_holm=float(adjusted.get(i, NAN))))
         for i, row in enumerate(raw)
     )
-
-
-def _design(images: pd.DataFrame) -> Design:
-    """Clusters (prompts), strata (tasks) and, when there are several, training seeds of judged images."""
-    clusters, _ = pd.factorize(pd.MultiIndex.from_frame(images[["task", "prompt_index"]]), sort=True)
-    strata, _ = pd.factorize(images["task"], sort=True)
-    seeds, names = pd.factorize(images["seed"], sort=True)
-    return clusters, strata, seeds if len(names) > 1 else None

@@ -7,12 +7,12 @@ choosing does not flatter anyone; the scales are the same for every arm.
 from __future__ import annotations
 
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lensbench.report.grid import GENEVAL, Grid
-from lensbench.report.placing import IMAGE
+from lensbench.report.placing import IMAGE, design
 from lensbench.report.table import Cell, Column, Row, Table, bounds, number, signed
 from lensbench.scoring.statistics import holm, paired_difference, stratified_mean
 
@@ -84,7 +84,7 @@ def _best(images: pd.DataFrame) -> float:
 
 
 def _score(images: pd.DataFrame) -> Cell:
-    mean = stratified_mean(images["value"].to_numpy(float), *_design(images))
+    mean = stratified_mean(images["value"].to_numpy(float), *design(images))
     value, low, high = 100 * mean.estimate, 100 * mean.low, 100 * mean.high
     return Cell(number(value), value, low, high, bounds(low, high), "95%")
 
@@ -93,12 +93,6 @@ def _difference(a: pd.DataFrame, b: pd.DataFrame) -> tuple[Cell, float]:
     shared = set(a["seed"]) & set(b["seed"])
     a, b = (part[part["seed"].isin(shared)].sort_values(IMAGE, kind="stable") for part in (a, b))
     assert a[IMAGE].to_numpy().tolist() == b[IMAGE].to_numpy().tolist(), "the grid refuses other prompts"
-    found = paired_difference(a["value"].to_numpy(float), b["value"].to_numpy(float), *_design(a))
+    found = paired_difference(a["value"].to_numpy(float), b["value"].to_numpy(float), *design(a))
     low, high = 100 * max(found.low, -1.0), 100 * min(found.high, 1.0)
     return Cell(signed(100 * found.estimate), 100 * found.estimate, low, high, bounds(low, high), "95%"), found.p
-
-
-def _design(images: pd.DataFrame) -> tuple[Any, Any, Any]:
-    seeds = images["seed"].to_numpy()
-    clusters = images["prompt_index"].to_numpy()
-    return clusters, images["task"].to_numpy(), seeds if len(np.unique(seeds)) > 1 else None

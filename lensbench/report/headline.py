@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from lensbench.report.grid import GENEVAL, MEAN, Comparison, Grid, Level, Paired
+from lensbench.report.grid import GENEVAL, MEAN, Comparison, Grid, Paired
+from lensbench.report.levels import Level
 from lensbench.report.names import HEADS, NAMES, better, metric_name
 from lensbench.report.table import bounds, number, signed
+
+NAMED_SCALES = 3
 
 
 def headline(grid: Grid) -> list[str]:
@@ -21,14 +24,16 @@ def headline(grid: Grid) -> list[str]:
 
 
 def _of_questions(grid: Grid) -> list[str]:
-    """One sentence for each comparison that is asked for and that any seed answers."""
-    sentences = []
+    """One sentence for each pair of arms and number that is asked for: the largest scale that any seed answers it at,
+    and what the others say."""
+    answers: dict[tuple[Level, Level, str, str], Comparison] = {}
     for row in grid.comparisons():
-        if not row.asked or not row.difference.seeds:
-            continue
+        if row.asked and row.difference.seeds:
+            answers[row.arm, row.other, row.form, row.column] = row  # the largest scale comes last
+    sentences = []
+    for row in answers.values():
         if grid.tasks:
-            task = "" if row.column == MEAN else row.column
-            sentences.append(_sentence(grid, row.arm, row.other, row.difference, row.form, row.scale, task, ()))
+            sentences.append(_sentence(grid, row))
         else:
             metric, _, form = row.column.partition(".")
             sentences.append(_score_sentence(grid, row, metric, form))
@@ -45,12 +50,12 @@ def _of_geneval(grid: Grid) -> list[str]:
             where = ", ".join(filter(None, [f"{form} prompts", scale.label]))
             sentences.append(f"No arm gets any picture right ({where}): there is nothing to tell apart yet.")
             continue
-        found = {
-            (row.arm, row.other): row.difference
+        rows = [
+            row
             for row in grid.comparisons()
             if (row.scale, row.form, row.column) == (scale, form, MEAN) and row.difference.seeds
-        }
-        found |= {(other, arm): gap.flipped() for (arm, other), gap in found.items()}
+        ]
+        found = {(row.arm, row.other): row for row in (*rows, *map(_turned, rows))}
         ranked = sorted(there, key=lambda arm: -scores[arm].value)
         best = ranked[0] if ranked else None
         reference = grid.reference if grid.reference in there else None
@@ -59,10 +64,10 @@ def _of_geneval(grid: Grid) -> list[str]:
         first = reference if reference in rivals else next(iter(rivals), None)
         if best is None or first is None:
             continue
-        sentences.append(_sentence(grid, best, first, found[best, first], form, scale))
-        clear = [arm for arm in rivals if arm is not first and _leads(found[best, arm])]
+        sentences.append(_sentence(grid, found[best, first]))
+        clear = [arm for arm in rivals if arm is not first and _leads(found[best, arm].difference)]
         if best is not reference and clear:
-            sentences.append(_sentence(grid, best, clear[0], found[best, clear[0]], form, scale))
+            sentences.append(_sentence(grid, found[best, clear[0]]))
     return sentences
 
 
@@ -70,28 +75,20 @@ def _leads(gap: Paired) -> bool:
     return gap.significant and gap.estimate > 0
 
 
-def _sentence(
-    grid: Grid,
-    arm: Level,
-    other: Level,
-    gap: Paired,
-    form: str,
-    scale: Level,
-    task: str = "",
-    beside: tuple[Level, ...] | None = None,
-) -> str:
-    """What a difference says of GenEval's mean or of a task; `beside` are the scales whose differences are added, the
-    smaller ones if none are given."""
-    if gap.estimate < 0:
-        arm, other, gap = other, arm, gap.flipped()
+def _turned(row: Comparison) -> Comparison:
+    return row._replace(arm=row.other, other=row.arm, difference=row.difference.flipped())
+
+
+def _sentence(grid: Grid, row: Comparison) -> str:
+    """What a difference says of GenEval's mean or of a task, and how the same arms stand at the other scales."""
+    if row.difference.estimate < 0:
+        row = _turned(row)
+    arm, other, gap, task = row.arm, row.other, row.difference, "" if row.column == MEAN else row.column
     amount = f"{signed(100 * gap.estimate)} points {bounds(100 * gap.low, 100 * gap.high)}".rstrip()
-    where = f"{form} prompts" + (f", {scale.label}" if scale.label else "")
+    where = f"{row.form} prompts" + (f", {row.scale.label}" if row.scale.label else "")
     if gap.seeds < gap.expected:
         where += f", {gap.seeds} of {gap.expected} seeds{', sampling interval only' if gap.seeds == 1 else ''}"
-    for smaller in grid.scales[:-1] if beside is None else beside:
-        there = grid.paired(smaller, arm, other, GENEVAL, form)
-        if there.seeds:
-            where += f"; {signed(100 * there.estimate)} at {smaller.label}"
+    where += _elsewhere(grid, row)
     names = (
         (f"{_capital(arm.label)} captions", "beat")
         if grid.arm_factors == ("captions.set",)
@@ -102,6 +99,23 @@ def _sentence(
         return f"{' '.join(names)} {other.label} by {amount} on {what} ({where})."
     hint = ", which Holm's correction does not let stand" if gap.clear else ""
     return f"No clear difference between {arm.label} and {other.label} on {what}: {amount} ({where}){hint}."
+
+
+def _elsewhere(grid: Grid, row: Comparison) -> str:
+    """The same comparison at the other scales: few are named, many are counted."""
+    others = [
+        (one.scale, one.difference if one.arm is row.arm else one.difference.flipped())
+        for one in grid.comparisons()
+        if (one.form, one.column) == (row.form, row.column)
+        and {one.arm.index, one.other.index} == {row.arm.index, row.other.index}
+        and one.scale is not row.scale
+        and one.difference.seeds
+    ]
+    if len(others) <= NAMED_SCALES:
+        return "".join(f"; {signed(100 * gap.estimate)} at {scale.label}" for scale, gap in others)
+    ahead = sum(gap.significant and gap.estimate > 0 for _, gap in others)
+    behind = sum(gap.significant and gap.estimate < 0 for _, gap in others)
+    return f"; of the {len(others)} other scales ahead at {ahead or 'none'}, behind at {behind or 'none'}"
 
 
 def _of_scores(grid: Grid) -> list[str]:

@@ -19,9 +19,17 @@ SHARED = (
 NOTHING = "Nothing to compare: the sweep has one arm, or no cell of it is complete."
 
 
+def number_of_seeds(grid: Grid) -> str:
+    """How many training seeds the arms have by design: 3, or 3 to 6."""
+    return _span({len(seeds) for seeds in grid.planned.values()} or {len(grid.seeds)})
+
+
 def seeds_note(grid: Grid) -> str:
-    n = len(grid.seeds)
-    return f"{n} training seeds." if n > 1 else "One training seed: sampling interval only."
+    return (
+        f"{number_of_seeds(grid)} training seeds."
+        if len(grid.seeds) > 1
+        else "One training seed: sampling interval only."
+    )
 
 
 def origin_note(grid: Grid) -> str:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from lensbench.report.costs import flops_unit
 from lensbench.report.figures import MARKERS, STYLE, arm_colors, save
-from lensbench.report.grid import GENEVAL, Grid, Level
+from lensbench.report.grid import GENEVAL, Grid
+from lensbench.report.levels import Level
 from lensbench.report.names import better, metric_name, unit
 from lensbench.report.rows import arm_columns, labels_of, score_cell
 from lensbench.report.table import Cell, Column, Row, Table

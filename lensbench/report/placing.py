@@ -10,6 +10,7 @@ import pandas as pd
 
 Place = tuple[int, int, str, str]  # scale, arm, metric, prompt form
 IMAGE = ["seed", "task", "prompt_index", "sample"]  # what makes a judged image of one arm the partner of another's
+Design = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # clusters, strata and seeds of images
 EMPTY = ["cell", "metric", "prompt_form", "value", "step", "low", "high", "n", *IMAGE, "prompt"]
 
 
@@ -143,3 +144,11 @@ def refuse_other_prompts(a: pd.DataFrame, b: pd.DataFrame, where: str) -> None:
     columns = [*IMAGE, "prompt"]
     if len(a) != len(b) or any(a[name].tolist() != b[name].tolist() for name in columns):
         raise ValueError(f"{where} were judged on different prompts or samples: score them again with one evaluation")
+
+
+def design(images: pd.DataFrame) -> Design:
+    """Clusters (prompts), strata (tasks) and, when there are several, training seeds of judged images."""
+    clusters, _ = pd.factorize(pd.MultiIndex.from_frame(images[["task", "prompt_index"]]), sort=True)
+    strata, _ = pd.factorize(images["task"], sort=True)
+    seeds, names = pd.factorize(images["seed"], sort=True)
+    return clusters, strata, seeds if len(names) > 1 else None

@@ -6,7 +6,8 @@ from itertools import product
 
 import numpy as np
 
-from lensbench.report.grid import GENEVAL, Grid, Level
+from lensbench.report.grid import GENEVAL, Grid
+from lensbench.report.levels import Level
 from lensbench.report.table import DASH, Cell, Column, Row, Table, number, signed
 from lensbench.scoring.power import MOST_SEEDS, POWER, Components, components, detectable, seeds_needed
 

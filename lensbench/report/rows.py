@@ -7,7 +7,8 @@ from math import isnan
 from typing import Any
 
 from lensbench.captions.policy import set_label
-from lensbench.report.grid import SET_NAMES, Grid, Group, Level, Paired
+from lensbench.report.grid import Grid, Group, Paired
+from lensbench.report.levels import SET_NAMES, Level
 from lensbench.report.names import NAMES, better, metric_name
 from lensbench.report.table import DAGGER, DASH, Cell, Column, Row, Table, bounds, number, signed
 

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lensbench.report.grid import GENEVAL, Grid, Level
+from lensbench.report.grid import GENEVAL, Grid
+from lensbench.report.levels import Level
 from lensbench.report.placing import refuse_other_prompts
 from lensbench.scoring.multiplier import FEWEST, LEVELS, Direct, Joint, direct, disagree, joint
 from lensbench.scoring.resampling import Draws, draw_images, draw_scores
@@ -210,7 +211,7 @@ def _worth(measured: Measured, axis: str, arm: Level, sizes: dict[int, float]) -
         *(measured.metric, measured.form, axis, arm, shown),
         direct(reference.log_x, own.log_x, of_reference, of_arm),
         fitted,
-        *(place, reference, own, draws, len(grid.seeds)),
+        *(place, reference, own, draws, min(len(grid.planned[point.scale, point.arm]) for point in points)),
     )
 
 
@@ -278,7 +279,7 @@ def _number(value: Any) -> float:
 
 
 def _label(scales: list[Level], factor: str) -> str:
-    from lensbench.report.grid import factor_label
+    from lensbench.report.levels import factor_label
 
     words = [factor_label(name, value) for name, value in scales[0].settings if name != factor]
     return ", ".join(filter(None, words))

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from lensbench.report.freeze import EXPERIMENTS, PROVENANCE, open_frozen
-from lensbench.report.grid import BOOKKEEPING, GENEVAL, factor_label
+from lensbench.report.grid import BOOKKEEPING, GENEVAL
+from lensbench.report.levels import factor_label
 from lensbench.report.placing import IMAGE
 
 CHECKPOINT = re.compile(r"step-(\d+)$")

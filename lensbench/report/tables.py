@@ -14,7 +14,8 @@ from typing import Any
 
 from lensbench.report.ablation import ablation_table
 from lensbench.report.costs import costs_table, data_table, sizes_table
-from lensbench.report.grid import MEAN, Grid, Level
+from lensbench.report.grid import MEAN, Grid
+from lensbench.report.levels import Level
 from lensbench.report.names import heads, unit
 from lensbench.report.notes import (
     BOLD,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lensbench.report.figures import MARKERS, STYLE, palette, save
-from lensbench.report.grid import factor_label
+from lensbench.report.levels import factor_label
 from lensbench.report.table import Cell, Column, Row, Table, number
 
 SAMPLERS = {"tpe": "TPE", "gp": "a Gaussian process"}
@@ -87,7 +87,8 @@ def _notes(tuned: Mapping[str, Any]) -> tuple[str, ...]:
     )
     if at := tuning.get("at"):
         budget += f" Tuned at {', '.join(factor_label(*one) for one in at.items())}, used at the other sizes as it is."
-    of = f"{OBJECTIVES[tuning['objective']]} on {tuning['form']} prompts"
+    wording = "on the prompts that a trial does best on" if tuning["form"] == "best" else f"on {tuning['form']} prompts"
+    of = f"{OBJECTIVES[tuning['objective']]} {wording}"
     on = "on held-out images" if tuning["objective"] == "validation_loss" else "on GenEval prompts"
     apart = f"Objective: {of}, {on} that no reported number comes from, with seeds that are not reported."
     return budget, apart, f"steps: of all trials together. Found: {tuned['digest'][:12]}."

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lensbench.experiment import Experiment
 from lensbench.sweep.design import STEPS, Cell, Match, Sweep, drafts
+from lensbench.sweep.tuned import arm_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,23 +23,30 @@ UNITS = {"flops": "FLOPs", "samples": "images seen", "caption_tokens": "tokens o
 def resolved(sweep: Sweep, tuned: Mapping[str, Any] | None = None) -> Sweep:
     """The sweep with `derived` filled in, where it is tuned or matched; else the sweep itself.
 
-    `tuned` is what tuning found (see lensbench.sweep.tuned); where it is None the sweep stays untuned.
+    `tuned` is what tuning found (see lensbench.sweep.tuned), the sweep's own or another's for the same arms; where it
+    is None the sweep stays untuned.
 
     Raises ValueError where there is nothing to match to, or a corpus or tokenizer to count with is not there.
     """
-    if not sweep.match and not sweep.tuning:
+    if not sweep.match and not sweep.tuning and not sweep.tuned_by:
         return sweep
     plain = sweep.model_copy(update={"derived": (), "tuned": {}})
-    values = None if tuned is None else {entry["unit"]: entry["values"] for entry in tuned["units"]}
     drafted = drafts(plain)
     steps = matched_steps(plain, drafted) if sweep.match else {}
     derived = []
     for cell in drafted:
-        changes = dict(values[sweep.tuning.unit(cell.levels)]) if values is not None and sweep.tuning else {}
+        changes = {} if tuned is None else _tuned_values(sweep, tuned, cell)
         if cell.id in steps:
             changes[STEPS] = steps[cell.id]
         derived.append(changes)
     return plain.model_copy(update={"derived": tuple(derived), "tuned": dict(tuned or {})})
+
+
+def _tuned_values(sweep: Sweep, tuned: Mapping[str, Any], cell: Cell) -> dict[str, Any]:
+    if sweep.tuning is None:
+        return arm_values(tuned, cell.experiment)
+    (found,) = (entry["values"] for entry in tuned["units"] if entry["unit"] == sweep.tuning.unit(cell.levels))
+    return dict(found)
 
 
 def matched_steps(sweep: Sweep, drafted: list[Cell]) -> dict[str, int]:
@@ -98,6 +106,9 @@ def notes(sweep: Sweep, cells: list[Cell]) -> list[str]:
         own = [dotted for dotted in sweep.every_factor() if dotted not in (*sweep.paired, "seed")]
         if own:
             out.append(f"levels of {', '.join(own)} have seeds of their own: not paired")
+    if sweep.tuned and sweep.tuned_by:
+        search = ", ".join(sweep.tuned["tuning"]["search"])
+        out.append(f"{search} as tuned for each arm of {sweep.tuned['sweep']} ({sweep.tuned['digest'][:12]})")
     if sweep.tuned and sweep.tuning:
         count = f"{sweep.tuning.trials} trials for each arm and size"
         where = f", at {levels_shown(sweep.tuning.at)} and used at its other levels" if sweep.tuning.at else ""

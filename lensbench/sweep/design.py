@@ -71,6 +71,12 @@ class Sweep(Part):
     )
     questions: tuple[Question, ...] = Field((), description="the comparisons that the report must answer; all if none")
     tuning: Tuning | None = Field(None, description="hyper-parameters found for every arm and size with one budget")
+    tuned_by: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_-]+$",
+        description="the stem of a sweep file beside this one, whose tuning found these arms' values: one search, and "
+        "several sweeps with what it found. It must have tuned each arm at one scale (tuning.at)",
+    )
     derived: tuple[dict[str, Any], ...] = Field(
         (), description="filled in when the sweep is opened: what tuning and matching change, a dict for each cell"
     )
@@ -153,6 +159,8 @@ class Sweep(Part):
         if self.match:
             self._check_match()
         if self.tuning:
+            if self.tuned_by:
+                raise ValueError("tuning and tuned_by: a sweep has a search of its own or another's values, not both")
             self.tuning.check(self.base, drafted, self.every_factor())
         if self.derived and len(self.derived) != len(drafted):
             raise ValueError(f"derived has {len(self.derived)} entries for {len(drafted)} cells: it is not for people")
@@ -183,7 +191,7 @@ def cells(sweep: Sweep) -> list[Cell]:
     """
     drafted = drafts(sweep)
     if not sweep.derived:
-        if sweep.match or sweep.tuning:
+        if sweep.match or sweep.tuning or sweep.tuned_by:
             raise ValueError("the sweep has not been opened: its steps or tuned values are not known yet")
         return list(drafted)
     out: dict[str, Cell] = {}
@@ -210,7 +218,7 @@ def drafts(sweep: Sweep) -> list[Cell]:
 
 def _expand(sweep: Sweep) -> list[Cell]:
     every = sweep.every_factor()
-    in_base = {dotted: _field(sweep.base, dotted) for dotted in every}
+    in_base = {dotted: field_of(sweep.base, dotted) for dotted in every}
     dropped = [0] * len(sweep.exclude)
     combinations = list(_combinations(sweep))
     of_first_seed: dict[int, Experiment] = {}
@@ -228,7 +236,7 @@ def _expand(sweep: Sweep) -> list[Cell]:
             if number not in of_first_seed:
                 of_first_seed[number] = _replaced(sweep.base, changes)
             experiment = of_first_seed[number]
-            levels = {dotted: _table_level(_field(experiment, dotted), beside) for dotted, beside in every.items()}
+            levels = {dotted: _table_level(field_of(experiment, dotted), beside) for dotted, beside in every.items()}
             levels["seed"] = canonical
             own = canonical if sweep.paired is None else own_seed(canonical, levels, sweep.paired)
             experiment = experiment.model_copy(update={"seed": own})
@@ -302,7 +310,7 @@ def _every_level(data: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
     found = dict(data.get("factors", {}))
     for block in (blocks := data.get("blocks", ())):
         for dotted, levels in block.items():
-            beside = () if len(blocks) == 1 or "base" not in data else (_field(data["base"], dotted),)
+            beside = () if len(blocks) == 1 or "base" not in data else (field_of(data["base"], dotted),)
             known = list(found.get(dotted, ()))
             for level in (*beside, *levels):
                 if level not in known:
@@ -316,7 +324,8 @@ def _set_name(level: Any) -> Any:
     return mixture.canonical(level) if isinstance(level, str) else level
 
 
-def _field(experiment: Experiment, dotted: str) -> Any:
+def field_of(experiment: Experiment, dotted: str) -> Any:
+    """The value of a dotted field. Raises ValueError where there is none."""
     value: Any = experiment
     for part in dotted.split("."):
         if not hasattr(value, part):

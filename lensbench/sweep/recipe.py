@@ -23,14 +23,29 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+BESIDE = ("experiments", "sweeps")  # folders of a project whose files recipes import
+
+
 def opened(sweep: Sweep, sweep_file: Path) -> Sweep:
     """The sweep with the values that tuning found and the steps that it is matched to; its corpus must be there.
 
     Raises ValueError where its tuning is not complete or was another one.
     """
-    if sweep.tuning is None:
-        return resolved(sweep)
-    return resolved(sweep, read_tuned(sweep, tuned_file(sweep_file)))
+    return resolved(sweep, found_for(sweep, sweep_file))
+
+
+def found_for(sweep: Sweep, sweep_file: Path) -> dict[str, Any] | None:
+    """What tuning found for a sweep, its own or that of `tuned_by`; None where there is neither.
+
+    Raises ValueError where the tuning is not complete or was another one.
+    """
+    if sweep.tuned_by:
+        beside = sweep_file.with_name(f"{sweep.tuned_by}.py")
+        other = load(beside)
+        if other.tuning is None:
+            raise ValueError(f"{sweep_file}: tuned_by={sweep.tuned_by!r}: {beside} has no tuning")
+        return read_tuned(other, tuned_file(beside))
+    return None if sweep.tuning is None else read_tuned(sweep, tuned_file(sweep_file))
 
 
 def load(path: Path) -> Sweep:
@@ -75,15 +90,15 @@ def _defined(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _importing_beside(path: Path) -> Iterator[None]:
-    # sweeps/x.py imports experiments/y.py of the same project. The import path and the imported experiments are put
-    # back afterwards, so that two projects loaded by one process do not see each other's files.
+    # sweeps/x.py imports experiments/y.py or sweeps/z.py of the same project. The import path and what was imported are
+    # put back afterwards, so that two projects loaded by one process do not see each other's files.
     root = str(path.resolve().parent.parent)
     sys.path.insert(0, root)
     try:
         yield
     finally:
         sys.path.remove(root)
-        for name in [name for name in sys.modules if name.partition(".")[0] == "experiments"]:
+        for name in [name for name in sys.modules if name.partition(".")[0] in BESIDE]:
             del sys.modules[name]
 
 
@@ -95,6 +110,6 @@ def _place(error: BaseException, path: Path) -> str:
     place = str(path)
     for frame in traceback.extract_tb(error.__traceback__):
         file = Path(frame.filename).resolve()
-        if file == path.resolve() or file.parent == root / "experiments":
+        if file == path.resolve() or file.parent in [root / name for name in BESIDE]:
             place = f"{path if file == path.resolve() else file}:{frame.lineno}"
     return place

@@ -56,7 +56,11 @@ class Tuning(Part):
     objective: Literal["validation_loss", "geneval"] = Field(
         "validation_loss", description="the loss on held-out images that no cell is scored on, or GenEval"
     )
-    form: Form = Field("detailed", description="the wording that the objective is measured in")
+    form: Form | Literal["best"] = Field(
+        "best",
+        description="the wording that the objective is measured in; best: that of the evaluation's in which the trial "
+        "does best, so that no arm is tuned on a wording that its captions do not have",
+    )
     images: int = Field(256, ge=FEWEST_HELD_OUT, description="held-out images of the loss, at most")
     at: dict[str, Any] = Field(
         {},
@@ -133,7 +137,7 @@ class Tuning(Part):
         """
         geneval = self.objective == "geneval"
         scoring = {
-            "evaluation.forms": (self.form,),
+            "evaluation.forms": experiment.evaluation.forms if self.form == "best" else (self.form,),
             "evaluation.at": (1.0,),
             "evaluation.guidances": (),
             "evaluation.prompt_seed": self.prompt_seed,

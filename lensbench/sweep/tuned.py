@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lensbench.experiment import Experiment
 from lensbench.publishing import publish_text
-from lensbench.sweep.design import Cell, Sweep, drafts
+from lensbench.sweep.design import ARM_PREFIX, Cell, Sweep, drafts, field_of
 
 
 def tuned_file(sweep_file: Path) -> Path:
@@ -49,6 +50,23 @@ def tuning_digest(sweep: Sweep) -> str:
     trained = {name: trial_experiment(sweep, cell, {}, 0).hash() for name, cell in units(sweep).items()}
     told = json.dumps([sweep.tuning.model_dump(mode="json"), trained], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()
+
+
+def arm_values(told: Mapping[str, Any], experiment: Experiment) -> dict[str, Any]:
+    """What a tuning of other scales found for the arm of an experiment.
+
+    Raises ValueError, one line, where it tuned no such arm, or tuned it at several scales.
+    """
+    same = [
+        entry
+        for entry in told["units"]
+        if all(str(field_of(experiment, d)) == str(v) for d, v in entry["levels"].items() if d.startswith(ARM_PREFIX))
+    ]
+    if len(same) != 1:
+        arm = experiment.captions.set + (", shuffled" if experiment.captions.shuffled else "")
+        found = "no values" if not same else f"values at {len(same)} scales, where tuning.at must leave one,"
+        raise ValueError(f"tuned_by={told['sweep']!r}: its tuning has {found} for captions {arm}")
+    return dict(same[0]["values"])
 
 
 def write_tuned(sweep: Sweep, found: list[dict[str, Any]], path: Path) -> None:

@@ -199,7 +199,7 @@ class Tuner:
             directory = self.folder / experiment.cell_id()
             if not (directory / "records.parquet").exists():
                 _clear(directory)
-                follow = _Follow(self.tuning, trial, directory)
+                follow = _Follow(self.tuning, trial, directory, len(experiment.evaluation.forms))
                 run_cell(experiment, directory, cache=self.cache, report=follow)
             steps += experiment.training.steps
             trial.set_user_attr("steps", steps)
@@ -251,8 +251,8 @@ class Tuner:
 class _Follow:
     """A report of a training that stops it where ASHA wants no more: it is asked at the steps that are watched."""
 
-    def __init__(self, tuning: Tuning, trial: optuna.Trial, directory: Path) -> None:
-        self.tuning, self.trial, self.directory = tuning, trial, directory
+    def __init__(self, tuning: Tuning, trial: optuna.Trial, directory: Path, forms: int) -> None:
+        self.tuning, self.trial, self.directory, self.forms = tuning, trial, directory, forms
         self.seen: set[int] = set()
 
     def __call__(self, progress: Progress) -> None:
@@ -263,11 +263,14 @@ class _Follow:
         watched = self.directory / files.WATCHED
         if not watched.exists():
             return
+        losses: dict[int, list[float]] = {}
         with watched.open(newline="") as table:
-            rows = [(int(row["step"]), row["form"], float(row["validation_loss"])) for row in csv.DictReader(table)]
-        for step, form, loss in rows:
-            if form != self.tuning.form or step in self.seen or step >= progress.total:
+            for row in csv.DictReader(table):
+                losses.setdefault(int(row["step"]), []).append(float(row["validation_loss"]))
+        for step, of_forms in losses.items():  # the loss alone is pruned by, and the lower it is the better
+            if len(of_forms) < self.forms or step in self.seen or step >= progress.total:
                 continue
+            loss = min(of_forms)
             self.seen.add(step)
             self.trial.report(loss, step)
             if self.trial.should_prune():
@@ -277,10 +280,11 @@ class _Follow:
 
 def _score(tuning: Tuning, experiment: Experiment, directory: Path) -> float:
     records = read_records(directory, experiment)
-    rows = records[(records["metric"] == tuning.objective) & (records["prompt_form"] == tuning.form)]
+    rows = records[records["metric"] == tuning.objective]
     last = rows[rows["step"] == rows["step"].max()]
-    assert len(last) == 1, f"{directory}: {len(last)} records of {tuning.objective}"
-    return float(last["value"].iloc[0])
+    forms = experiment.evaluation.forms
+    assert sorted(last["prompt_form"]) == sorted(forms), f"{directory}: {len(last)} records of {tuning.objective}"
+    return float(last["value"].min() if tuning.direction == "minimize" else last["value"].max())
 
 
 def _clear(directory: Path) -> None:

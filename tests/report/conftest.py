@@ -47,9 +47,10 @@ def simulate(
     missing: tuple[dict[str, Any], ...] = (),
     broken: tuple[dict[str, Any], ...] = (),
     watched: tuple[int, ...] = (),
+    excluded: tuple[dict[str, Any], ...] = (),
 ) -> Results:
     """Results of a sweep. `missing`: the cells with these factor values failed. `broken`: they have no GenEval.
-    `watched`: earlier steps with a held-out loss and nothing else.
+    `watched`: earlier steps with a held-out loss and nothing else. `excluded`: the sweep has no such cells.
     """
     factors = factors or {"captions.set": ["alt", "brief", "detailed"], "model.depth": [4], "seed": [0, 1, 2]}
     effect = effect or EFFECT
@@ -57,6 +58,8 @@ def simulate(
     for levels in product(*factors.values()):
         values = dict(zip(factors, levels, strict=True))
         cell = name_of(values)
+        if any(part.items() <= values.items() for part in excluded):
+            continue
         if any(part.items() <= values.items() for part in missing):
             gone.append({"cell": cell, **values, "reason": "failed: the loss is not a number"})
             continue

@@ -50,11 +50,21 @@ def test_the_headline_answers_each_question() -> None:
     told = headline(
         grid(question("detailed", form="detailed"), question("brief", form="short", metric="geneval.colors"))
     )
-    assert len(told) == 4  # two questions, at both depths
-    assert all("depth" in sentence for sentence in told)
-    assert sum("GenEval's colors" in sentence for sentence in told) == 2
-    assert sum("detailed prompts" in sentence for sentence in told) == 2
+    assert len(told) == 2  # each at the largest depth, and the other beside it
+    assert all("depth 3; " in sentence and " at depth 2" in sentence for sentence in told)
+    assert sum("GenEval's colors" in sentence for sentence in told) == 1
+    assert sum("detailed prompts" in sentence for sentence in told) == 1
     assert headline(grid()) != told
+
+
+def test_many_scales_are_counted_where_few_are_named(simulated) -> None:
+    factors = {"captions.set": ["alt", "detailed"], "images": [256, 512, 1024], "model.depth": [2, 4], "seed": [0, 1]}
+    every = arrange(simulated(factors))
+    (sentence,) = (one for one in headline(every) if "(detailed prompts" in one)
+    assert "1,024 images, depth 4; of the 5 other scales ahead at " in sentence
+    gaps = [row.difference for row in every.comparisons() if (row.form, row.column) == ("detailed", "mean")]
+    ahead = sum(gap.significant and gap.estimate > 0 for gap in gaps[:-1])
+    assert f"ahead at {ahead or 'none'}, behind at none" in sentence
 
 
 def test_the_table_says_how_many_comparisons_were_asked_for() -> None:

@@ -21,7 +21,8 @@ import numpy as np
 import pandas as pd
 
 from lensbench.report.figures import arm_colors
-from lensbench.report.grid import GENEVAL, Grid, Level
+from lensbench.report.grid import GENEVAL, Grid
+from lensbench.report.levels import Level
 from lensbench.scoring.geneval import COUNTING_THRESHOLD, THRESHOLD
 
 MOST_PICTURES = 20_000  # in a page, of a side of at most SMALL

@@ -1,0 +1,70 @@
+"""A/A: an arm against itself on other training seeds; and arms that have more seeds than others by design."""
+
+from __future__ import annotations
+
+import pytest
+
+from lensbench.report.grid import GENEVAL, arrange
+from lensbench.report.null import null_table, nulls
+from lensbench.report.tables import tables
+
+SEEDS = [0, 1, 2, 3, 4, 5]
+MORE_SEEDS_FOR_ALT = tuple({"captions.set": name, "seed": seed} for name in ("brief", "detailed") for seed in (3, 4, 5))
+
+
+def factors(**more):
+    return {"captions.set": ["alt", "brief", "detailed"], **more, "seed": SEEDS}
+
+
+def test_an_arm_with_fewer_seeds_by_design_lacks_none(simulated):
+    grid = arrange(simulated(factors(), excluded=MORE_SEEDS_FOR_ALT))
+    assert [grid.number(grid.scales[0], arm, GENEVAL, "short")[-1] for arm in grid.arms] == [6, 3, 3]
+    gap = grid.paired(grid.scales[0], grid.arms[1], grid.arms[0], GENEVAL, "short")
+    assert (gap.seeds, gap.expected) == (3, 3), "paired on the seeds that both have"
+    built = tables(grid)
+    assert not any(table.incomplete for table in built.values())
+    assert "3 to 6 training seeds" in built["main"].notes[0]
+
+
+def test_an_arm_that_lost_a_seed_still_says_so(simulated):
+    lost = ({"captions.set": "brief", "seed": 1},)
+    grid = arrange(simulated(factors(), excluded=MORE_SEEDS_FOR_ALT, missing=lost))
+    group = grid.number(grid.scales[0], grid.arms[1], GENEVAL, "short")
+    assert (group.seeds, group.expected) == (2, 3)
+    assert tables(grid)["main"].incomplete
+
+
+def test_the_halves_are_the_first_seeds_and_the_others(simulated):
+    made = simulated(factors(), excluded=MORE_SEEDS_FOR_ALT)
+    grid = arrange(made)
+    found = nulls(grid)
+    assert [(null.arm.label, null.form, null.halves) for null in found] == [
+        ("alt-text", form, ((0, 1, 2), (3, 4, 5))) for form in ("short", "detailed")
+    ]
+    for null in found:
+        by_seed = grid.number(null.scale, null.arm, GENEVAL, null.form).by_seed
+        wanted = sum(by_seed[seed] for seed in (0, 1, 2)) / 3 - sum(by_seed[seed] for seed in (3, 4, 5)) / 3
+        assert null.difference.estimate == pytest.approx(wanted)
+        assert null.difference.low <= wanted <= null.difference.high
+    table = null_table(grid)
+    assert table is not None
+    assert len(table.rows) == 2
+    assert "3 each" in table.notes[0]
+
+
+def test_an_odd_seed_is_left_out_and_three_are_too_few(simulated):
+    five = arrange(simulated({"captions.set": ["alt"], "seed": [0, 1, 2, 3, 4]}, reference={"captions.set": "alt"}))
+    assert {null.halves for null in nulls(five)} == {((0, 1), (2, 3))}
+    three = arrange(simulated({"captions.set": ["alt"], "seed": [0, 1, 2]}, reference={"captions.set": "alt"}))
+    assert null_table(three) is None
+
+
+def test_chance_is_called_chance(simulated):
+    # 30 scales at which the model is the same: 60 comparisons, of which about three may come out under 0.05
+    grid = arrange(simulated({"captions.set": ["alt"], "images": list(range(30)), "seed": SEEDS}, prompts=6,
+                             reference={"captions.set": "alt"}))  # fmt: skip
+    found = nulls(grid)
+    assert len(found) == 60
+    assert sum(null.difference.p < 0.05 for null in found) <= 8
+    covered = sum(null.difference.low <= 0 <= null.difference.high for null in found)
+    assert covered >= 52
