@@ -1,8 +1,9 @@
 """Which size is best where every model sees as many images, and what are detailed captions worth at each?
 
 Hypothesis: with the same images seen the deeper model is better in both arms, and detailed captions gain more from it.
-Command: lensbench run sweeps/model_size.py
-Expected cost: 18 cells, a quarter of an hour on two CPU cores (an estimate).
+Command: lensbench run sweeps/model_size.py, after lensbench tune sweeps/caption_quality.py
+Expected cost: nothing after caption_quality, whose cells these are; alone 18 cells, a quarter of an hour on two CPU
+    cores (an estimate).
 Result: not run yet.
 
 sweeps/model_size_flops.py asks the same where every model spends as much compute.
@@ -18,4 +19,5 @@ sweep = Sweep(
     reference={"captions.set": "alt"},
     match="samples",
     match_to="base",
+    tuned_by="caption_quality",
 )

@@ -141,7 +141,7 @@ def _tuning(sweep: Sweep, untuned: str) -> str:
     if sweep.tuning is None:
         if not sweep.tuned_by:
             return ""
-        return f"as {sweep.tuned_by}" + (f"; not there: {untuned}; the cells below are untuned" if untuned else "")
+        return f"as {sweep.tuned_by}" + (f"; not complete: {untuned}; the cells below are untuned" if untuned else "")
     from lensbench.sweep.constraints import levels_shown
     from lensbench.sweep.tuned import trial_experiment, units
 

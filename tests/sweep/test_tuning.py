@@ -20,6 +20,7 @@ from lensbench.commands.sweeps import prepared
 from lensbench.experiment import Experiment, one_line
 from lensbench.report.tuning import tuning_figure, tuning_table
 from lensbench.sweep.cellfiles import RECORD_COLUMNS
+from lensbench.sweep.collecting import collect
 from lensbench.sweep.constraints import resolved
 from lensbench.sweep.progress import Progress
 from lensbench.sweep.storage import address
@@ -144,6 +145,77 @@ def test_a_changed_sweep_is_tuned_again(done: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.tuned.json").write_text(text[:-40])
     with pytest.raises(ValueError, match="not what lensbench tune writes"):
         prepared(write(tmp_path), None)
+
+
+OTHER = """
+from sweeps.tiny import base
+from lensbench.sweep.sweep import Sweep
+
+sweep = Sweep(
+    name="other",
+    base=base,
+    factors={"captions.set": ARMS, "model.depth": (1, 2), "seed": (0,)},
+    reference={"captions.set": "alt"},
+    tuned_by="tiny",
+)
+"""
+
+
+@pytest.fixture
+def project(done: Path, tmp_path: Path) -> Path:
+    """sweeps/tiny.py with what its tuning found, and room for another sweep."""
+    folder = tmp_path / "sweeps"
+    folder.mkdir()
+    write(folder)
+    (folder / "tiny.tuned.json").write_text((done / "tiny.tuned.json").read_text())
+    return folder
+
+
+def other(project: Path, arms: str = '("alt", "detailed")') -> Path:
+    path = project / "other.py"
+    path.write_text(OTHER.replace("ARMS", arms))
+    return path
+
+
+def by_itself(path: Path) -> Path:
+    """The sweep with the base written out in place of its import."""
+    path.write_text(path.read_text().replace("from sweeps.tiny import base", TEXT[: TEXT.index("sweep = ")]))
+    return path
+
+
+def test_another_sweep_takes_what_was_found_for_its_arms(project: Path) -> None:
+    found = {entry["levels"]["captions.set"]: entry["values"] for entry in
+             json.loads((project / "tiny.tuned.json").read_text())["units"]}  # fmt: skip
+    sweep = prepared(other(project), None)
+    for cell in cells(sweep):
+        recipe = cell.experiment.training
+        assert {"training.learning_rate": recipe.learning_rate, "training.clip": recipe.clip} == found[
+            cell.levels["captions.set"]
+        ], "at both depths, though one was tuned at"
+    assert len(cells(sweep)) == 4
+    shallow = {cell.id for cell in cells(sweep) if cell.levels["model.depth"] == 1}
+    assert shallow < {cell.id for cell in cells(prepared(project / "tiny.py", None))}, "trained once for both sweeps"
+    (note,) = collect(sweep, project / "runs").notes
+    assert "as tuned for each arm of tiny" in note
+    plan = lensbench("plan", "sweeps/other.py", cwd=project.parent)
+    assert "tuning as tiny" in " ".join(plan.stdout.split()), plan.stderr
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda folder: (folder / "tiny.tuned.json").unlink(), "the sweep is tuned first, with lensbench tune"),
+        (lambda folder: (folder / "tiny.py").unlink(), "no such sweep file"),
+        (lambda folder: write(folder, trials=4), "of another tuning"),
+        (lambda folder: by_itself(other(folder, '("alt", "brief")')), "has no values for captions brief"),
+    ],
+)
+def test_what_was_not_found_is_said_in_one_line(project: Path, spoil: Any, words: str) -> None:
+    path = by_itself(other(project))
+    spoil(project)
+    with pytest.raises(ValueError, match=words) as caught:
+        prepared(path, None)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow
