@@ -5,7 +5,7 @@ Command: lensbench bench CAPTIONS --scale smoke
 Expected cost: said of each scale below, for three seeds.
 Result: results/ladder/, LADDER.md.
 
-A released scale never changes: tests/ladder/test_scales.py holds its hash, and a change is a new version. Evaluation
+A released scale never changes: tests/ladder/test_bench.py holds its hash, and a change is a new version. Evaluation
 prompts have a seed of their own, which nothing else in this project uses: no recipe was tuned on them.
 """
 
