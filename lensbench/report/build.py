@@ -24,12 +24,14 @@ from lensbench.report.grid import Grid, arrange
 from lensbench.report.guidance import guidance_table
 from lensbench.report.headline import headline
 from lensbench.report.levels import factor_label
+from lensbench.report.loss_figure import loss_figure
 from lensbench.report.macros import macros
 from lensbench.report.multiplier import multiplier_sentences, multiplier_table
 from lensbench.report.null import null_table
 from lensbench.report.page.write import write_page
 from lensbench.report.pareto import pareto_figure, pareto_table
 from lensbench.report.pictures import sheets
+from lensbench.report.scales_figure import scales_figure
 from lensbench.report.scaling import worths
 from lensbench.report.scaling_figure import multiplier_figures
 from lensbench.report.table import Table
@@ -103,7 +105,7 @@ def write_latex(
 
 def draw_figures(frozen: Frozen, grid: Grid, folder: Path) -> list[Path]:
     """Draw every figure that applies, as PNG and PDF."""
-    drawn = figures(grid, folder)
+    drawn = scales_figure(grid, folder / "scales") + figures(grid, folder) + loss_figure(grid, folder / "losses")
     drawn += pareto_figure(grid, folder / "pareto")
     if frozen.results.tuning:
         drawn += tuning_figure(frozen.results.tuning, folder / "tuning")
@@ -180,6 +182,7 @@ def _summary(
     if missing:
         parts.append("\n".join(f"- {line}" for line in missing))
     alt = {
+        "scales": "Scores against scale",
         "curves": "Scores against training images seen",
         "losses": "Held-out loss along training",
         "differences": "Differences by task",

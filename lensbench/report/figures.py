@@ -16,7 +16,6 @@ from lensbench.report.names import HEADS, better, metric_name
 from lensbench.report.notes import number_of_seeds
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 REFERENCE = "#666666"
 MARKERS = "sD^vPX"
+MOST_SCALES, LARGEST = 4, 3  # rows of panels that fit a page; of more scales so many are drawn
 LETTERS_AN_INCH = 14  # of a legend; the sample of a line takes about six
 STYLE: Any = {
     "font.family": "sans-serif",
@@ -58,10 +58,21 @@ def figures(grid: Grid, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     drawn: list[Path] = []
     with mpl.rc_context(STYLE):
-        for name, figure in (("curves", curves(grid)), ("losses", losses(grid)), ("differences", differences(grid))):
+        for name, figure in (("curves", curves(grid)), ("differences", differences(grid))):
             if figure is not None:
                 drawn += save(figure, folder / name)
     return drawn
+
+
+def drawn_scales(grid: Grid) -> tuple[Level, ...]:
+    """The scales that have a row of panels: all, or the largest where a page would not hold them."""
+    return grid.scales if len(grid.scales) <= MOST_SCALES else grid.scales[-LARGEST:]
+
+
+def of_scales(grid: Grid) -> str:
+    """What a figure says that shows some of the scales."""
+    shown = len(drawn_scales(grid))
+    return f"the {shown} largest of {len(grid.scales)} scales" if shown < len(grid.scales) else ""
 
 
 def curves(grid: Grid) -> Figure | None:
@@ -77,16 +88,17 @@ def curves(grid: Grid) -> Figure | None:
         return None
     factor = 100 if metric == GENEVAL else 1
     forms = grid.forms(metric)
-    figure = Figure(figsize=(3.1 * len(forms) + 0.5, 2.15 * len(grid.scales) + 0.55), layout="constrained")
-    panels = figure.subplots(len(grid.scales), len(forms), sharex="row", sharey=True, squeeze=False)
-    styles = _styles(grid)
+    scales = drawn_scales(grid)
+    figure = Figure(figsize=(3.1 * len(forms) + 0.5, 2.15 * len(scales) + 0.55), layout="constrained")
+    panels = figure.subplots(len(scales), len(forms), sharex="row", sharey=True, squeeze=False)
+    styles = arm_styles(grid)
     scored = {
         (scale, arm, form): _points(grid, scale, arm, metric, form)
-        for scale, arm, form in product(grid.scales, grid.arms, forms)
+        for scale, arm, form in product(scales, grid.arms, forms)
     }
     curved = any(len(points) > 1 for points in scored.values())
     incomplete, top = False, 0.0
-    for (i, scale), (j, form) in product(enumerate(grid.scales), enumerate(forms)):
+    for (i, scale), (j, form) in product(enumerate(scales), enumerate(forms)):
         axes = panels[i, j]
         lines = {arm: scored[scale, arm, form] for arm in grid.arms}
         groups = [group for points in lines.values() for _, group in points]
@@ -94,16 +106,16 @@ def curves(grid: Grid) -> Figure | None:
         top = max([top, *(factor * value for g in groups for value in (g.value, g.high) if not isnan(value))])
         if curved:
             for arm, points in lines.items():
-                _line(axes, points, factor, *styles[arm.index])
+                line(axes, points, factor, *styles[arm.index])
             axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
         else:
             _dots(axes, grid, lines, factor)
         if i == 0:
             axes.set_title(f"{form} prompts" if form else "", fontweight="bold")
-        if i == len(grid.scales) - 1:
+        if i == len(scales) - 1:
             axes.set_xlabel("training images seen" if curved else "training captions")
-    for scale, axes in zip(grid.scales, panels[:, 0], strict=True):
+    for scale, axes in zip(scales, panels[:, 0], strict=True):
         what = (
             "GenEval mean (%)"
             if metric == GENEVAL
@@ -113,81 +125,9 @@ def curves(grid: Grid) -> Figure | None:
         if metric == GENEVAL:
             axes.set_ylim(0, min(100, 1.05 * top) if top else 100)
     if curved:
-        _legend(figure, grid, styles)
-    _footnote(figure, grid, incomplete)
+        legend(figure, grid, styles)
+    footnote(figure, grid, incomplete)
     return figure
-
-
-def losses(grid: Grid) -> Figure | None:
-    """Held-out loss along training, both axes in powers: a line an arm, a thin line a seed, a row a scale.
-
-    A pair of columns a prompt form: against training images seen, and against training FLOPs, where captions of
-    another length cost something else. None where training was not watched.
-    """
-    from matplotlib.figure import Figure
-
-    metric = "validation_loss"
-    forms = grid.forms(metric)
-    lines = {
-        (scale, arm, form): grid.numbers.get((scale.index, arm.index, metric, form))
-        for scale, arm, form in product(grid.scales, grid.arms, forms)
-    }
-    watched = {place: rows for place, rows in lines.items() if rows is not None and len(rows["step"].unique()) > 1}
-    if not watched:
-        return None
-    figure = Figure(figsize=(3.6 * len(forms) + 0.5, 1.9 * len(grid.scales) + 0.8), layout="constrained")
-    panels = figure.subplots(len(grid.scales), 2 * len(forms), sharex="col", sharey=True, squeeze=False)
-    styles = _styles(grid)
-    for (scale, arm, form), rows in watched.items():
-        column = 2 * forms.index(form)
-        for axes, x in zip(panels[grid.scales.index(scale), column : column + 2], LOSS_AXES, strict=True):
-            _loss_line(axes, rows, x, *styles[arm.index], below=arm is grid.reference)
-    for axes in panels.flat:
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        _few_ticks(axes)
-    for column, (form, label) in enumerate(product(forms, LOSS_AXES.values())):
-        panels[0, column].set_title(f"{form} prompts" if column % 2 == 0 else "", fontweight="bold", loc="left")
-        panels[-1, column].set_xlabel(label)
-    for scale, axes in zip(grid.scales, panels[:, 0], strict=True):
-        axes.set_ylabel(f"{scale.label}\nheld-out loss" if scale.label else "held-out loss")
-    _legend(figure, grid, styles)
-    incomplete = any(
-        rows.groupby("step")["seed"].nunique().max() < grid.expected((scale, arm))
-        for (scale, arm, _), rows in watched.items()
-    )
-    several = len(grid.seeds) > 1
-    parts = ["thick: mean over seeds; thin: each seed"] if several else ["one training seed"]
-    parts += ["some seeds are missing: see the tables"] if incomplete or grid.results.missing else []
-    figure.supxlabel("; ".join(parts), fontsize=6.5, color="#666666")
-    return figure
-
-
-LOSS_AXES = {"samples_seen": "training images seen", "train_flops": "training FLOPs"}
-
-
-def _loss_line(axes: Axes, rows: pd.DataFrame, x: str, color: str, marker: str, *, below: bool) -> None:
-    """`below`: under the others and broader, so that it is seen where another is as good."""
-    by_seed = [of_seed.sort_values("step") for _, of_seed in rows.groupby("seed")]
-    if len(by_seed) > 1:
-        for of_seed in by_seed:
-            axes.plot(of_seed[x], of_seed["value"], color=color, linewidth=0.6, alpha=0.6, zorder=2)
-    mean = rows.groupby("step")[[x, "value"]].mean().sort_index()
-    look: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.5}
-    look |= {"markersize": 5.6, "linewidth": 3.0} if below else {"markersize": 3.4, "linewidth": 1.3, "zorder": 3}
-    axes.plot(mean[x], mean["value"], color=color, marker=marker, **look)
-
-
-def _few_ticks(axes: Axes) -> None:
-    """Logarithmic axes of a small panel: the powers of ten across, a few plain numbers up."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axes.xaxis.set_major_locator(LogLocator(numticks=5))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=6))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.minorticks_off()
 
 
 def differences(grid: Grid) -> Figure | None:
@@ -201,11 +141,12 @@ def differences(grid: Grid) -> Figure | None:
     forms = [form for form in grid.forms(GENEVAL) if any(row.form == form for row in rows)]
     names = [*grid.tasks, MEAN]
     pairs = [pair for pair in grid.pairs() if any((row.arm, row.other) == pair for row in rows)]
-    height = (0.13 * len(pairs) + 0.13) * len(names) * len(grid.scales) + 0.9
+    scales = drawn_scales(grid)
+    height = (0.13 * len(pairs) + 0.13) * len(names) * len(scales) + 0.9
     figure = Figure(figsize=(3.1 * len(forms) + 0.6, height), layout="constrained")
-    panels = figure.subplots(len(grid.scales), len(forms), sharex=True, sharey=True, squeeze=False)
+    panels = figure.subplots(len(scales), len(forms), sharex=True, sharey=True, squeeze=False)
     styles = _pair_styles(grid, pairs)
-    for (i, scale), (j, form) in product(enumerate(grid.scales), enumerate(forms)):
+    for (i, scale), (j, form) in product(enumerate(scales), enumerate(forms)):
         axes = panels[i, j]
         for row in rows:
             if row.scale is scale and row.form == form:
@@ -218,12 +159,13 @@ def differences(grid: Grid) -> Figure | None:
         axes.grid(axis="y", visible=False)
         if i == 0:
             axes.set_title(f"{form} prompts", fontweight="bold")
-        if i == len(grid.scales) - 1:
+        if i == len(scales) - 1:
             axes.set_xlabel("difference in GenEval accuracy (points)")
         if j == 0:
             axes.get_yticklabels()[-1].set_fontweight("bold")
             axes.set_ylabel(scale.label)
-    low, high = min(row.difference.low for row in rows), max(row.difference.high for row in rows)
+    seen = [row.difference for row in rows if row.scale in scales]
+    low, high = min(gap.low for gap in seen), max(gap.high for gap in seen)
     panels[0, 0].set_xlim(min(100 * low, 0) - 4, max(100 * high, 0) + 4)
     handles = [
         _handle(style, f"{arm.label} \N{MINUS SIGN} {other.label}")
@@ -232,7 +174,7 @@ def differences(grid: Grid) -> Figure | None:
     figure.legend(
         handles=handles, loc="outside upper center", ncols=_legend_columns(figure, handles), handletextpad=0.4
     )
-    _footnote(
+    footnote(
         figure,
         grid,
         any(row.difference.seeds < row.difference.expected for row in rows),
@@ -256,7 +198,7 @@ def _points(grid: Grid, scale: Level, arm: Level, metric: str, form: str) -> lis
     ]
 
 
-def _line(axes: Axes, points: list[tuple[float, Group]], factor: float, color: str, marker: str) -> None:
+def line(axes: Axes, points: list[tuple[float, Group]], factor: float, color: str, marker: str) -> None:
     if not points:
         return
     x = [seen for seen, _ in points]
@@ -271,7 +213,7 @@ def _line(axes: Axes, points: list[tuple[float, Group]], factor: float, color: s
 
 def _dots(axes: Axes, grid: Grid, lines: dict[Level, list[tuple[float, Group]]], factor: float) -> None:
     """One step was scored: the arms side by side instead of a curve of one point."""
-    styles = _styles(grid)
+    styles = arm_styles(grid)
     for arm, points in lines.items():
         color, marker = styles[arm.index]
         for _, group in points:
@@ -310,7 +252,7 @@ def _handle(style: tuple[str, str], label: str) -> Any:
     return Line2D([], [], color=style[0], marker=style[1], markersize=4.2, linewidth=1.5, label=label)
 
 
-def _legend(figure: Figure, grid: Grid, styles: list[tuple[str, str]]) -> None:
+def legend(figure: Figure, grid: Grid, styles: list[tuple[str, str]]) -> None:
     if len(grid.arms) > 1:
         handles = [_handle(styles[arm.index], arm.label) for arm in grid.arms]
         title = "training captions" if grid.arm_factors == ("captions.set",) else None
@@ -329,18 +271,19 @@ def _legend_columns(figure: Figure, handles: list[Any]) -> int:
     return max(1, min(len(handles), 5, int(LETTERS_AN_INCH * figure.get_figwidth()) // (longest + 6)))
 
 
-def _footnote(figure: Figure, grid: Grid, incomplete: bool, more: str = "") -> None:
+def footnote(figure: Figure, grid: Grid, incomplete: bool, more: str = "") -> None:
     several = len(grid.seeds) > 1
     parts = [
         f"{number_of_seeds(grid)} training seeds" if several else "one training seed: sampling interval only",
         "95 % intervals",
     ]
     parts += [more] if more else []
+    parts += [of_scales(grid)] if of_scales(grid) else []
     parts += ["some seeds are missing: see the tables"] if incomplete or grid.results.missing else []
     figure.supxlabel("; ".join(parts), fontsize=6.5, color="#666666")
 
 
-def _styles(grid: Grid) -> list[tuple[str, str]]:
+def arm_styles(grid: Grid) -> list[tuple[str, str]]:
     """Color and marker of each arm: the reference gray, a few arms from the palette, many along one ramp."""
     others = [arm for arm in grid.arms if arm is not grid.reference]
     colors = palette(len(others))
@@ -355,12 +298,12 @@ def _styles(grid: Grid) -> list[tuple[str, str]]:
 
 def arm_colors(grid: Grid) -> dict[str, str]:
     """The color of each arm, by its label."""
-    return {arm.label: color for arm, (color, _) in zip(grid.arms, _styles(grid), strict=True)}
+    return {arm.label: color for arm, (color, _) in zip(grid.arms, arm_styles(grid), strict=True)}
 
 
 def _pair_styles(grid: Grid, pairs: list[tuple[Level, Level]]) -> list[tuple[str, str]]:
     """Differences to the reference have their arm's style, those between arms one of their own."""
-    arms, between = _styles(grid), sum(pair[1] is not grid.reference for pair in pairs)
+    arms, between = arm_styles(grid), sum(pair[1] is not grid.reference for pair in pairs)
     own = iter(palette(len(grid.arms) + between)[len(grid.arms) - 1 :])
     return [arms[arm.index] if other is grid.reference else (next(own), "o") for arm, other in pairs]
 

@@ -117,12 +117,12 @@ def _of_findings(grid: Grid) -> Iterator[tuple[str, str]]:
     scale, reference = grid.scales[-1], grid.reference
     for form in grid.forms(GENEVAL):
         found = {arm: grid.number(scale, arm, GENEVAL, form) for arm in grid.arms}
-        there = [arm for arm in grid.arms if found[arm].seeds and arm is not reference]
+        rows = {row.arm: row.difference for row in grid.comparisons()
+                if (row.scale, row.form, row.other, row.column) == (scale, form, reference, MEAN)}  # fmt: skip
+        there = [arm for arm in rows if found[arm].seeds]  # with questions, the arms that are asked about
         if not there or not found[reference].seeds:
             continue
         best = max(there, key=lambda arm: found[arm].value)
-        rows = {row.arm: row.difference for row in grid.comparisons()
-                if (row.scale, row.form, row.other, row.column) == (scale, form, reference, MEAN)}  # fmt: skip
         gap, stem = rows[best], macro_name("finding", form)
         yield f"{stem}Best", best.label
         yield f"{stem}Reference", reference.label

@@ -6,14 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lensbench.report.freeze import load
+from lensbench.report.freeze import load, open_frozen
 from lensbench.report.grid import Grid, arrange
 from lensbench.report.headline import headline
+from lensbench.report.macros import macros
 from lensbench.report.pareto import front, pareto_table
-from lensbench.report.tables import differences_table
+from lensbench.report.tables import differences_table, main_table
 from lensbench.scoring.statistics import holm
 
-RESULTS = load(Path(__file__).parents[2] / "results" / "demo")
+DEMO = Path(__file__).parents[2] / "results" / "demo"
+RESULTS = load(DEMO)
 
 
 def question(arm: str, other: str = "alt", form: str | None = None, metric: str = "geneval", **scale: Any) -> dict:
@@ -65,6 +67,14 @@ def test_many_scales_are_counted_where_few_are_named(simulated) -> None:
     gaps = [row.difference for row in every.comparisons() if (row.form, row.column) == ("detailed", "mean")]
     ahead = sum(gap.significant and gap.estimate > 0 for gap in gaps[:-1])
     assert f"ahead at {ahead or 'none'}, behind at none" in sentence
+
+
+def test_the_finding_is_of_the_arms_that_are_asked_about() -> None:
+    frozen = open_frozen(DEMO)
+    asked = grid(question("brief"))  # on detailed prompts the detailed captions are better, but nobody asks
+    text = macros(asked, {"main": main_table(asked)}, frozen)
+    assert r"\newcommand{\findingDetailedBest}{brief}" in text
+    assert "finding" not in macros(grid(question("detailed", "brief")), {}, frozen)
 
 
 def test_the_table_says_how_many_comparisons_were_asked_for() -> None:

@@ -17,11 +17,13 @@ from rich.console import Console
 from lensbench.experiment import Experiment
 from lensbench.report.build import build, rebuild
 from lensbench.report.captions import of_experiments
-from lensbench.report.figures import losses
+from lensbench.report.figures import curves, differences
 from lensbench.report.grid import arrange
+from lensbench.report.loss_figure import losses
 from lensbench.report.paper import fill
 from lensbench.report.paper import main as paper_main
 from lensbench.report.pictures import sheets
+from lensbench.report.scales_figure import scales
 from lensbench.report.tables import tables
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,6 +150,38 @@ def test_the_figure_of_losses_has_every_watched_step_of_every_arm(simulated):
         for line in lines:
             assert list(line.get_xdata()) == pytest.approx([scale * step for step in (75, 150, 300, 600)])
         assert len(axes.lines) == 3 + 3 * 2  # a thin one for each seed
+
+
+NINE = {"captions.set": ["alt", "detailed"], "images": [256, 1024, 4096], "model.depth": [2, 3, 4], "seed": [0, 1]}
+
+
+def test_scores_against_scale_have_every_number_of_every_arm(simulated):
+    grid = arrange(simulated(NINE))
+    figure = scales(grid)
+    assert [axes.get_title() for axes in figure.axes[:3]] == ["depth 2", "depth 3", "depth 4"]
+    assert len(figure.axes) == 6, "a row for each wording"
+    for place, axes in enumerate(figure.axes):
+        form, depth = ("short", "detailed")[place // 3], (2, 3, 4)[place % 3]
+        drawn = {tuple(line.get_ydata()) for line in axes.lines}
+        assert all(list(line.get_xdata()) == [256, 1024, 4096] for line in axes.lines)
+        at = [scale for scale in grid.scales if dict(scale.settings)["model.depth"] == depth]
+        wanted = {tuple(100 * grid.number(scale, arm, "geneval", form).value for scale in at) for arm in grid.arms}
+        assert drawn == wanted
+
+
+def test_a_sweep_of_two_sizes_has_no_figure_of_scales(simulated):
+    assert scales(arrange(simulated(NINE | {"images": [256, 1024], "model.depth": [2]}))) is None
+
+
+def test_figures_of_many_scales_fit_a_page_and_say_which_they_show(simulated):
+    grid = arrange(simulated(NINE, watched=(75, 150)))
+    for figure, columns in ((curves(grid), 2), (losses(grid), 4), (differences(grid), 2)):
+        assert len(figure.axes) == 3 * columns
+        assert figure.get_figheight() < 1.7 * figure.get_figwidth()
+        assert "the 3 largest of 9 scales" in figure.get_supxlabel()
+        assert [axes.get_ylabel().split("\n")[0] for axes in figure.axes[::columns]] == [
+            f"4,096 images, depth {depth}" for depth in (2, 3, 4)
+        ]
 
 
 def test_an_earlier_reports_pictures_do_not_stay(report, tmp_path):

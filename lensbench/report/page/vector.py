@@ -7,7 +7,9 @@ import re
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from lensbench.report.figures import STYLE, curves, differences, losses
+from lensbench.report.figures import STYLE, curves, differences
+from lensbench.report.loss_figure import losses
+from lensbench.report.scales_figure import scales
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from lensbench.report.grid import Grid
 
 TITLES = {
+    "scales": "Scores against scale",
     "curves": "Scores against training images seen",
     "losses": "Held-out loss along training, against images seen and against compute",
     "differences": "What each arm changes, task by task",
@@ -39,7 +42,12 @@ def figures_svg(grid: Grid) -> dict[str, str]:
 
     mpl.use("Agg")
     with mpl.rc_context({**STYLE, "svg.fonttype": "none"}):
-        drawn = {"curves": curves(grid), "differences": differences(grid), "losses": losses(grid)}
+        drawn = {
+            "scales": scales(grid),
+            "curves": curves(grid),
+            "differences": differences(grid),
+            "losses": losses(grid),
+        }
         return {name: to_svg(figure, name, TITLES[name]) for name, figure in drawn.items() if figure is not None}
 
 

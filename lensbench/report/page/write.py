@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from html import escape
 from pathlib import Path
 from string import Template
@@ -25,7 +24,6 @@ from lensbench.report.table import Table
 
 PAGE = "index.html"
 SCRIPTS = ("page.js", "drawing.js", "comparer.js")  # one element
-FIGURE_SCALES = 4  # of a sweep with more, figures show the last: each is a row of panels
 MOST_BARS = 12
 PNG_TITLES = {"captions": "Lengths and vocabulary of the captions", "pareto": "Quality against compute"}
 
@@ -48,7 +46,6 @@ def write_page(
     """
     path = out / PAGE
     found = compare(grid, runs, earlier_sheets(path))
-    few = replace(grid, scales=grid.scales[-FIGURE_SCALES:])
     parts = {
         "title": escape(grid.results.sweep_name),
         **embedded(*SCRIPTS),
@@ -60,7 +57,7 @@ def write_page(
         "comparer_note": escape(_pictures_note(found)),
         "table_links": markup.links({f"table-{table.name}": table.title for table in tables.values()}),
         "tables": "\n".join(markup.to_html(table) for table in tables.values()),
-        "figures": _figures(few, drawn, len(grid.scales)),
+        "figures": _figures(grid, drawn),
         "notes": markup.listing(grid.results.notes, "notes"),
         "provenance": markup.facts(provenance),
         "data": script_json(found.data),
@@ -161,12 +158,10 @@ def _pictures_note(found: Comparer) -> str:
     return f"{'; '.join(parts)}. A row was drawn from one noise, by each arm's model."
 
 
-def _figures(grid: Grid, drawn: Iterable[Path], scales: int) -> str:
+def _figures(grid: Grid, drawn: Iterable[Path]) -> str:
     parts = []
     for name, svg in figures_svg(grid).items():
         parts.append(f'<figure><figcaption>{escape(TITLES[name])}</figcaption><div class="scroll">{svg}</div></figure>')
-    if parts and scales > len(grid.scales):
-        parts.append(f"<p>Of {scales:,} scales, the figures show the last {len(grid.scales)}.</p>")
     for path in sorted(path for path in drawn if path.suffix == ".png" and path.stem not in TITLES):
         title = escape(PNG_TITLES.get(path.stem, path.stem.replace("-", " ").replace("_", " ").capitalize()))
         data = base64.b64encode(path.read_bytes()).decode()

@@ -1,0 +1,97 @@
+"""Score against scale: every arm along one factor of scale, a column of panels for each level of the others."""
+
+from __future__ import annotations
+
+from itertools import product
+from math import isnan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lensbench.report.figures import STYLE, arm_styles, footnote, legend, line, save
+from lensbench.report.grid import GENEVAL, Grid, Group
+from lensbench.report.levels import Level, factor_label
+from lensbench.report.names import better, metric_name
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FEWEST = 3  # levels of the factor along the axis: two are a line through two points
+MOST_COLUMNS = 4
+NAMES = {"images": "unique training images", "model.depth": "depth", "training.steps": "training steps"}
+
+
+def scales_figure(grid: Grid, path: Path) -> list[Path]:
+    """`scales` as PNG and PDF; none where there is no such figure."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context(STYLE):
+        figure = scales(grid)
+        return [] if figure is None else save(figure, path)
+
+
+def scales(grid: Grid) -> Figure | None:
+    """Rows: prompt forms; columns: the levels of the other scale factors; a line an arm with its 95 % band.
+
+    Along the axis is the data scale, or the first factor that has three levels in numbers. None where no factor has,
+    or the others have more levels than a page has columns.
+    """
+    metric = next((name for name in (GENEVAL, "validation_loss", "fd_shapes") if grid.forms(name)), None)
+    along = _along(grid)
+    if metric is None or along is None or len(_others(grid, along)) > MOST_COLUMNS:
+        return None
+    return _figure(grid, metric, along)
+
+
+def _along(grid: Grid) -> str | None:
+    numeric = [
+        name
+        for name in grid.scale_factors
+        if len(values := {dict(scale.settings)[name] for scale in grid.scales}) >= FEWEST
+        and all(isinstance(value, int | float) and value > 0 for value in values)
+    ]
+    return "images" if "images" in numeric else next(iter(numeric), None)
+
+
+def _others(grid: Grid, along: str) -> dict[tuple[tuple[str, Any], ...], list[Level]]:
+    """The scales by their levels of every factor but the one along the axis, each in that one's order."""
+    found: dict[tuple[tuple[str, Any], ...], list[Level]] = {}
+    for scale in sorted(grid.scales, key=lambda scale: float(dict(scale.settings)[along])):
+        found.setdefault(tuple(one for one in scale.settings if one[0] != along), []).append(scale)
+    return dict(sorted(found.items(), key=lambda one: one[1][0].index))
+
+
+def _figure(grid: Grid, metric: str, along: str) -> Figure:
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
+
+    forms, columns, factor = grid.forms(metric), _others(grid, along), 100.0 if metric == GENEVAL else 1.0
+    figure = Figure(figsize=(max(2.2 * len(columns) + 0.7, 4.0), 2.1 * len(forms) + 0.8), layout="constrained")
+    panels = figure.subplots(len(forms), len(columns), sharex=True, sharey="row", squeeze=False)
+    styles, groups = arm_styles(grid), list[Group]()
+    for (i, form), (j, (settings, scales)) in product(enumerate(forms), enumerate(columns.items())):
+        axes = panels[i, j]
+        for arm in grid.arms:
+            points = [(float(dict(scale.settings)[along]), grid.number(scale, arm, metric, form)) for scale in scales]
+            points = [(x, group) for x, group in points if group.seeds]
+            groups += [group for _, group in points]
+            line(axes, points, factor, *styles[arm.index])
+        axes.set_xscale("log")
+        levels = [dict(scale.settings)[along] for scale in scales]
+        axes.set_xticks(levels, [f"{level:,}" for level in levels])
+        axes.xaxis.set_minor_locator(NullLocator())
+        if i == 0:
+            axes.set_title(", ".join(factor_label(*one) for one in settings), fontweight="bold")
+        if i == len(forms) - 1:
+            axes.set_xlabel(NAMES.get(along, along.rpartition(".")[2].replace("_", " ")))
+        if j == 0:
+            what = "GenEval mean (%)" if metric == GENEVAL else metric_name(metric)
+            arrow = "" if better(metric) else " \N{DOWNWARDS ARROW}"
+            axes.set_ylabel(f"{form} prompts\n{what}{arrow}" if form else what + arrow)
+        if metric == GENEVAL:
+            top = max((100 * v for g in groups for v in (g.value, g.high) if not isnan(v)), default=100.0)
+            panels[i, 0].set_ylim(0, min(100.0, 1.05 * top) or 100.0)
+    legend(figure, grid, styles)
+    footnote(figure, grid, any(group.seeds < group.expected for group in groups))
+    return figure
