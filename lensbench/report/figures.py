@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 REFERENCE = "#666666"
 MARKERS = "sD^vPX"
-MOST_SCALES, LARGEST = 4, 3  # rows of panels that fit a page; of more scales so many are drawn
+PAGE = 9.2  # inches of a page that a figure may be high
+CURVES = 2.15  # inches of a row of panels
 LETTERS_AN_INCH = 14  # of a legend; the sample of a line takes about six
 STYLE: Any = {
     "font.family": "sans-serif",
@@ -64,15 +65,22 @@ def figures(grid: Grid, folder: Path) -> list[Path]:
     return drawn
 
 
-def drawn_scales(grid: Grid) -> tuple[Level, ...]:
-    """The scales that have a row of panels: all, or the largest where a page would not hold them."""
-    return grid.scales if len(grid.scales) <= MOST_SCALES else grid.scales[-LARGEST:]
+def drawn_scales(grid: Grid, inches: float) -> tuple[Level, ...]:
+    """The scales that have a row of panels, each so high: all or, where a page does not hold them, the largest.
+
+    Those are the levels of the innermost factor at the largest of the others, where they fit.
+    """
+    fit = max(1, int(PAGE // inches))
+    if len(grid.scales) <= fit:
+        return grid.scales
+    block = len(grid.results.factors[grid.scale_factors[-1]])
+    return grid.scales[-(block if block <= fit else fit) :]
 
 
-def of_scales(grid: Grid) -> str:
+def of_scales(grid: Grid, shown: tuple[Level, ...]) -> list[str]:
     """What a figure says that shows some of the scales."""
-    shown = len(drawn_scales(grid))
-    return f"the {shown} largest of {len(grid.scales)} scales" if shown < len(grid.scales) else ""
+    which = f"the {len(shown)} largest" if len(shown) > 1 else "the largest"
+    return [f"{which} of {len(grid.scales)} scales"] if len(shown) < len(grid.scales) else []
 
 
 def curves(grid: Grid) -> Figure | None:
@@ -88,8 +96,8 @@ def curves(grid: Grid) -> Figure | None:
         return None
     factor = 100 if metric == GENEVAL else 1
     forms = grid.forms(metric)
-    scales = drawn_scales(grid)
-    figure = Figure(figsize=(3.1 * len(forms) + 0.5, 2.15 * len(scales) + 0.55), layout="constrained")
+    scales = drawn_scales(grid, CURVES)
+    figure = Figure(figsize=(3.1 * len(forms) + 0.5, CURVES * len(scales) + 0.55), layout="constrained")
     panels = figure.subplots(len(scales), len(forms), sharex="row", sharey=True, squeeze=False)
     styles = arm_styles(grid)
     scored = {
@@ -126,7 +134,7 @@ def curves(grid: Grid) -> Figure | None:
             axes.set_ylim(0, min(100, 1.05 * top) if top else 100)
     if curved:
         legend(figure, grid, styles)
-    footnote(figure, grid, incomplete)
+    footnote(figure, grid, incomplete, *of_scales(grid, scales))
     return figure
 
 
@@ -141,9 +149,9 @@ def differences(grid: Grid) -> Figure | None:
     forms = [form for form in grid.forms(GENEVAL) if any(row.form == form for row in rows)]
     names = [*grid.tasks, MEAN]
     pairs = [pair for pair in grid.pairs() if any((row.arm, row.other) == pair for row in rows)]
-    scales = drawn_scales(grid)
-    height = (0.13 * len(pairs) + 0.13) * len(names) * len(scales) + 0.9
-    figure = Figure(figsize=(3.1 * len(forms) + 0.6, height), layout="constrained")
+    row_inches = (0.13 * len(pairs) + 0.13) * len(names)
+    scales = drawn_scales(grid, row_inches)
+    figure = Figure(figsize=(3.1 * len(forms) + 0.6, row_inches * len(scales) + 0.9), layout="constrained")
     panels = figure.subplots(len(scales), len(forms), sharex=True, sharey=True, squeeze=False)
     styles = _pair_styles(grid, pairs)
     for (i, scale), (j, form) in product(enumerate(scales), enumerate(forms)):
@@ -179,6 +187,7 @@ def differences(grid: Grid) -> Figure | None:
         grid,
         any(row.difference.seeds < row.difference.expected for row in rows),
         "filled: p < 0.05 after Holm's correction",
+        *of_scales(grid, scales),
     )
     return figure
 
@@ -271,14 +280,13 @@ def _legend_columns(figure: Figure, handles: list[Any]) -> int:
     return max(1, min(len(handles), 5, int(LETTERS_AN_INCH * figure.get_figwidth()) // (longest + 6)))
 
 
-def footnote(figure: Figure, grid: Grid, incomplete: bool, more: str = "") -> None:
+def footnote(figure: Figure, grid: Grid, incomplete: bool, *more: str) -> None:
     several = len(grid.seeds) > 1
     parts = [
         f"{number_of_seeds(grid)} training seeds" if several else "one training seed: sampling interval only",
         "95 % intervals",
     ]
-    parts += [more] if more else []
-    parts += [of_scales(grid)] if of_scales(grid) else []
+    parts += more
     parts += ["some seeds are missing: see the tables"] if incomplete or grid.results.missing else []
     figure.supxlabel("; ".join(parts), fontsize=6.5, color="#666666")
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+LOSSES = 1.9  # inches of a row of panels
 LOSS_AXES = {"samples_seen": "training images seen", "train_flops": "training FLOPs"}
 
 
@@ -37,7 +38,7 @@ def losses(grid: Grid) -> Figure | None:
     from matplotlib.figure import Figure
 
     metric = "validation_loss"
-    forms, scales = grid.forms(metric), drawn_scales(grid)
+    forms, scales = grid.forms(metric), drawn_scales(grid, LOSSES)
     lines = {
         (scale, arm, form): grid.numbers.get((scale.index, arm.index, metric, form))
         for scale, arm, form in product(scales, grid.arms, forms)
@@ -45,7 +46,7 @@ def losses(grid: Grid) -> Figure | None:
     watched = {place: rows for place, rows in lines.items() if rows is not None and len(rows["step"].unique()) > 1}
     if not watched:
         return None
-    figure = Figure(figsize=(3.6 * len(forms) + 0.5, 1.9 * len(scales) + 0.8), layout="constrained")
+    figure = Figure(figsize=(3.6 * len(forms) + 0.5, LOSSES * len(scales) + 0.8), layout="constrained")
     panels = figure.subplots(len(scales), 2 * len(forms), sharex="col", sharey=True, squeeze=False)
     styles = arm_styles(grid)
     for (scale, arm, form), rows in watched.items():
@@ -68,7 +69,7 @@ def losses(grid: Grid) -> Figure | None:
     )
     several = len(grid.seeds) > 1
     parts = ["thick: mean over seeds; thin: each seed"] if several else ["one training seed"]
-    parts += [of_scales(grid)] if of_scales(grid) else []
+    parts += of_scales(grid, scales)
     parts += ["some seeds are missing: see the tables"] if incomplete or grid.results.missing else []
     figure.supxlabel("; ".join(parts), fontsize=6.5, color="#666666")
     return figure
