@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from math import isnan
 from typing import TYPE_CHECKING, NamedTuple
 
-from lensbench.report.table import DAGGER, DASH, MINUS, Cell, Column, Table
+from lensbench.report.table import DAGGER, DASH, MINUS, Cell, Column, Row, Table
 
 if TYPE_CHECKING:
     from rich.text import Text
 
+PAGE_LINES = 50  # of a table in LaTeX, in small print
 MARKDOWN_COLUMNS = 10  # a Markdown table with more number columns is split by group
 STYLES = {"best": "bold", "better": "green", "worse": "red", "unclear": "dim", "missing": "yellow"}
 LATEX = {
@@ -76,7 +78,41 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table, label: str) -> str:
-    """A booktabs `table` environment, shrunk to the line width where it is wider. Needs booktabs and graphicx only."""
+    """A booktabs `table` environment, shrunk to the line width where it is wider. Needs booktabs and graphicx only.
+
+    A table that no page holds becomes several, broken between blocks of rows; the notes stand below the last.
+    """
+    parts = _parts(table)
+    last, of = len(parts) - 1, f" ({{}} of {len(parts)})" if len(parts) > 1 else ""
+    told = [
+        replace(table, rows=rows, title=table.title + of.format(n + 1), notes=table.notes if n == last else ())
+        for n, rows in enumerate(parts)
+    ]
+    return "".join(_to_latex(part, label if n == 0 else f"{label}-{n + 1}") for n, part in enumerate(told))
+
+
+def _parts(table: Table) -> list[tuple[Row, ...]]:
+    """The rows by the pages that hold them: whole blocks, but where one block is more than a page."""
+    numbers = [i for i, column in enumerate(table.columns) if not column.label]
+
+    def lines(rows: list[Row]) -> float:
+        intervals = sum(any(table.columns[i].interval and row.cells[i].interval for i in numbers) for row in rows)
+        return len(rows) + 0.5 * intervals
+
+    blocks: list[list[Row]] = []
+    for row in table.rows:
+        if row.opens or not blocks or lines([*blocks[-1], row]) > PAGE_LINES:
+            blocks.append([])
+        blocks[-1].append(row)
+    parts: list[list[Row]] = []
+    for block in blocks:
+        if not parts or lines([*parts[-1], *block]) > PAGE_LINES:
+            parts.append([])
+        parts[-1] += block
+    return [tuple(part) for part in parts] or [()]
+
+
+def _to_latex(table: Table, label: str) -> str:
     labels, numbers = _split(table)
     groups = _runs([table.columns[i].group for i in numbers])
     lines = []

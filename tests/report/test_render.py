@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from lensbench.report.grid import arrange
-from lensbench.report.render import escape, to_console, to_csv, to_latex, to_markdown
+from lensbench.report.render import PAGE_LINES, escape, to_console, to_csv, to_latex, to_markdown
 from lensbench.report.table import Cell, Column, Row, Table
 from lensbench.report.tables import tables
 
@@ -154,3 +154,34 @@ def test_odd_labels_keep_markdown_and_csv_whole(label):
     assert frame["l"].tolist() == [label]
     row = next(line for line in to_markdown(table).splitlines() if "1.0" in line)
     assert len(re.findall(r"(?<!\\)\|", row)) == 3
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=200))
+def test_a_long_table_is_broken_into_tables_that_pages_hold(rows):
+    """Every row once and in order, its labels told anew on each page; whole blocks where they fit."""
+    made = tuple(
+        Row(
+            (Cell("same", "same"), Cell(f"row {n}", n), Cell("1.0", 1.0, interval="[0, 2]" if two else "")), opens=opens
+        )
+        for n, (opens, two) in enumerate(rows)
+    )
+    columns = (Column("a", "a", "a", label=True), Column("b", "b", "b", label=True))
+    table = Table("long", "Long", (*columns, Column("c", "c", "c", interval=True)), made, ("the note",))
+    text = to_latex(table, "tab:long")
+    pages = text.split(r"\begin{table}")[1:]
+    found = [[int(n) for n in re.findall(r"row (\d+)", page)] for page in pages]
+    assert [n for page in found for n in page] == list(range(len(rows)))
+    assert all(len(page) + 0.5 * sum(rows[n][1] for n in page) <= PAGE_LINES for page in found)
+    assert all("same" in page for page in pages)
+    assert text.count("the note") == 1
+    assert "the note" in pages[-1]
+    assert text.count(r"\label{tab:long}") == 1
+    if len(pages) > 1:
+        assert [f"({n + 1} of {len(pages)})" in page for n, page in enumerate(pages)] == [True] * len(pages)
+
+
+def test_blocks_of_rows_stay_together():
+    made = tuple(Row((Cell(f"row {n}", n), Cell("1.0", 1.0)), opens=n % 20 == 0) for n in range(100))
+    table = Table("long", "Long", (Column("a", "a", "a", label=True), Column("c", "c", "c")), made, ())
+    firsts = [re.search(r"row (\d+)", page) for page in to_latex(table, "x").split(r"\begin{table}")[1:]]
+    assert [first and int(first[1]) for first in firsts] == [0, 40, 80]
