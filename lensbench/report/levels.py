@@ -17,6 +17,7 @@ POLICY_WORDS = {
     "captions.max_tokens": "at most {} tokens",
     "captions.shuffled": "shuffled",
 }
+SHARES = {"captions.present": "{:.3g} % present", "captions.wrong": "{:.3g} % wrong"}  # of a scene's attributes
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ def factor_label(factor: str, value: Any) -> str:
     leaf = factor.rpartition(".")[2]
     if factor in POLICY_WORDS:
         return POLICY_WORDS[factor].format(SET_NAMES.get(str(value), value)) if value not in (NONE, False) else ""
+    if factor in SHARES:
+        return "" if leaf == "wrong" and not float(value) else SHARES[factor].format(100 * float(value))
     if factor == "captions.set":
         return set_label(str(value), SET_NAMES)
     if isinstance(value, int) and not isinstance(value, bool) and leaf in ("images", "steps"):

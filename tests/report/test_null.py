@@ -68,3 +68,14 @@ def test_chance_is_called_chance(simulated):
     assert sum(null.difference.p < 0.05 for null in found) <= 8
     covered = sum(null.difference.low <= 0 <= null.difference.high for null in found)
     assert covered >= 52
+
+
+def test_doses_are_called_by_their_shares(simulated):
+    levels = {"captions.set": ["dose"], "captions.present": [1.0, 0.0], "captions.wrong": [0.0, 0.25], "seed": [0]}
+    reference = {"captions.set": "dose", "captions.present": 1.0, "captions.wrong": 0.0}
+    assert [arm.label for arm in arrange(simulated(levels, reference, geneval=False)).arms] == [
+        "dose, 100 % present",
+        "dose, 100 % present, 25 % wrong",
+        "dose, 0 % present",
+        "dose, 0 % present, 25 % wrong",
+    ]
