@@ -73,7 +73,8 @@ def test_chance_is_called_chance(simulated):
 def test_doses_are_called_by_their_shares(simulated):
     levels = {"captions.set": ["dose"], "captions.present": [1.0, 0.0], "captions.wrong": [0.0, 0.25], "seed": [0]}
     reference = {"captions.set": "dose", "captions.present": 1.0, "captions.wrong": 0.0}
-    assert [arm.label for arm in arrange(simulated(levels, reference, geneval=False)).arms] == [
+    effect = {form: {"dose": 0.1} for form in ("short", "detailed")}
+    assert [arm.label for arm in arrange(simulated(levels, reference, effect)).arms] == [
         "dose, 100 % present",
         "dose, 100 % present, 25 % wrong",
         "dose, 0 % present",
