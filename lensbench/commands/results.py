@@ -1,4 +1,4 @@
-"""`lensbench results`: freeze a sweep's results, build tables from what is frozen, and check that it is not stale."""
+"""`lensbench results`: freeze a sweep's results, build tables from them, check them, and go on from them elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from lensbench.commands.sweeps import CorpusFolder, ResultsFolder, Runs, SweepFile
 
-app = typer.Typer(no_args_is_help=True, help="Frozen results: freeze, build, check, diff.")
+app = typer.Typer(no_args_is_help=True, help="Frozen results: freeze, build, check, diff, thaw.")
 
 Folder = Annotated[Path, typer.Argument(metavar="RESULTS", help="A folder of frozen results: results/<sweep>.")]
 Mixed = Annotated[bool, typer.Option("--allow-mixed", help="Go on where the cells are of several commits.")]
@@ -84,6 +84,31 @@ def check(
         raise typer.Exit(1)
     print(f"{folder}: fresh: every record is of an experiment of {sweep_file}")
     _say(folder)
+
+
+@app.command()
+def thaw(
+    sweep_file: SweepFile,
+    runs: Runs = Path("runs"),
+    corpus: CorpusFolder = None,
+    results: ResultsFolder = Path("results"),
+) -> None:
+    """Put the cells of RESULTS/<sweep> into RUNS, so that `run` trains what is missing alone, on any machine.
+
+    Cells that are there stay as they are. Thawed ones have records and outcomes, no checkpoints and no pictures.
+    """
+    from lensbench.commands.sweeps import prepared
+    from lensbench.report.freeze import open_frozen
+    from lensbench.report.thaw import thaw as thaw_into
+    from lensbench.sweep.sweep import cells
+
+    sweep = prepared(sweep_file, corpus)
+    every = cells(sweep)
+    folder = results / sweep.name
+    written, there = thaw_into(open_frozen(folder), every, runs)
+    already = f", {len(there)} were there" if there else ""
+    missing = len(every) - len(written) - len(there)
+    print(f"{runs}: {len(written)} cells from {folder}{already}; {missing} of {len(every)} are still to run")
 
 
 @app.command()
