@@ -48,6 +48,8 @@ def list_sets(corpus: Corpus) -> None:
     from lensbench.commands.meter import dollars
     from lensbench.report.terminal import say
 
+    if not corpus.is_dir():
+        raise ValueError(f"{corpus}: no such folder; give what lensbench corpus import made")
     found = caption_sets(corpus)
     if not found:
         print(f"no caption sets in {corpus}")

@@ -127,6 +127,8 @@ def read(path: Path) -> Card:
         names = {field.name for field in fields(Card)}
         if names != set(told):
             raise ValueError(f"{path}: no score card ({', '.join(sorted(names ^ set(told)))} missing or unknown)")
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such card; lensbench bench CAPTIONS writes one") from None
     except (OSError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: no score card ({error})") from None
     card = Card(**told)

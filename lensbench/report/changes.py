@@ -132,6 +132,8 @@ def _shown(folder: Path, commit: str, name: str) -> bytes:
     root = _git(folder if folder.is_dir() else Path(), "rev-parse", "--show-toplevel").decode().strip()
     if commit.startswith("-"):
         raise ValueError(f"{commit}: no commit")
+    if not folder.resolve().is_relative_to(Path(root).resolve()):
+        raise ValueError(f"{folder}: not in {root}, whose commits are compared")
     path = (folder.resolve() / name).relative_to(Path(root).resolve()).as_posix()
     return _git(Path(root), "show", f"{commit}:{path}")
 
