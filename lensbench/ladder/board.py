@@ -27,7 +27,9 @@ def table(cards: Sequence[Card]) -> Table:
         for form in forms:
             one = by[id(card), form]
             low, high = 100 * one.score.low, 100 * one.score.high
-            cells.append(Cell(number(100 * one.score.estimate), 100 * one.score.estimate, low, high, bounds(low, high)))
+            cells.append(
+                Cell(number(100 * one.score.estimate), 100 * one.score.estimate, low, high, bounds(low, high), "95%")
+            )
             cells.append(_difference(one))
         cells.append(Cell(_multiplier(card), _multiplier(card)))
         cells.append(Cell(f"{card.train_flops / 1e12:.3g}", card.train_flops))

@@ -44,7 +44,7 @@ def encoder(request: pytest.FixtureRequest) -> TextEncoder:
     return encoder_of(request.param, folder)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(texts, st.randoms(use_true_random=False))
 def test_features_depend_on_the_text_alone(encoder: TextEncoder, batch: list[str], random: Random) -> None:
     text = random.choice(batch)

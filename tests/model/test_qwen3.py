@@ -83,7 +83,7 @@ def test_blocks_after_the_last_layer_are_not_built(encoder: TextEncoder) -> None
     assert not any(p.requires_grad for p in model.parameters())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=30), min_size=1, max_size=5))
 def test_truncation_is_counted_exactly(qwen3_folder: Path, texts: list[str]) -> None:
     window = 12

@@ -224,7 +224,7 @@ def test_float32_gradients_agree_with_float64():
             assert (p.grad - q.grad).norm() <= 1e-3 * q.grad.norm() + 1e-6, name
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(lengths=st.lists(st.integers(0, 6), min_size=1, max_size=4), padding=st.integers(1, 9), fill=st.floats(-50, 50))
 def test_padding_changes_nothing(lengths, padding, fill):
     model = make()

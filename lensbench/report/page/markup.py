@@ -132,7 +132,7 @@ def _label(cell: Cell) -> str:
 
 def _number(cell: Cell, column: Column) -> str:
     value = cell.value if isinstance(cell.value, int | float) and isfinite(cell.value) else ""
-    exact = f' data-value="{value!r}"' if value != "" else ""
+    exact = f' data-value="{value:.12g}"' if value != "" else ""  # the last digits are the processor's
     kind = f' class="{cell.emphasis}"' if cell.emphasis else ""
     if cell.emphasis == "missing":
         return f'<td{kind}><span aria-label="missing">{escape(cell.text + cell.mark)}</span></td>'
