@@ -18,20 +18,20 @@ from lensbench.report.captions import CaptionReport, for_page
 from lensbench.report.captions import figure as caption_figure
 from lensbench.report.captions import table as caption_table
 from lensbench.report.dose import dose_figure, dose_table
-from lensbench.report.figures import arm_colors, figures
+from lensbench.report.figures import arm_colors, draw, figures
 from lensbench.report.freeze import Frozen, freeze, open_frozen
 from lensbench.report.grid import Grid, arrange
 from lensbench.report.guidance import guidance_table
 from lensbench.report.headline import headline
 from lensbench.report.levels import factor_label
-from lensbench.report.loss_figure import loss_figure
+from lensbench.report.loss_figure import losses
 from lensbench.report.macros import macros
 from lensbench.report.multiplier import multiplier_sentences, multiplier_table
 from lensbench.report.null import null_table
 from lensbench.report.page.write import write_page
 from lensbench.report.pareto import pareto_figure, pareto_table
 from lensbench.report.pictures import sheets
-from lensbench.report.scales_figure import scales_figure
+from lensbench.report.scales_figure import scales
 from lensbench.report.scaling import worths
 from lensbench.report.scaling_figure import multiplier_figures
 from lensbench.report.table import Table
@@ -105,7 +105,7 @@ def write_latex(
 
 def draw_figures(frozen: Frozen, grid: Grid, folder: Path) -> list[Path]:
     """Draw every figure that applies, as PNG and PDF."""
-    drawn = scales_figure(grid, folder / "scales") + figures(grid, folder) + loss_figure(grid, folder / "losses")
+    drawn = draw(scales, grid, folder / "scales") + figures(grid, folder) + draw(losses, grid, folder / "losses")
     drawn += pareto_figure(grid, folder / "pareto")
     if frozen.results.tuning:
         drawn += tuning_figure(frozen.results.tuning, folder / "tuning")

@@ -11,7 +11,7 @@ from lensbench.report.grid import GENEVAL, Grid
 from lensbench.report.levels import Level
 from lensbench.report.names import metric_name, unit
 from lensbench.report.notes import BOLD, origin_note, seeds_note
-from lensbench.report.rows import arm_columns, arm_labels, complete_table, labels_of, score_rows
+from lensbench.report.rows import absent, arm_columns, arm_labels, complete_table, labels_of, score_rows
 from lensbench.report.table import DAGGER, DASH, Cell, Column, Row, Table
 
 UNITS = (("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6))
@@ -186,7 +186,7 @@ def _taken(grid: Grid, scale: Level, arm: Level, name: str) -> BySeed:
 def _bookkeeping(by_seed: BySeed, expected: int, words: str, divisor: float = 1.0, *, ranged: bool = True) -> Cell:
     """The number of one run; where seeds differ their range or, if not `ranged`, their mean."""
     if not by_seed:
-        return Cell(DASH, emphasis="missing", mark=DAGGER, expected=expected)
+        return absent(expected)
     mean, low, high = sum(by_seed.values()) / len(by_seed), min(by_seed.values()), max(by_seed.values())
     first, last = (format(value / divisor, words) for value in (low, high))
     text = f"{first}{DASH}{last}" if ranged and first != last else format(mean / divisor, words)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensbench.report.figures import MARKERS, STYLE, palette, save
+from lensbench.report.figures import MARKERS, draw, palette
 from lensbench.report.grid import GENEVAL, Grid, Group
 from lensbench.report.levels import Level
-from lensbench.report.names import metric_name, unit
+from lensbench.report.names import axis_label, metric_name, unit
 from lensbench.report.scaling_figure import DASHES
 from lensbench.report.table import Cell, Column, Row, Table, bounds, number
 
@@ -41,7 +41,7 @@ def doses(grid: Grid) -> dict[Dose, Level]:
 def dose_table(grid: Grid) -> Table | None:
     """Rows: scale x prompts x share present; columns: share wrong. None where the sweep has no doses."""
     arms = doses(grid)
-    metric = _metric(grid)
+    metric = grid.shown_metric
     if not arms or metric is None:
         return None
     digits, factor = (1, 100.0) if metric == GENEVAL else unit(metric)[:2]
@@ -76,15 +76,12 @@ def dose_table(grid: Grid) -> Table | None:
 
 def dose_figure(grid: Grid, path: Path) -> list[Path]:
     """The surface at the largest scale, a column a prompt form, with its rows as curves below; none without doses."""
-    import matplotlib as mpl
+    return draw(_surfaces, grid, path)
 
-    arms, metric = doses(grid), _metric(grid)
-    if not arms or metric is None:
-        return []
-    mpl.use("Agg")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(STYLE):
-        return save(_figure(grid, arms, metric), path)
+
+def _surfaces(grid: Grid) -> Figure | None:
+    arms, metric = doses(grid), grid.shown_metric
+    return None if not arms or metric is None else _figure(grid, arms, metric)
 
 
 def _figure(grid: Grid, arms: dict[Dose, Level], metric: str) -> Figure:
@@ -101,7 +98,7 @@ def _figure(grid: Grid, arms: dict[Dose, Level], metric: str) -> Figure:
         (form, dose): grid.number(scale, arm, metric, form) for form in forms for dose, arm in sorted(arms.items())
     }
     values = [factor * group.value for group in scores.values() if group.seeds]
-    what = "GenEval mean (%)" if metric == GENEVAL else metric_name(metric)
+    what = axis_label(metric)
     for j, form in enumerate(forms):
         of_form = {dose: group for (name, dose), group in scores.items() if name == form and group.seeds}
         if surface:
@@ -165,10 +162,6 @@ def _curves(axes: Axes, scores: dict[Dose, Group], presents: list[float], wrongs
         look: dict[str, Any] = {"marker": MARKERS[k % len(MARKERS)], "linestyle": DASHES[k % len(DASHES)]}
         axes.plot(x, [factor * group.value for _, group in of_line], color=color, label=words, markersize=4, **look)
     axes.set_xlabel("attributes present (%)" if along == 0 else "of the attributes wrong (%)")
-
-
-def _metric(grid: Grid) -> str | None:
-    return next((name for name in (GENEVAL, "validation_loss", "fd_shapes") if grid.forms(name)), None)
 
 
 def _cell(group: Group | None, digits: int, factor: float) -> Cell:

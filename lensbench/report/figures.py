@@ -5,6 +5,7 @@ Drawn without a display, the same to the byte from the same results and the same
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import product
 from math import isnan
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lensbench.report.grid import GENEVAL, MEAN, Comparison, Grid, Group
 from lensbench.report.levels import Level
-from lensbench.report.names import HEADS, better, metric_name
+from lensbench.report.names import HEADS, axis_label
 from lensbench.report.notes import number_of_seeds
 
 if TYPE_CHECKING:
@@ -53,33 +54,36 @@ STYLE: Any = {
 
 def figures(grid: Grid, folder: Path) -> list[Path]:
     """Draw every figure there are numbers for into `folder`, each as PNG and PDF."""
+    return [*draw(curves, grid, folder / "curves"), *draw(differences, grid, folder / "differences")]
+
+
+def draw(make: Callable[[Grid], Figure | None], grid: Grid, path: Path) -> list[Path]:
+    """A figure as PNG and PDF; none where `make` has nothing to show."""
     import matplotlib as mpl
 
     mpl.use("Agg")
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn: list[Path] = []
+    path.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
-        for name, figure in (("curves", curves(grid)), ("differences", differences(grid))):
-            if figure is not None:
-                drawn += save(figure, folder / name)
-    return drawn
+        figure = make(grid)
+        return [] if figure is None else save(figure, path)
 
 
-def drawn_scales(grid: Grid, inches: float) -> tuple[Level, ...]:
-    """The scales that have a row of panels, each so high: all or, where a page does not hold them, the largest.
+def drawn_scales(scales: Sequence[Level], inches: float) -> tuple[Level, ...]:
+    """Which of `scales` have a row of panels, each so high: all or, where a page does not hold them, the last.
 
-    Those are the levels of the innermost factor at the largest of the others, where they fit.
+    Where they fit, those are whole blocks: every level of the innermost factor.
     """
     fit = max(1, int(PAGE // inches))
-    if len(grid.scales) <= fit:
-        return grid.scales
-    block = len(grid.results.factors[grid.scale_factors[-1]])
-    return grid.scales[-(block if block <= fit else fit) :]
+    if len(scales) <= fit:
+        return tuple(scales)
+    outer = scales[-1].settings[:-1]
+    block = sum(scale.settings[:-1] == outer for scale in scales)
+    return tuple(scales[-(fit // block * block or fit) :])
 
 
-def of_scales(grid: Grid, shown: tuple[Level, ...]) -> list[str]:
+def of_scales(grid: Grid, shown: Sequence[Level]) -> list[str]:
     """What a figure says that shows some of the scales."""
-    which = f"the {len(shown)} largest" if len(shown) > 1 else "the largest"
+    which = f"the last {len(shown)}" if len(shown) > 1 else "the last"
     return [f"{which} of {len(grid.scales)} scales"] if len(shown) < len(grid.scales) else []
 
 
@@ -91,12 +95,13 @@ def curves(grid: Grid) -> Figure | None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    metric = next((name for name in (GENEVAL, "validation_loss", "fd_shapes") if grid.forms(name)), None)
+    metric = grid.shown_metric
     if metric is None:
         return None
     factor = 100 if metric == GENEVAL else 1
     forms = grid.forms(metric)
-    scales = drawn_scales(grid, CURVES)
+    there = {scale for scale, _, name, _ in grid.numbers if name == metric}
+    scales = drawn_scales([scale for scale in grid.scales if scale.index in there], CURVES)
     figure = Figure(figsize=(3.1 * len(forms) + 0.5, CURVES * len(scales) + 0.55), layout="constrained")
     panels = figure.subplots(len(scales), len(forms), sharex="row", sharey=True, squeeze=False)
     styles = arm_styles(grid)
@@ -124,11 +129,7 @@ def curves(grid: Grid) -> Figure | None:
         if i == len(scales) - 1:
             axes.set_xlabel("training images seen" if curved else "training captions")
     for scale, axes in zip(scales, panels[:, 0], strict=True):
-        what = (
-            "GenEval mean (%)"
-            if metric == GENEVAL
-            else metric_name(metric) + ("" if better(metric) else " \N{DOWNWARDS ARROW}")
-        )
+        what = axis_label(metric)
         axes.set_ylabel(f"{scale.label}\n{what}" if scale.label else what)
         if metric == GENEVAL:
             axes.set_ylim(0, min(100, 1.05 * top) if top else 100)
@@ -150,7 +151,8 @@ def differences(grid: Grid) -> Figure | None:
     names = [*grid.tasks, MEAN]
     pairs = [pair for pair in grid.pairs() if any((row.arm, row.other) == pair for row in rows)]
     row_inches = (0.13 * len(pairs) + 0.13) * len(names)
-    scales = drawn_scales(grid, row_inches)
+    there = {row.scale.index for row in rows}
+    scales = drawn_scales([scale for scale in grid.scales if scale.index in there], row_inches)
     figure = Figure(figsize=(3.1 * len(forms) + 0.6, row_inches * len(scales) + 0.9), layout="constrained")
     panels = figure.subplots(len(scales), len(forms), sharex=True, sharey=True, squeeze=False)
     styles = _pair_styles(grid, pairs)

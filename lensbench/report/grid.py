@@ -147,6 +147,11 @@ class Grid:
             found.setdefault(metric, set()).add(form)
         return {name: tuple(sorted(forms, key=lambda form: (_place_of(form), form))) for name, forms in found.items()}
 
+    @property
+    def shown_metric(self) -> str | None:
+        """The score that curves are drawn of: GenEval's mean where there is one, else the first that there is."""
+        return next((name for name in (GENEVAL, "validation_loss", "fd_shapes") if self.forms(name)), None)
+
     def forms(self, metric: str) -> tuple[str, ...]:
         """The prompt forms a metric was measured in, short before detailed."""
         return self.measured.get(metric, ())
@@ -232,14 +237,8 @@ class Grid:
     def _paired(self, a: tuple[Level, Level], b: tuple[Level, Level], metric: str, form: str) -> Paired:
         matched = self.matched_places(a, b, metric, form)
         if matched is not None:
-            first, second, (clusters, strata, seeds) = matched
-            found = paired_difference(first, second, clusters, strata, seeds)
-            shared = {0} if seeds is None else set(seeds)
-            # With two seeds Student's t can reach beyond what a difference of accuracies can be.
             bound = 1.0 if metric.partition(".")[0] == GENEVAL else np.inf
-            low, high = max(float(found.low), -bound), min(float(found.high), bound)
-            numbers = (float(found.estimate), low, high, float(found.p))
-            return Paired(*numbers, len(shared), self.expected(a, b), "" if np.isnan(found.low) else "95%")
+            return paired_values(*matched, self.expected(a, b), bound)
         ours, theirs = (self.number(*place, metric, form).by_seed for place in (a, b))
         gaps = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
         if not gaps:
@@ -324,6 +323,16 @@ class Grid:
             raw.sort(key=lambda row: (row.scale.index, _place_of(row.form)))
             self.memory["comparisons"] = _corrected(raw)
         return self.memory["comparisons"]
+
+
+def paired_values(first: np.ndarray, second: np.ndarray, layout: Design, expected: int, bound: float = 1.0) -> Paired:
+    """`first` minus `second`, image by image, of `expected` seeds; its interval ends at +-`bound`: with two seeds
+    Student's t can reach beyond what a difference of accuracies can be."""
+    found = paired_difference(first, second, *layout)
+    low, high = max(float(found.low), -bound), min(float(found.high), bound)
+    seeds = 1 if layout[2] is None else len(set(layout[2]))
+    kind = "" if np.isnan(found.low) else "95%"
+    return Paired(float(found.estimate), low, high, float(found.p), seeds, expected, kind)
 
 
 def arrange(results: Results) -> Grid:

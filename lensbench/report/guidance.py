@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lensbench.report.grid import GENEVAL, Grid
+from lensbench.report.grid import GENEVAL, Grid, paired_values
 from lensbench.report.placing import IMAGE, design
 from lensbench.report.table import Cell, Column, Row, Table, bounds, number, signed
-from lensbench.scoring.statistics import holm, paired_difference, stratified_mean
+from lensbench.scoring.statistics import holm, stratified_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,6 +93,6 @@ def _difference(a: pd.DataFrame, b: pd.DataFrame) -> tuple[Cell, float]:
     shared = set(a["seed"]) & set(b["seed"])
     a, b = (part[part["seed"].isin(shared)].sort_values(IMAGE, kind="stable") for part in (a, b))
     assert a[IMAGE].to_numpy().tolist() == b[IMAGE].to_numpy().tolist(), "the grid refuses other prompts"
-    found = paired_difference(a["value"].to_numpy(float), b["value"].to_numpy(float), *design(a))
-    low, high = 100 * max(found.low, -1.0), 100 * min(found.high, 1.0)
-    return Cell(signed(100 * found.estimate), 100 * found.estimate, low, high, bounds(low, high), "95%"), found.p
+    found = paired_values(a["value"].to_numpy(float), b["value"].to_numpy(float), design(a), len(shared))
+    low, high = 100 * found.low, 100 * found.high
+    return Cell(signed(100 * found.estimate), 100 * found.estimate, low, high, bounds(low, high), found.kind), found.p

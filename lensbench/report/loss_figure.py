@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensbench.report.figures import STYLE, arm_styles, drawn_scales, legend, of_scales, save
+from lensbench.report.figures import arm_styles, drawn_scales, legend, of_scales
 from lensbench.report.grid import Grid
 
 if TYPE_CHECKING:
@@ -18,17 +17,6 @@ LOSSES = 1.9  # inches of a row of panels
 LOSS_AXES = {"samples_seen": "training images seen", "train_flops": "training FLOPs"}
 
 
-def loss_figure(grid: Grid, path: Path) -> list[Path]:
-    """`losses` as PNG and PDF; none where training was not watched."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(STYLE):
-        figure = losses(grid)
-        return [] if figure is None else save(figure, path)
-
-
 def losses(grid: Grid) -> Figure | None:
     """Held-out loss along training, both axes in powers: a line an arm, a thin line a seed, a row a scale.
 
@@ -38,14 +26,16 @@ def losses(grid: Grid) -> Figure | None:
     from matplotlib.figure import Figure
 
     metric = "validation_loss"
-    forms, scales = grid.forms(metric), drawn_scales(grid, LOSSES)
+    forms = grid.forms(metric)
     lines = {
         (scale, arm, form): grid.numbers.get((scale.index, arm.index, metric, form))
-        for scale, arm, form in product(scales, grid.arms, forms)
+        for scale, arm, form in product(grid.scales, grid.arms, forms)
     }
     watched = {place: rows for place, rows in lines.items() if rows is not None and len(rows["step"].unique()) > 1}
     if not watched:
         return None
+    scales = drawn_scales([scale for scale in grid.scales if any(place[0] is scale for place in watched)], LOSSES)
+    watched = {place: rows for place, rows in watched.items() if place[0] in scales}
     figure = Figure(figsize=(3.6 * len(forms) + 0.5, LOSSES * len(scales) + 0.8), layout="constrained")
     panels = figure.subplots(len(scales), 2 * len(forms), sharex="col", sharey=True, squeeze=False)
     styles = arm_styles(grid)

@@ -31,6 +31,13 @@ def metric_name(metric: str) -> str:
     return "GenEval" if metric == GENEVAL else NAMES.get(metric, (metric.replace("_", " "), 0, True))[0]
 
 
+def axis_label(metric: str) -> str:
+    """What stands beside an axis of a score, with an arrow where less is better."""
+    if metric == GENEVAL:
+        return "GenEval mean (%)"
+    return metric_name(metric) + ("" if better(metric) else " \N{DOWNWARDS ARROW}")
+
+
 def unit(metric: str) -> tuple[int, float, bool]:
     """Digits, factor and whether more is better."""
     return NAMES.get(metric, ("", 4, True))[1], 1.0, better(metric)

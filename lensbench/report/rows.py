@@ -76,9 +76,14 @@ def _best(
     return ranked[0] if gap.clear and (gap.estimate > 0) == more else None
 
 
+def absent(expected: int) -> Cell:
+    """No number: missing, or not in the sweep where no seed is expected."""
+    return Cell(DASH, emphasis="missing", mark=DAGGER, expected=expected) if expected else Cell(DASH)
+
+
 def score_cell(group: Group, digits: int, factor: float, emphasis: str) -> Cell:
     if not group.seeds:
-        return Cell(DASH, emphasis="missing", mark=DAGGER, expected=group.expected)
+        return absent(group.expected)
     low, high, kind = group.low, group.high, "" if isnan(group.low) else "95%"
     shown = bounds(low * factor, high * factor, digits)
     if not kind and group.seeds > 1:
@@ -91,7 +96,7 @@ def score_cell(group: Group, digits: int, factor: float, emphasis: str) -> Cell:
 
 def difference_cell(found: Paired, digits: int, factor: float, more: bool) -> Cell:
     if not found.seeds:
-        return Cell(DASH, emphasis="missing", mark=DAGGER, expected=found.expected)
+        return absent(found.expected)
     low, high = found.low * factor, found.high * factor
     shown = bounds(low, high, digits)
     if found.kind == "seeds":

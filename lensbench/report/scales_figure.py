@@ -4,31 +4,19 @@ from __future__ import annotations
 
 from itertools import product
 from math import isnan
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensbench.report.figures import STYLE, arm_styles, footnote, legend, line, save
+from lensbench.report.figures import arm_styles, footnote, legend, line
 from lensbench.report.grid import GENEVAL, Grid, Group
 from lensbench.report.levels import Level, factor_label
-from lensbench.report.names import better, metric_name
+from lensbench.report.names import axis_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FEWEST = 3  # levels of the factor along the axis: two are a line through two points
 MOST_COLUMNS = 4
-NAMES = {"images": "unique training images", "model.depth": "depth", "training.steps": "training steps"}
-
-
-def scales_figure(grid: Grid, path: Path) -> list[Path]:
-    """`scales` as PNG and PDF; none where there is no such figure."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(STYLE):
-        figure = scales(grid)
-        return [] if figure is None else save(figure, path)
+NAMES = {"images": "unique training images", "training.steps": "training steps"}
 
 
 def scales(grid: Grid) -> Figure | None:
@@ -37,8 +25,7 @@ def scales(grid: Grid) -> Figure | None:
     Along the axis is the data scale, or the first factor that has three levels in numbers. None where no factor has,
     or the others have more levels than a page has columns.
     """
-    metric = next((name for name in (GENEVAL, "validation_loss", "fd_shapes") if grid.forms(name)), None)
-    along = _along(grid)
+    metric, along = grid.shown_metric, _along(grid)
     if metric is None or along is None or len(_others(grid, along)) > MOST_COLUMNS:
         return None
     return _figure(grid, metric, along)
@@ -86,9 +73,7 @@ def _figure(grid: Grid, metric: str, along: str) -> Figure:
         if i == len(forms) - 1:
             axes.set_xlabel(NAMES.get(along, along.rpartition(".")[2].replace("_", " ")))
         if j == 0:
-            what = "GenEval mean (%)" if metric == GENEVAL else metric_name(metric)
-            arrow = "" if better(metric) else " \N{DOWNWARDS ARROW}"
-            axes.set_ylabel(f"{form} prompts\n{what}{arrow}" if form else what + arrow)
+            axes.set_ylabel(f"{form} prompts\n{axis_label(metric)}" if form else axis_label(metric))
         if metric == GENEVAL:
             top = max((100 * v for g in groups for v in (g.value, g.high) if not isnan(v)), default=100.0)
             panels[i, 0].set_ylim(0, min(100.0, 1.05 * top) or 100.0)

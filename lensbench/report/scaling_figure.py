@@ -12,7 +12,7 @@ import numpy as np
 from lensbench.report.figures import MARKERS, REFERENCE, STYLE, arm_colors, save
 from lensbench.report.grid import GENEVAL, Grid
 from lensbench.report.multiplier import UNKNOWN, multiplier_words, no_multiplier
-from lensbench.report.names import metric_name
+from lensbench.report.names import axis_label
 from lensbench.report.scaling import AXES, COMPUTE, DATA, PARAMETERS, SAMPLES, Curve, Worth
 from lensbench.scoring.isotonic import falling
 from lensbench.scoring.resampling import Draws
@@ -67,8 +67,7 @@ def _figure(grid: Grid, worths: list[Worth]) -> Figure:
             panels[i, j].set_xlabel(LABELS[axis] + (f" ({inside[0].where})" if inside and inside[0].where else ""))
             if i == 0 and form:
                 panels[i, j].set_title(f"{form} prompts", fontweight="bold")
-        what = "GenEval mean (%)" if metric == GENEVAL else f"{metric_name(metric)} \N{DOWNWARDS ARROW}"
-        panels[i, 0].set_ylabel(what)
+        panels[i, 0].set_ylabel(axis_label(metric))
     if metric == GENEVAL:
         best = max(float(1 - worth.draws.mean.min()) for worth in worths)
         panels[0, 0].set_ylim(0, min(104.0, 120 * best) or 1.0)

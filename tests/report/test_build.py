@@ -178,17 +178,26 @@ def test_figures_of_many_scales_fit_a_page_and_say_which_they_show(simulated):
     for figure, columns in ((curves(grid), 2), (losses(grid), 4), (differences(grid), 2)):
         assert len(figure.axes) == 3 * columns
         assert figure.get_figheight() < 10.5
-        assert "the 3 largest of 9 scales" in figure.get_supxlabel()
+        assert "the last 3 of 9 scales" in figure.get_supxlabel()
         assert [axes.get_ylabel().split("\n")[0] for axes in figure.axes[::columns]] == [
             f"4,096 images, depth {depth}" for depth in (2, 3, 4)
         ]
+
+
+def test_figures_of_a_sweep_that_is_under_way_show_the_scales_that_are_there(simulated):
+    pairs = {"captions.set": ["alt", "brief", "detailed"], "captions.shuffled": [False, True]}
+    later = ({"images": 4096},)
+    grid = arrange(simulated(NINE | pairs, {"captions.set": "alt", "captions.shuffled": False}, missing=later))
+    for figure in (curves(grid), differences(grid)):
+        assert figure.axes[0].get_ylabel().startswith("1,024 images")
+    assert losses(grid) is None
 
 
 def test_many_differences_are_drawn_at_the_largest_scale_alone(simulated):
     every = {"captions.set": ["alt", "brief", "detailed"], "captions.shuffled": [False, True]}
     figure = differences(arrange(simulated(NINE | every, {"captions.set": "alt", "captions.shuffled": False})))
     assert len(figure.axes) == 2
-    assert "the largest of 9 scales" in figure.get_supxlabel()
+    assert "the last of 9 scales" in figure.get_supxlabel()
     assert figure.get_figheight() < 10.5
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from lensbench.report.grid import GENEVAL, arrange
 from lensbench.report.null import null_table, nulls
+from lensbench.report.table import DASH
 from lensbench.report.tables import tables
 
 SEEDS = [0, 1, 2, 3, 4, 5]
@@ -38,8 +39,8 @@ def test_the_halves_are_the_first_seeds_and_the_others(simulated):
     made = simulated(factors(), excluded=MORE_SEEDS_FOR_ALT)
     grid = arrange(made)
     found = nulls(grid)
-    assert [(null.arm.label, null.form, null.halves) for null in found] == [
-        ("alt-text", form, ((0, 1, 2), (3, 4, 5))) for form in ("short", "detailed")
+    assert [(null.arm.label, null.form, null.pairs) for null in found] == [
+        ("alt-text", form, ((0, 3), (1, 4), (2, 5))) for form in ("short", "detailed")
     ]
     for null in found:
         by_seed = grid.number(null.scale, null.arm, GENEVAL, null.form).by_seed
@@ -54,9 +55,29 @@ def test_the_halves_are_the_first_seeds_and_the_others(simulated):
 
 def test_an_odd_seed_is_left_out_and_three_are_too_few(simulated):
     five = arrange(simulated({"captions.set": ["alt"], "seed": [0, 1, 2, 3, 4]}, reference={"captions.set": "alt"}))
-    assert {null.halves for null in nulls(five)} == {((0, 1), (2, 3))}
+    assert {null.pairs for null in nulls(five)} == {((0, 2), (1, 3))}
     three = arrange(simulated({"captions.set": ["alt"], "seed": [0, 1, 2]}, reference={"captions.set": "alt"}))
     assert null_table(three) is None
+
+
+def test_a_lost_seed_leaves_with_its_partner_and_is_told(simulated):
+    lost = ({"captions.set": "alt", "seed": 1},)
+    grid = arrange(simulated(factors(), excluded=MORE_SEEDS_FOR_ALT, missing=lost))
+    assert {null.pairs for null in nulls(grid)} == {((0, 3), (2, 5))}, "the planned halves"
+    table = null_table(grid)
+    assert table is not None
+    assert table.incomplete
+    assert "(2/3)" in table.rows[0].cells[0].mark
+    assert "nothing stands in for them" in table.notes[-1]
+
+
+def test_an_arm_that_a_scale_does_not_have_is_not_missing_there(simulated):
+    levels = {"captions.set": ["alt", "brief"], "images": [256, 512], "seed": [0, 1]}
+    grid = arrange(simulated(levels, excluded=({"captions.set": "brief", "images": 256},)))
+    table = tables(grid)["main"]
+    cells = [row.cells[-1] for row in table.rows]
+    assert [(cell.text == DASH, cell.mark, cell.emphasis == "missing") for cell in cells][1] == (True, "", False)
+    assert not table.incomplete
 
 
 def test_chance_is_called_chance(simulated):
