@@ -3,6 +3,7 @@
 Hypothesis: the score rises with the share present and falls with the share wrong. Two controls: captions of other
     images teach no more than "a picture", the caption that says nothing, which makes a model unconditional; and an arm
     against itself on other training seeds (A/A) shows no difference.
+    All have the base's rates: what differs is what is said.
 Command: lensbench run sweeps/caption_dose.py
 Expected cost: 51 cells, half an hour on two CPU cores (an estimate).
 Result: not run yet.

@@ -2,7 +2,7 @@
 
 Hypothesis: at this budget the middle depth is best: the smallest cannot bind words to places, the largest sees too few
     images. Detailed captions are longer, so their arm sees fewer images, and is better all the same.
-Command: lensbench run sweeps/model_size_flops.py
+Command: lensbench run sweeps/model_size_flops.py, after lensbench tune sweeps/caption_quality.py
 Expected cost: 18 cells, a quarter of an hour on two CPU cores (an estimate).
 Result: not run yet.
 """

@@ -94,10 +94,10 @@ def _opened(sweep_file: Path, corpus: Path | None) -> tuple[Sweep, str]:
 
     sweep = on_corpus(load(sweep_file), sweep_file, corpus)
     try:
-        found = found_for(sweep, sweep_file)
+        found = found_for(sweep, sweep_file, lambda other, file: on_corpus(other, file, corpus))
     except ValueError as error:
         return resolved(sweep), str(error)
-    return resolved(sweep, found), ""
+    return resolved(sweep, *found), ""
 
 
 def _pilot(console: Console, every: Sequence[Cell], threads: int) -> dict[tuple[Any, ...], Pace]:

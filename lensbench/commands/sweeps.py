@@ -152,7 +152,10 @@ def with_corpus(sweep: Sweep, sweep_file: Path, corpus: Path | None) -> Sweep:
     """The sweep opened (see `prepared`), or with the folder `corpus` in its own corpus's place."""
     from lensbench.sweep.sweep import opened
 
-    return opened(on_corpus(sweep, sweep_file, corpus), sweep_file)
+    def ready(other: Sweep, file: Path) -> Sweep:
+        return on_corpus(other, file, corpus)
+
+    return opened(ready(sweep, sweep_file), sweep_file, ready)
 
 
 def on_corpus(sweep: Sweep, sweep_file: Path, corpus: Path | None) -> Sweep:

@@ -38,7 +38,9 @@ def tune(
 
     sweep = on_corpus(load(sweep_file), sweep_file, corpus)
     if sweep.tuning is None:
-        raise ValueError(f"{sweep_file}: the sweep has no tuning: give it tuning=Tuning(...)")
+        other = sweep.tuned_by and sweep_file.with_name(f"{sweep.tuned_by}.py")
+        what = f"its values are tuned by {other}: tune that" if other else "give it tuning=Tuning(...)"
+        raise ValueError(f"{sweep_file}: the sweep has no tuning of its own: {what}")
     path = tuned_file(sweep_file)
     if path.is_file():
         read_tuned(sweep, path)

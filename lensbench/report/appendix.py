@@ -64,7 +64,8 @@ def _opening(grid: Grid, frozen: Frozen) -> str:
     if told.get("dirty"):
         code += ", with changes that are not in it"
     missing = f"; {len(results.missing)} are missing, and nothing stands in for them" if results.missing else ""
-    seeds = ", ".join(str(seed) for seed in grid.seeds)
+    seeds, each = ", ".join(str(seed) for seed in grid.seeds), number_of_seeds(grid)
+    seeds += "" if each == str(len(grid.seeds)) else f" ({each} of them for an arm at a scale)"
     return (
         f"Sweep \\texttt{{{escape(results.sweep_name)}}}: {len(told.get('cells', [])):,} training runs{missing}. "
         f"Training seeds: {escape(seeds)}. The code is lensbench {code}. Every table, figure and number of this paper "

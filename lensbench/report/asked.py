@@ -29,16 +29,20 @@ def is_asked(grid: Grid, scale: Level, form: str, arm: Level, other: Level, colu
     """Whether a sweep asks for this number. Without questions it is asked for its means."""
     if not grid.results.questions:
         return column == MEAN
-    for question in grid.results.questions:
-        metric, _, task = question["metric"].partition(".")
-        if metric == "geneval":
-            wanted = column == (task or MEAN)
-        else:
-            name, _, column_form = column.partition(".")
-            wanted = name == metric and question["form"] in (None, column_form)
-        if wanted and _fits(grid, question, scale, form, arm, other):
-            return True
-    return False
+    return any(asks(grid, question, scale, form, arm, other, column) for question in grid.results.questions)
+
+
+def asks(
+    grid: Grid, question: Mapping[str, Any], scale: Level, form: str, arm: Level, other: Level, column: str
+) -> bool:
+    """Whether a question is about this number."""
+    metric, _, task = question["metric"].partition(".")
+    if metric == "geneval":
+        wanted = column == (task or MEAN)
+    else:
+        name, _, column_form = column.partition(".")
+        wanted = name == metric and question["form"] in (None, column_form)
+    return wanted and _fits(grid, question, scale, form, arm, other)
 
 
 def _fits(grid: Grid, question: Mapping[str, Any], scale: Level, form: str, arm: Level, other: Level) -> bool:

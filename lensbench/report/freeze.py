@@ -224,7 +224,8 @@ def _versions(runs: Path, cells: Iterable[str]) -> dict[str, list[str]]:
     found: dict[str, set[str]] = {}
     for cell in cells:
         for name, version in _read_json(runs / cell / "versions.json").items():
-            found.setdefault(name, set()).add(version)
+            # of a thawed cell it is known only what all cells that were frozen with it ran with
+            found.setdefault(name, set()).update([version] if isinstance(version, str) else version)
     return {name: sorted(versions) for name, versions in sorted(found.items())}
 
 
@@ -289,7 +290,11 @@ def _provenance(
 def _parquet(frame: pd.DataFrame, path: Path) -> Path:
     """The frame as Parquet, in an order that does not depend on how the cells were read."""
     order = [name for name in IMAGES if name in frame]
-    frame = frame.sort_values(order, kind="stable", ignore_index=True) if len(frame) else frame
+    return publish_parquet(frame.sort_values(order, kind="stable", ignore_index=True) if len(frame) else frame, path)
+
+
+def publish_parquet(frame: pd.DataFrame, path: Path) -> Path:
+    """Write the frame, whole or not at all."""
     partial = path.with_suffix(".partial")
     frame.to_parquet(partial, index=False)
     publish(partial, path)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lensbench.report.grid import GENEVAL, MEAN, Comparison, Grid, Paired
-from lensbench.report.levels import Level
+from lensbench.report.asked import asks
+from lensbench.report.grid import FORMS, GENEVAL, MEAN, Comparison, Grid, Paired
 from lensbench.report.names import HEADS, NAMES, better, metric_name
 from lensbench.report.table import bounds, number, signed
 
@@ -24,20 +24,17 @@ def headline(grid: Grid) -> list[str]:
 
 
 def _of_questions(grid: Grid) -> list[str]:
-    """One sentence for each pair of arms and number that is asked for: the largest scale that any seed answers it at,
-    and what the others say."""
-    answers: dict[tuple[Level, Level, str, str], Comparison] = {}
-    for row in grid.comparisons():
-        if row.asked and row.difference.seeds:
-            answers[row.arm, row.other, row.form, row.column] = row  # the largest scale comes last
-    sentences = []
-    for row in answers.values():
-        if grid.tasks:
-            sentences.append(_sentence(grid, row))
-        else:
-            metric, _, form = row.column.partition(".")
-            sentences.append(_score_sentence(grid, row, metric, form))
-    return sentences
+    """One sentence for each wording of each question: the last scale that it is about and that any seed answers, and
+    what the others say."""
+    answers: dict[Comparison, None] = {}
+    for question in grid.results.questions:
+        last: dict[tuple[str, str], Comparison] = {}
+        for row in grid.comparisons():
+            if row.difference.seeds and asks(grid, question, row.scale, row.form, row.arm, row.other, row.column):
+                last[row.form, row.column] = row
+        answers |= dict.fromkeys(last.values())
+    ordered = sorted(answers, key=lambda row: FORMS.index(row.form) if row.form in FORMS else len(FORMS))
+    return [_sentence(grid, row) if grid.tasks else _score_sentence(grid, row) for row in ordered]
 
 
 def _of_geneval(grid: Grid) -> list[str]:
@@ -88,7 +85,7 @@ def _sentence(grid: Grid, row: Comparison) -> str:
     where = f"{row.form} prompts" + (f", {row.scale.label}" if row.scale.label else "")
     if gap.seeds < gap.expected:
         where += f", {gap.seeds} of {gap.expected} seeds{', sampling interval only' if gap.seeds == 1 else ''}"
-    where += _elsewhere(grid, row)
+    where += _elsewhere(grid, row, 100.0, 1)
     names = (
         (f"{_capital(arm.label)} captions", "beat")
         if grid.arm_factors == ("captions.set",)
@@ -101,7 +98,7 @@ def _sentence(grid: Grid, row: Comparison) -> str:
     return f"No clear difference between {arm.label} and {other.label} on {what}: {amount} ({where}){hint}."
 
 
-def _elsewhere(grid: Grid, row: Comparison) -> str:
+def _elsewhere(grid: Grid, row: Comparison, factor: float, digits: int) -> str:
     """The same comparison at the other scales: few are named, many are counted."""
     others = [
         (one.scale, one.difference if one.arm is row.arm else one.difference.flipped())
@@ -112,10 +109,10 @@ def _elsewhere(grid: Grid, row: Comparison) -> str:
         and one.difference.seeds
     ]
     if len(others) <= NAMED_SCALES:
-        return "".join(f"; {signed(100 * gap.estimate)} at {scale.label}" for scale, gap in others)
-    ahead = sum(gap.significant and gap.estimate > 0 for _, gap in others)
-    behind = sum(gap.significant and gap.estimate < 0 for _, gap in others)
-    return f"; of the {len(others)} other scales ahead at {ahead or 'none'}, behind at {behind or 'none'}"
+        return "".join(f"; {signed(factor * gap.estimate, digits)} at {scale.label}" for scale, gap in others)
+    above = sum(gap.significant and gap.estimate > 0 for _, gap in others)
+    below = sum(gap.significant and gap.estimate < 0 for _, gap in others)
+    return f"; of the {len(others)} other scales clearly above at {above or 'none'}, clearly below at {below or 'none'}"
 
 
 def _of_scores(grid: Grid) -> list[str]:
@@ -129,11 +126,12 @@ def _of_scores(grid: Grid) -> list[str]:
             continue
         sign = 1 if better(metric) else -1
         row = max(rows, key=lambda row: sign * row.difference.estimate)
-        sentences.append(_score_sentence(grid, row, metric, form))
+        sentences.append(_score_sentence(grid, row))
     return sentences
 
 
-def _score_sentence(grid: Grid, row: Comparison, metric: str, form: str) -> str:
+def _score_sentence(grid: Grid, row: Comparison) -> str:
+    metric, _, form = row.column.partition(".")
     gap, digits, scale = row.difference, NAMES.get(metric, ("", 4, True))[1], row.scale
     a, b = (number(grid.number(scale, arm, metric, form).value, digits) for arm in (row.arm, row.other))
     spread = f" {bounds(gap.low, gap.high, digits)}" if gap.kind == "95%" else ""
@@ -141,7 +139,7 @@ def _score_sentence(grid: Grid, row: Comparison, metric: str, form: str) -> str:
         spread = f" ({signed(gap.low, digits)} to {signed(gap.high, digits)} over {gap.seeds} seeds)"
     where = ", ".join(filter(None, [metric_name(metric), f"{form} prompts" if form else "", scale.label]))
     doubt = "" if gap.significant or gap.kind != "95%" else ", no clear difference"
-    difference = f"{signed(gap.estimate, digits)}{spread}{doubt}"
+    difference = f"{signed(gap.estimate, digits)}{spread}{doubt}{_elsewhere(grid, row, 1.0, digits)}"
     return f"{_capital(where)}: {row.arm.label} {a}, {row.other.label} {b}; {difference}."
 
 

@@ -6,8 +6,8 @@ where a word begins: `\mainDepthThreeDetailedShortMean` is in the table `main`, 
 and a minus Minus; a number as a label comes after its factor. `...Interval` is the interval as shown, `...P` the p
 value, after Holm's correction where there is one.
 
-`\sweep...` tells of the sweep, and `\finding<Form>...` of each prompt form at the largest scale: the best arm, the
-reference and the gain.
+`\sweep...` tells of the sweep, and `\finding<Form>...` of each prompt form at the largest scale: the reference, the
+best of the arms that are compared with it, and the gain.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from lensbench.report.costs import in_flops
 from lensbench.report.grid import GENEVAL, MEAN, Grid
+from lensbench.report.notes import number_of_seeds
 from lensbench.report.render import escape
 from lensbench.report.table import MINUS, Cell, Column, Table, bounds, number, signed
 
@@ -90,7 +91,7 @@ def _of_sweep(grid: Grid, frozen: Frozen) -> Iterator[tuple[str, str]]:
     yield "sweepName", results.sweep_name
     yield "sweepCells", f"{len(told.get('cells', [])):,}"
     yield "sweepMissing", f"{len(results.missing):,}"
-    yield "sweepSeeds", str(len(grid.seeds))
+    yield "sweepSeeds", number_of_seeds(grid)
     yield "sweepArms", str(len(grid.arms))
     yield "sweepScales", str(len(grid.scales))
     yield "sweepReference", grid.reference.label if grid.reference else ""

@@ -13,7 +13,8 @@ from lensbench.report.table import DAGGER, DASH, MINUS, Cell, Column, Row, Table
 if TYPE_CHECKING:
     from rich.text import Text
 
-PAGE_LINES = 50  # of a table in LaTeX, in small print
+PAGE_POINTS = 560  # of a table's rows in LaTeX: a page of 700, less heads, caption and notes
+ROW_POINTS, INTERVAL_POINTS, BLOCK_POINTS = 11.0, 9.0, 5.0  # a row, an interval below it, the space before a block
 MARKDOWN_COLUMNS = 10  # a Markdown table with more number columns is split by group
 STYLES = {"best": "bold", "better": "green", "worse": "red", "unclear": "dim", "missing": "yellow"}
 LATEX = {
@@ -95,18 +96,19 @@ def _parts(table: Table) -> list[tuple[Row, ...]]:
     """The rows by the pages that hold them: whole blocks, but where one block is more than a page."""
     numbers = [i for i, column in enumerate(table.columns) if not column.label]
 
-    def lines(rows: list[Row]) -> float:
+    def points(rows: list[Row]) -> float:
         intervals = sum(any(table.columns[i].interval and row.cells[i].interval for i in numbers) for row in rows)
-        return len(rows) + 0.5 * intervals
+        blocks = sum(row.opens for row in rows)
+        return ROW_POINTS * len(rows) + INTERVAL_POINTS * intervals + BLOCK_POINTS * blocks
 
     blocks: list[list[Row]] = []
     for row in table.rows:
-        if row.opens or not blocks or lines([*blocks[-1], row]) > PAGE_LINES:
+        if row.opens or not blocks or points([*blocks[-1], row]) > PAGE_POINTS:
             blocks.append([])
         blocks[-1].append(row)
     parts: list[list[Row]] = []
     for block in blocks:
-        if not parts or lines([*parts[-1], *block]) > PAGE_LINES:
+        if not parts or points([*parts[-1], *block]) > PAGE_POINTS:
             parts.append([])
         parts[-1] += block
     return [tuple(part) for part in parts] or [()]

@@ -11,57 +11,54 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lensbench.publishing import publish, publish_text
-from lensbench.report.freeze import Frozen, sha256
-from lensbench.sweep.cellfiles import read_outcomes, read_records
+from lensbench.publishing import publish_text
+from lensbench.report.checks import problems
+from lensbench.report.freeze import Frozen, publish_parquet
+from lensbench.sweep.cellfiles import has_judged, read_outcomes, read_records
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from lensbench.sweep.sweep import Cell
 
 
 def thaw(frozen: Frozen, cells: Iterable[Cell], runs: Path) -> tuple[list[str], list[str]]:
-    """Write the frozen cells that `runs` lacks there; the ids of those, and of those that were there already.
+    """Write the frozen cells that `runs` lacks there; the ids of those, and of those that were complete already.
 
-    `cells` are the sweep's. Raises ValueError, before anything is written, where a frozen cell is of another
-    experiment than the sweep's file has now, or none of the sweep's cells is frozen.
+    `cells` are the sweep's. Raises ValueError, before anything is written, where the frozen records are not of the
+    experiments beside them, none of the sweep's cells is frozen, or a frozen cell could not be read as one.
     """
+    if wrong := problems(frozen, allow_mixed=True, allow_missing=True):
+        raise ValueError("; ".join(wrong))
     results = frozen.results
-    kept = {str(cell) for cell in results.records["cell"].unique()}
-    wanted = [cell for cell in cells if cell.id in kept]
-    if not wanted:
-        raise ValueError("none of the sweep's cells is among the frozen ones: the recipe has changed since")
-    for cell in wanted:
-        if sha256(frozen.sciences.get(cell.id, {})) != cell.experiment.hash():
-            raise ValueError(
-                f"cell {cell.id} [{cell.label()}] was frozen as another experiment: freeze the sweep again"
-            )
     added = ["sweep", *results.factors]  # what collecting put beside a cell's own columns
     records, outcomes = (
         dict(list(frame.drop(columns=added, errors="ignore").groupby("cell", sort=False)))
         for frame in (results.records, results.outcomes)
     )
-    versions = {name: found[0] for name, found in frozen.provenance.get("versions", {}).items() if len(found) == 1}
+    wanted = [cell for cell in cells if cell.id in records]
+    if not wanted:
+        raise ValueError("none of the sweep's cells is among the frozen ones: the recipe has changed since")
+    if bare := [cell.id for cell in wanted if cell.id not in outcomes and has_judged(records[cell.id])]:
+        raise ValueError(f"{len(bare)} frozen cells ({bare[0]}, ...) have records of judged images and no outcomes")
+    versions = frozen.provenance.get("versions", {})
     written, there = [], []
     for cell in wanted:
         directory = runs / cell.id
-        if (directory / "records.parquet").exists():
+        if _complete(directory, cell):
             there.append(cell.id)
             continue
         directory.mkdir(parents=True, exist_ok=True)
         publish_text(directory / "experiment.json", cell.experiment.model_dump_json(indent=1) + "\n")
-        if versions:
-            publish_text(directory / "versions.json", json.dumps(versions) + "\n")
+        publish_text(directory / "versions.json", json.dumps(versions) + "\n")
         if cell.id in outcomes:
-            _write(outcomes[cell.id], directory / "outcomes.parquet")
-        _write(records[cell.id], directory / "records.parquet")
-        read_outcomes(directory, cell.experiment, read_records(directory, cell.experiment))
+            publish_parquet(outcomes[cell.id], directory / "outcomes.parquet")
+        publish_parquet(records[cell.id], directory / "records.parquet")
         written.append(cell.id)
     return written, there
 
 
-def _write(frame: pd.DataFrame, path: Path) -> None:
-    partial = path.with_suffix(".partial")
-    frame.to_parquet(partial, index=False)
-    publish(partial, path)
+def _complete(directory: Path, cell: Cell) -> bool:
+    try:
+        read_outcomes(directory, cell.experiment, read_records(directory, cell.experiment))
+    except ValueError:
+        return False
+    return True

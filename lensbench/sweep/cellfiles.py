@@ -39,12 +39,17 @@ def read_outcomes(directory: Path, experiment: Experiment, records: pd.DataFrame
     """The judged images of a cell; none where its records hold no judged score. ValueError as for the records."""
     import pandas as pd
 
-    if not records["metric"].isin(["geneval", "shapes_alignment"]).any():
+    if not has_judged(records):
         return pd.DataFrame(columns=list(OUTCOME_COLUMNS))
     table = _read(directory / "outcomes.parquet", OUTCOME_COLUMNS)
     if set(table["cell"]) - {experiment.cell_id()}:
         raise ValueError("outcomes.parquet belongs to another cell")
     return table
+
+
+def has_judged(records: pd.DataFrame) -> bool:
+    """Whether records hold scores of single judged images, which are in the outcomes."""
+    return bool(records["metric"].isin(["geneval", "shapes_alignment"]).any())
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:

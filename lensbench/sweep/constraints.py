@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from lensbench.experiment import Experiment
 from lensbench.sweep.design import STEPS, Cell, Match, Sweep, drafts
-from lensbench.sweep.tuned import arm_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,11 +19,13 @@ if TYPE_CHECKING:
 UNITS = {"flops": "FLOPs", "samples": "images seen", "caption_tokens": "tokens of captions"}
 
 
-def resolved(sweep: Sweep, tuned: Mapping[str, Any] | None = None) -> Sweep:
+def resolved(
+    sweep: Sweep, tuned: Mapping[str, Any] | None = None, values: Mapping[str, Mapping[str, Any]] | None = None
+) -> Sweep:
     """The sweep with `derived` filled in, where it is tuned or matched; else the sweep itself.
 
-    `tuned` is what tuning found (see lensbench.sweep.tuned), the sweep's own or another's for the same arms; where it
-    is None the sweep stays untuned.
+    `tuned` is what tuning found, the sweep's own or another's, and `values` what that is for the id of each draft (see
+    lensbench.sweep.tuned); without values the sweep stays untuned.
 
     Raises ValueError where there is nothing to match to, or a corpus or tokenizer to count with is not there.
     """
@@ -35,18 +36,11 @@ def resolved(sweep: Sweep, tuned: Mapping[str, Any] | None = None) -> Sweep:
     steps = matched_steps(plain, drafted) if sweep.match else {}
     derived = []
     for cell in drafted:
-        changes = {} if tuned is None else _tuned_values(sweep, tuned, cell)
+        changes = dict((values or {}).get(cell.id, {}))
         if cell.id in steps:
             changes[STEPS] = steps[cell.id]
         derived.append(changes)
     return plain.model_copy(update={"derived": tuple(derived), "tuned": dict(tuned or {})})
-
-
-def _tuned_values(sweep: Sweep, tuned: Mapping[str, Any], cell: Cell) -> dict[str, Any]:
-    if sweep.tuning is None:
-        return arm_values(tuned, cell.experiment)
-    (found,) = (entry["values"] for entry in tuned["units"] if entry["unit"] == sweep.tuning.unit(cell.levels))
-    return dict(found)
 
 
 def matched_steps(sweep: Sweep, drafted: list[Cell]) -> dict[str, int]:

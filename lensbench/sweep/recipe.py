@@ -17,35 +17,43 @@ from pydantic import ValidationError
 from lensbench.experiment import Experiment, one_line
 from lensbench.sweep.constraints import resolved
 from lensbench.sweep.design import Sweep
-from lensbench.sweep.tuned import read_tuned, tuned_file
+from lensbench.sweep.tuned import own_values, read_tuned, tuned_file, values_elsewhere
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    Ready = Callable[[Sweep, Path], Sweep]
 
 
 BESIDE = ("experiments", "sweeps")  # folders of a project whose files recipes import
 
 
-def opened(sweep: Sweep, sweep_file: Path) -> Sweep:
+def opened(sweep: Sweep, sweep_file: Path, ready: Ready | None = None) -> Sweep:
     """The sweep with the values that tuning found and the steps that it is matched to; its corpus must be there.
 
-    Raises ValueError where its tuning is not complete or was another one.
+    `ready` reads the corpus of a further sweep file, whose tuning this one takes its values from. Raises ValueError
+    where the tuning is not complete or was another one.
     """
-    return resolved(sweep, found_for(sweep, sweep_file))
+    return resolved(sweep, *found_for(sweep, sweep_file, ready))
 
 
-def found_for(sweep: Sweep, sweep_file: Path) -> dict[str, Any] | None:
-    """What tuning found for a sweep, its own or that of `tuned_by`; None where there is neither.
-
-    Raises ValueError where the tuning is not complete or was another one.
-    """
+def found_for(
+    sweep: Sweep, sweep_file: Path, ready: Ready | None = None
+) -> tuple[dict[str, Any] | None, dict[str, dict[str, Any]]]:
+    """What tuning found for a sweep, its own or that of `tuned_by`, and the values by the id of each draft; nothing
+    where there is neither. Raises ValueError as `opened` does."""
     if sweep.tuned_by:
         beside = sweep_file.with_name(f"{sweep.tuned_by}.py")
         other = load(beside)
         if other.tuning is None:
             raise ValueError(f"{sweep_file}: tuned_by={sweep.tuned_by!r}: {beside} has no tuning")
-        return read_tuned(other, tuned_file(beside))
-    return None if sweep.tuning is None else read_tuned(sweep, tuned_file(sweep_file))
+        other = ready(other, beside) if ready else other
+        told = read_tuned(other, tuned_file(beside))
+        return told, values_elsewhere(sweep, other, told)
+    if sweep.tuning is None:
+        return None, {}
+    told = read_tuned(sweep, tuned_file(sweep_file))
+    return told, own_values(sweep, told)
 
 
 def load(path: Path) -> Sweep:

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lensbench.experiment import Experiment
+from lensbench.experiment import Captions, Experiment
 from lensbench.publishing import publish_text
-from lensbench.sweep.design import ARM_PREFIX, Cell, Sweep, drafts, field_of
+from lensbench.sweep.design import Cell, Sweep, drafts
 
 
 def tuned_file(sweep_file: Path) -> Path:
@@ -52,21 +52,42 @@ def tuning_digest(sweep: Sweep) -> str:
     return hashlib.sha256(told.encode()).hexdigest()
 
 
-def arm_values(told: Mapping[str, Any], experiment: Experiment) -> dict[str, Any]:
-    """What a tuning of other scales found for the arm of an experiment.
+def own_values(sweep: Sweep, told: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the sweep's own tuning found, by the id of each draft."""
+    assert sweep.tuning is not None
+    values = {entry["unit"]: entry["values"] for entry in told["units"]}
+    return {cell.id: dict(values[sweep.tuning.unit(cell.levels)]) for cell in drafts(sweep)}
 
-    Raises ValueError, one line, where it tuned no such arm, or tuned it at several scales.
+
+def values_elsewhere(sweep: Sweep, other: Sweep, told: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the tuning of `other` found for the arms of `sweep`, by the id of each draft.
+
+    An arm is another's where the whole caption policy is. Raises ValueError, one line, where an arm was not tuned, or
+    at several scales, or the tuning has seen what this sweep reports.
     """
-    same = [
-        entry
-        for entry in told["units"]
-        if all(str(field_of(experiment, d)) == str(v) for d, v in entry["levels"].items() if d.startswith(ARM_PREFIX))
-    ]
-    if len(same) != 1:
-        arm = experiment.captions.set + (", shuffled" if experiment.captions.shuffled else "")
-        found = "no values" if not same else f"values at {len(same)} scales, where tuning.at must leave one,"
-        raise ValueError(f"tuned_by={told['sweep']!r}: its tuning has {found} for captions {arm}")
-    return dict(same[0]["values"])
+    assert other.tuning is not None
+    where = f"tuned_by={sweep.tuned_by!r}"
+    if taken := sorted(set(other.tuning.search) & set(sweep.every_factor())):
+        raise ValueError(f"{where}: {taken[0]} was tuned there and is a factor here: tune it or vary it")
+    reported = [cell.experiment for cell in drafts(sweep)]
+    if shared := sorted({experiment.seed for experiment in reported} & set(other.tuning.seeds)):
+        raise ValueError(f"{where}: seed {shared[0]} is reported here and was tuned on there")
+    if other.tuning.prompt_seed in {experiment.evaluation.prompt_seed for experiment in reported}:
+        raise ValueError(f"{where}: prompt_seed={other.tuning.prompt_seed} is reported here and was tuned on there")
+    if reported_images(sweep) > (kept := reported_images(other)):
+        raise ValueError(f"{where}: more held-out images are scored here than the {kept} that tuning left alone there")
+    values = {entry["unit"]: entry["values"] for entry in told["units"]}
+    of_arms: dict[Captions, list[dict[str, Any]]] = {}
+    for name, cell in units(other).items():
+        of_arms.setdefault(cell.experiment.captions, []).append(values[name])
+    found = {}
+    for cell in drafts(sweep):
+        same = of_arms.get(cell.experiment.captions, [])
+        if len(same) != 1:
+            what = f"tuned at {len(same)} scales, where tuning.at must leave one" if same else "not tuned there"
+            raise ValueError(f"{where}: the captions of [{cell.label()}] were {what}")
+        found[cell.id] = dict(same[0])
+    return found
 
 
 def write_tuned(sweep: Sweep, found: list[dict[str, Any]], path: Path) -> None:

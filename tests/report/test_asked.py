@@ -59,14 +59,28 @@ def test_the_headline_answers_each_question() -> None:
     assert headline(grid()) != told
 
 
+def test_a_scale_that_is_asked_about_has_a_sentence_of_its_own() -> None:
+    told = headline(grid(question("detailed", form="detailed"), question("detailed", form="detailed", depth=2)))
+    assert [("depth 3; " in sentence, "depth 2; " in sentence) for sentence in told] == [(True, False), (False, True)]
+
+
+def test_a_score_says_what_it_is_at_the_other_scales_too(simulated) -> None:
+    factors = {"captions.set": ["alt", "detailed"], "images": [256, 512], "seed": [0, 1]}
+    asked = {"arm": {"captions.set": "detailed"}, "other": {"captions.set": "alt"}, "scale": {}}
+    made = replace(simulated(factors, geneval=False), questions=[asked | {"metric": "fd_shapes", "form": "short"}])
+    (sentence,) = headline(arrange(made))
+    assert "512 images" in sentence
+    assert " at 256 images." in sentence
+
+
 def test_many_scales_are_counted_where_few_are_named(simulated) -> None:
     factors = {"captions.set": ["alt", "detailed"], "images": [256, 512, 1024], "model.depth": [2, 4], "seed": [0, 1]}
     every = arrange(simulated(factors))
     (sentence,) = (one for one in headline(every) if "(detailed prompts" in one)
-    assert "1,024 images, depth 4; of the 5 other scales ahead at " in sentence
+    assert "1,024 images, depth 4; of the 5 other scales clearly above at " in sentence
     gaps = [row.difference for row in every.comparisons() if (row.form, row.column) == ("detailed", "mean")]
     ahead = sum(gap.significant and gap.estimate > 0 for gap in gaps[:-1])
-    assert f"ahead at {ahead or 'none'}, behind at none" in sentence
+    assert f"clearly above at {ahead or 'none'}, clearly below at none" in sentence
 
 
 def test_the_finding_is_of_the_arms_that_are_asked_about() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -10,7 +13,12 @@ import pytest
 from lensbench.report.freeze import freeze, open_frozen
 from lensbench.report.thaw import thaw
 from lensbench.sweep.sweep import cells, collect
-from tests.report.test_freeze import BASE, FROZEN, sweep
+from tests.report.test_freeze import BASE, FROZEN, edit_records, sweep
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(FROZEN, tmp_path / "golden"))
 
 
 def test_thawed_cells_are_complete_and_freeze_to_the_same(tmp_path: Path) -> None:
@@ -25,19 +33,47 @@ def test_thawed_cells_are_complete_and_freeze_to_the_same(tmp_path: Path) -> Non
         order = [c for c in ("cell", "metric", "prompt_form", "step", "task", "prompt_index", "sample") if c in before]
         before, after = (frame.sort_values(order, ignore_index=True)[sorted(before)] for frame in (before, after))
         pd.testing.assert_frame_equal(after, before)
-    assert open_frozen(tmp_path / "again").sciences == open_frozen(FROZEN).sciences
+    again, before = open_frozen(tmp_path / "again"), open_frozen(FROZEN)
+    assert again.sciences == before.sciences
+    assert again.provenance["versions"] == before.provenance["versions"]
 
 
 def test_cells_that_are_there_stay_and_a_larger_sweep_has_more_to_run(tmp_path: Path) -> None:
     more = sweep(seed=(0, 1, 2))
     first = cells(more)[0]
     (tmp_path / first.id).mkdir()
-    (tmp_path / first.id / "records.parquet").write_text("trained here")
+    (tmp_path / first.id / "records.parquet").write_text("cut off")
     written, there = thaw(open_frozen(FROZEN), cells(more), tmp_path)
-    assert there == [first.id]
-    assert (tmp_path / first.id / "records.parquet").read_text() == "trained here"
-    assert len(written) == 7
+    assert (len(written), there) == (8, []), "what cannot be read is no cell"
+    stamp = (tmp_path / first.id / "records.parquet").stat().st_mtime_ns
+    written, there = thaw(open_frozen(FROZEN), cells(more), tmp_path)
+    assert (written, len(there)) == ([], 8)
+    assert (tmp_path / first.id / "records.parquet").stat().st_mtime_ns == stamp
     assert [row["reason"] for row in collect(more, tmp_path).missing if row["seed"] == 2] == ["not run"] * 4
+
+
+def test_versions_of_several_machines_stay_several(tmp_path: Path, folder: Path) -> None:
+    told = json.loads((folder / "provenance.json").read_text()) | {"versions": {"torch": ["2.12.0", "2.13.0"]}}
+    (folder / "provenance.json").write_text(json.dumps(told))
+    every = cells(sweep())
+    thaw(open_frozen(folder), every, tmp_path / "runs")
+    freeze(collect(sweep(), tmp_path / "runs"), tmp_path / "again", tmp_path / "runs", every)
+    assert open_frozen(tmp_path / "again").provenance["versions"] == told["versions"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda f: (f / "experiments.json").unlink(), "nothing says what the records are of"),
+        (lambda f: edit_records(f, lambda r: r.assign(experiment_hash="0" * 64)), "of another experiment"),
+        (lambda f: pd.read_parquet(f / "outcomes.parquet").iloc[:0].to_parquet(f / "outcomes.parquet"), "no outcomes"),
+    ],
+)
+def test_what_is_not_whole_is_not_thawed(tmp_path: Path, folder: Path, spoil: Any, words: str) -> None:
+    spoil(folder)
+    with pytest.raises(ValueError, match=words):
+        thaw(open_frozen(folder), cells(sweep()), tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_another_recipe_gets_no_cells(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from lensbench.commands.sweeps import prepared
+from lensbench.commands.sweeps import on_corpus, prepared
 from lensbench.experiment import Experiment, one_line
 from lensbench.report.tuning import tuning_figure, tuning_table
 from lensbench.sweep.cellfiles import RECORD_COLUMNS
@@ -24,9 +24,10 @@ from lensbench.sweep.collecting import collect
 from lensbench.sweep.constraints import resolved
 from lensbench.sweep.progress import Progress
 from lensbench.sweep.storage import address
-from lensbench.sweep.sweep import Range, Sweep, Tuning, cells, load
-from lensbench.sweep.tuned import read_tuned, trial_experiment, units
+from lensbench.sweep.sweep import Range, Sweep, Tuning, cells, drafts, load
+from lensbench.sweep.tuned import own_values, read_tuned, trial_experiment, units, values_elsewhere, write_tuned
 from lensbench.sweep.tuning import Tuner
+from tests.scoring.conftest import save_pictures
 
 LENSBENCH = str(Path(sys.executable).with_name("lensbench"))
 TEXT = """
@@ -207,7 +208,10 @@ def test_another_sweep_takes_what_was_found_for_its_arms(project: Path) -> None:
         (lambda folder: (folder / "tiny.tuned.json").unlink(), "the sweep is tuned first, with lensbench tune"),
         (lambda folder: (folder / "tiny.py").unlink(), "no such sweep file"),
         (lambda folder: write(folder, trials=4), "of another tuning"),
-        (lambda folder: by_itself(other(folder, '("alt", "brief")')), "has no values for captions brief"),
+        (
+            lambda folder: by_itself(other(folder, '("alt", "brief")')),
+            r"the captions of \[set=brief depth=1 seed=0\] were not tuned there",
+        ),
     ],
 )
 def test_what_was_not_found_is_said_in_one_line(project: Path, spoil: Any, words: str) -> None:
@@ -216,6 +220,72 @@ def test_what_was_not_found_is_said_in_one_line(project: Path, spoil: Any, words
     with pytest.raises(ValueError, match=words) as caught:
         prepared(path, None)
     assert "\n" not in str(caught.value)
+
+
+def borrowing(factors: dict[str, Any] | None = None, **evaluation: Any) -> Sweep:
+    """A sweep that takes the values of `TUNED`."""
+    base = SMALL.replace({f"evaluation.{name}": value for name, value in evaluation.items()})
+    given = {"captions.set": ("alt", "detailed"), "captions.max_words": (None, 5)} | (factors or {})
+    reference = {name: levels[0] for name, levels in given.items() if name.startswith("captions.")}
+    return Sweep(name="borrowing", base=base, factors=given, reference=reference, tuned_by="tuned")
+
+
+SMALL = Experiment().replace({"images": 32, "training.steps": 4})
+TUNED = Sweep(
+    name="tuned",
+    base=SMALL,
+    factors={"captions.set": ("alt", "detailed"), "captions.max_words": (None, 5), "images": (16, 32)},
+    reference={"captions.set": "alt", "captions.max_words": None},
+    tuning=Tuning(search={"training.clip": Range(low=0.1, high=1.0)}, trials=1, at={"images": 16}),
+)
+CLIPS = {"units": [{"unit": name, "values": {"training.clip": 0.1 + 0.1 * n}} for n, name in enumerate(units(TUNED))]}
+
+
+def test_an_arm_is_the_same_where_all_of_its_policy_is() -> None:
+    sweep = borrowing()
+    found = values_elsewhere(sweep, TUNED, CLIPS)
+    of_policy = {cell.experiment.captions: CLIPS["units"][n]["values"] for n, cell in enumerate(units(TUNED).values())}
+    assert len(of_policy) == 4
+    for cell in drafts(sweep):
+        assert found[cell.id] == of_policy[cell.experiment.captions]
+
+
+@pytest.mark.parametrize(
+    ("sweep", "words"),
+    [
+        (borrowing({"captions.shuffled": (False, True)}), "shuffled=True.* were not tuned there"),
+        (borrowing({"captions.dropout": (0.1, 0.2)}), "dropout=0.2.* were not tuned there"),
+        (borrowing({"training.clip": (0.3,)}), "training.clip was tuned there and is a factor here"),
+        (borrowing({"seed": (0, 1000)}), "seed 1000 is reported here and was tuned on there"),
+        (borrowing(prompt_seed=1000), "prompt_seed=1000 is reported here"),
+        (borrowing(validation_images=300), "more held-out images are scored here than the 256"),
+    ],
+)
+def test_values_that_were_found_for_others_or_on_what_is_reported_are_refused(sweep: Sweep, words: str) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        values_elsewhere(sweep, TUNED, CLIPS)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_arm_tuned_at_several_scales_has_no_one_value() -> None:
+    several = TUNED.model_copy(update={"tuning": Tuning(search={"training.clip": Range(low=0.1, high=1.0)}, trials=1)})
+    told = {"units": [{"unit": name, "values": {"training.clip": 0.3}} for name in units(several)]}
+    with pytest.raises(ValueError, match=r"were tuned at 2 scales, where tuning\.at must leave one"):
+        values_elsewhere(borrowing(), several, told)
+
+
+def test_values_are_found_on_a_folder_of_photographs_too(tmp_path: Path) -> None:
+    photos = save_pictures(tmp_path / "photos", 12, seed=1, side=32)
+    for picture in sorted(photos.glob("*.png")):
+        for name in ("alt", "detailed"):
+            picture.with_suffix(f".{name}.txt").write_text(f"{name} picture {picture.stem}")
+    (tmp_path / "sweeps").mkdir()
+    path = write(tmp_path / "sweeps", trials=1)
+    tuned = on_corpus(load(path), path, photos)
+    found = [{"unit": name, "levels": {}, "values": {"training.clip": 0.25}} for name in units(tuned)]
+    write_tuned(tuned, found, path.with_suffix(".tuned.json"))
+    sweep = prepared(by_itself(other(tmp_path / "sweeps")), photos)
+    assert {cell.experiment.training.clip for cell in cells(sweep)} == {0.25}
 
 
 @pytest.mark.slow
@@ -420,7 +490,7 @@ def test_what_is_tuned_at_one_scale_is_used_at_the_others_by_each_arm_its_own() 
     rates = {name: {"training.learning_rate": 1e-3 * (i + 1)} for i, name in enumerate(found)}
     told = {"units": [{"unit": name, "values": values} for name, values in rates.items()], "digest": "0" * 64}
     of_arm: dict[tuple[str, int], set[float]] = {}
-    for cell in cells(resolved(sweep, told)):
+    for cell in cells(resolved(sweep, told, own_values(sweep, told))):
         arm = (cell.levels["captions.set"], cell.levels["model.depth"])
         of_arm.setdefault(arm, set()).add(cell.experiment.training.learning_rate)
     assert len(of_arm) == 4

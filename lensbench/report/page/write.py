@@ -16,6 +16,7 @@ from typing import Any
 
 from lensbench.report.figures import arm_colors
 from lensbench.report.grid import GENEVAL, Grid
+from lensbench.report.notes import number_of_seeds
 from lensbench.report.page import markup
 from lensbench.report.page.comparer import Comparer, compare, earlier_sheets, script_json, sheets_json
 from lensbench.report.page.embedding import HERE, embedded
@@ -84,9 +85,9 @@ def _of_captions(grid: Grid) -> bool:
 
 def setting(grid: Grid) -> str:
     """What was done, for someone who has not seen the sweep."""
-    seeds, scales = len(grid.seeds), [scale.label for scale in grid.scales if scale.label]
+    scales = [scale.label for scale in grid.scales if scale.label]
     where = f", at {', '.join(scales)}" if 0 < len(scales) <= 4 else f", at {len(scales)} scales" if scales else ""
-    runs = f"{seeds} training seeds" if seeds > 1 else "one training seed"
+    runs = f"{number_of_seeds(grid)} training seeds" if len(grid.seeds) > 1 else "one training seed"
     against = f" The reference is {grid.reference.label}." if grid.reference else ""
     same = "The same images, in the same order, with the same noise; only the captions differ. "
     return f"{same if _of_captions(grid) else ''}{len(grid.arms)} arms with {runs}{where}.{against}"
