@@ -74,7 +74,7 @@ def test_help_and_version_import_nothing_heavy() -> None:
         (["run"], "SWEEP.py"),
         (["run", "nowhere.py"], "nowhere.py: no such sweep file"),
         (["captions", "list", "nowhere"], "nowhere: no such folder"),
-        (["results", "diff", "HEAD", "HEAD", "/"], "/: not in "),
+        (["results", "diff", "HEAD", "HEAD", "/nowhere"], "/nowhere: not in "),
         (["results", "thaw", "sweeps/demo.py", "--results", "nowhere"], "nowhere/demo: no provenance.json"),
         (["bench", "verify", "nowhere.json"], "nowhere.json: no such card"),
         (["run", "sweeps/demo.py", "--sped", "3"], "--sped"),
