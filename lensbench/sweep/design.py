@@ -218,7 +218,7 @@ def drafts(sweep: Sweep) -> list[Cell]:
 
 def _expand(sweep: Sweep) -> list[Cell]:
     every = sweep.every_factor()
-    in_base = {dotted: field_of(sweep.base, dotted) for dotted in every}
+    in_base = {dotted: _field(sweep.base, dotted) for dotted in every}
     dropped = [0] * len(sweep.exclude)
     combinations = list(_combinations(sweep))
     of_first_seed: dict[int, Experiment] = {}
@@ -236,7 +236,7 @@ def _expand(sweep: Sweep) -> list[Cell]:
             if number not in of_first_seed:
                 of_first_seed[number] = _replaced(sweep.base, changes)
             experiment = of_first_seed[number]
-            levels = {dotted: _table_level(field_of(experiment, dotted), beside) for dotted, beside in every.items()}
+            levels = {dotted: _table_level(_field(experiment, dotted), beside) for dotted, beside in every.items()}
             levels["seed"] = canonical
             own = canonical if sweep.paired is None else own_seed(canonical, levels, sweep.paired)
             experiment = experiment.model_copy(update={"seed": own})
@@ -310,7 +310,7 @@ def _every_level(data: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
     found = dict(data.get("factors", {}))
     for block in (blocks := data.get("blocks", ())):
         for dotted, levels in block.items():
-            beside = () if len(blocks) == 1 or "base" not in data else (field_of(data["base"], dotted),)
+            beside = () if len(blocks) == 1 or "base" not in data else (_field(data["base"], dotted),)
             known = list(found.get(dotted, ()))
             for level in (*beside, *levels):
                 if level not in known:
@@ -324,8 +324,7 @@ def _set_name(level: Any) -> Any:
     return mixture.canonical(level) if isinstance(level, str) else level
 
 
-def field_of(experiment: Experiment, dotted: str) -> Any:
-    """The value of a dotted field. Raises ValueError where there is none."""
+def _field(experiment: Experiment, dotted: str) -> Any:
     value: Any = experiment
     for part in dotted.split("."):
         if not hasattr(value, part):
