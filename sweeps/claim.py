@@ -22,48 +22,31 @@ Result: not run: no GPU and no key were at hand.
 from pathlib import Path
 
 from experiments.ladder import medium
-from lensbench.sweep.questions import Question
 from lensbench.sweep.search import Range, Tuning
-from lensbench.sweep.sweep import Sweep
+from sweeps.caption_quality import sweep as quality
 
-HALF = "0.5*alt+0.5*detailed"
-AS_THEY_ARE = {"captions.shuffled": False}
-
-sweep = Sweep(
-    name="claim",
-    base=medium.replace(
-        {
-            "name": "claim",
-            "corpus.caption_sets": ("alt", "brief", "detailed"),
-            "corpus.detailed_prompts": "detailed",
-            "training.features": "online",
-            "evaluation.detector": "mask2former",
-            "evaluation.detector_model": "facebook/mask2former-swin-small-coco-instance",
-            "evaluation.color_model": "openai/clip-vit-large-patch14",
-            "evaluation.detailed_prompts": Path("prompts.jsonl"),
-            "evaluation.prompts_per_task": 100,
-            "evaluation.images_per_task": 400,
-            "evaluation.prompt_seed": 7,
-        }
-    ),
-    factors={
-        "captions.set": ("alt", "brief", "detailed", HALF),
-        "captions.shuffled": (False, True),
-        "images": (65_536, 262_144, 1_048_576),
-        "model.depth": (8, 12, 16),
-        "seed": (0, 1, 2),
-    },
-    exclude=tuple({"captions.set": name, "captions.shuffled": True} for name in ("alt", "brief", HALF)),
-    reference={"captions.set": "alt", "captions.shuffled": False},
-    questions=(
-        *(Question(arm={"captions.set": name}) for name in ("brief", "detailed", HALF)),
-        Question(arm={"captions.set": "detailed", "captions.shuffled": True}),
-        Question(arm={"captions.set": "detailed"} | AS_THEY_ARE, against={"captions.set": HALF} | AS_THEY_ARE),
-    ),
-    tuning=Tuning(
-        search={"training.learning_rate": Range(low=5e-5, high=2e-3, log=True)},
-        trials=8,
-        steps=5_000,
-        at={"images": 262_144, "model.depth": 12},
-    ),
+base = medium.replace(
+    {
+        "name": "claim",
+        "corpus.caption_sets": ("alt", "brief", "detailed"),
+        "corpus.detailed_prompts": "detailed",
+        "training.features": "online",
+        "evaluation.detector": "mask2former",
+        "evaluation.detector_model": "facebook/mask2former-swin-small-coco-instance",
+        "evaluation.color_model": "openai/clip-vit-large-patch14",
+        "evaluation.detailed_prompts": Path("prompts.jsonl"),
+        "evaluation.prompts_per_task": 100,
+        "evaluation.images_per_task": 400,
+        "evaluation.prompt_seed": 7,
+    }
+)
+tuning = Tuning(
+    search={"training.learning_rate": Range(low=5e-5, high=2e-3, log=True)},
+    trials=8,
+    steps=5_000,
+    at={"images": 262_144, "model.depth": 12},
+)
+scales = {"images": (65_536, 262_144, 1_048_576), "model.depth": (8, 12, 16)}
+sweep = quality.model_copy(
+    update={"name": "claim", "base": base, "factors": quality.factors | scales, "tuning": tuning}
 )

@@ -127,10 +127,12 @@ def _part(worth: Worth) -> str:
     doubts = []
     if worth.joint is not None:
         fitted = worth.joint.multipliers[worth.place]
-        told += f", {' '.join(multiplier_words(fitted))}".rstrip() + " by the joint fit"
-        doubts += ["which disagrees"] if worth.disagree else []
+        if fitted.limits[0] <= fitted.estimate <= fitted.limits[1]:
+            told += f", {' '.join(multiplier_words(fitted))}".rstrip() + " by the joint fit"
+            doubts += ["which disagrees"] if worth.disagree else []
+        else:
+            doubts += [f"the joint fit's number is {OUTSIDE}"]
         doubts += ["a poor fit"] if worth.joint.poor else []
-        doubts += [OUTSIDE] if not fitted.limits[0] <= fitted.estimate <= fitted.limits[1] else []
     if text[:1] in "<>":
         doubts += [f"how much {'more' if text[0] == '>' else 'less'} is {OUTSIDE}"]
     return told + (f" ({', '.join(doubts)})" if doubts else "")

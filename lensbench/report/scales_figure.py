@@ -56,13 +56,13 @@ def _figure(grid: Grid, metric: str, along: str) -> Figure:
     forms, columns, factor = grid.forms(metric), _others(grid, along), 100.0 if metric == GENEVAL else 1.0
     figure = Figure(figsize=(max(2.2 * len(columns) + 0.7, 4.0), 2.1 * len(forms) + 0.8), layout="constrained")
     panels = figure.subplots(len(forms), len(columns), sharex=True, sharey="row", squeeze=False)
-    styles, groups = arm_styles(grid), list[Group]()
+    styles, rows = arm_styles(grid), [list[Group]() for _ in forms]
     for (i, form), (j, (settings, scales)) in product(enumerate(forms), enumerate(columns.items())):
         axes = panels[i, j]
         for arm in grid.arms:
             points = [(float(dict(scale.settings)[along]), grid.number(scale, arm, metric, form)) for scale in scales]
             points = [(x, group) for x, group in points if group.seeds]
-            groups += [group for _, group in points]
+            rows[i] += [group for _, group in points]
             line(axes, points, factor, *styles[arm.index])
         axes.set_xscale("log")
         levels = [dict(scale.settings)[along] for scale in scales]
@@ -74,9 +74,10 @@ def _figure(grid: Grid, metric: str, along: str) -> Figure:
             axes.set_xlabel(NAMES.get(along, along.rpartition(".")[2].replace("_", " ")))
         if j == 0:
             axes.set_ylabel(f"{form} prompts\n{axis_label(metric)}" if form else axis_label(metric))
-        if metric == GENEVAL:
-            top = max((100 * v for g in groups for v in (g.value, g.high) if not isnan(v)), default=100.0)
-            panels[i, 0].set_ylim(0, min(100.0, 1.05 * top) or 100.0)
+    if metric == GENEVAL:
+        for row, groups in zip(panels, rows, strict=True):
+            top = max((100 * v for group in groups for v in (group.value, group.high) if not isnan(v)), default=100.0)
+            row[0].set_ylim(0, min(100.0, 1.05 * top) or 100.0)
     legend(figure, grid, styles)
-    footnote(figure, grid, any(group.seeds < group.expected for group in groups))
+    footnote(figure, grid, any(group.seeds < group.expected for groups in rows for group in groups))
     return figure
