@@ -124,17 +124,15 @@ def _part(worth: Worth) -> str:
         return f"nothing that is known of {axis}"
     amount = {"<": "less than ", ">": "more than "}.get(text[:1], "") + f"{text.lstrip('<> ')} times {axis}"
     told = f"{amount} {interval}".rstrip() + (f" at {worth.where}" if worth.where else "")
-    doubts = []
+    doubts = [f"how much {'more' if text[0] == '>' else 'less'} is {OUTSIDE}"] if text[:1] in "<>" else []
     if worth.joint is not None:
         fitted = worth.joint.multipliers[worth.place]
         if fitted.limits[0] <= fitted.estimate <= fitted.limits[1]:
             told += f", {' '.join(multiplier_words(fitted))}".rstrip() + " by the joint fit"
-            doubts += ["which disagrees"] if worth.disagree else []
+            doubts += ["the two disagree"] if worth.disagree else []
         else:
-            doubts += [f"the joint fit's number is {OUTSIDE}"]
+            doubts += ["so is the joint fit's number" if doubts else f"the joint fit's number is {OUTSIDE}"]
         doubts += ["a poor fit"] if worth.joint.poor else []
-    if text[:1] in "<>":
-        doubts += [f"how much {'more' if text[0] == '>' else 'less'} is {OUTSIDE}"]
     return told + (f" ({', '.join(doubts)})" if doubts else "")
 
 

@@ -20,6 +20,7 @@ from lensbench.scoring.resampling import Draws
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 LABELS = {
     DATA: "unique training images",
@@ -69,8 +70,7 @@ def _figure(grid: Grid, worths: list[Worth]) -> Figure:
                 panels[i, j].set_title(f"{form} prompts", fontweight="bold")
         panels[i, 0].set_ylabel(axis_label(metric))
     if metric == GENEVAL:
-        best = max(float(1 - worth.draws.mean.min()) for worth in worths)
-        panels[0, 0].set_ylim(0, min(104.0, 120 * best) or 1.0)
+        panels[0, 0].set_ylim(0, min(104.0, panels[0, 0].get_ylim()[1]))
     shown = [arm for arm in grid.arms if arm is grid.reference or any(worth.arm is arm for worth in worths)]
     handles = [
         Line2D([], [], color=color, marker=marker, linestyle=dash, label=arm.label, markersize=4)
@@ -110,11 +110,15 @@ def _panel(axes: Axes, worths: list[Worth], styles: dict[str, tuple[str, str, An
     first = worths[0]
     n = len(first.reference_curve.points)
     _line(axes, first.reference_curve, first.draws.of(np.arange(n)), styles[grid.reference.label], score)
+    told = []
     for k, worth in enumerate(worths):
         n = len(worth.reference_curve.points)
         own = worth.draws.of(np.arange(n, n + len(worth.arm_curve.points)))
         _line(axes, worth.arm_curve, own, styles[worth.arm.label], score)
-        _arrow(axes, worth, styles[worth.arm.label][0], score, k)
+        told += _arrow(axes, worth, styles[worth.arm.label][0], score, k - (len(worths) - 1) / 2)
+    if told:  # "best" finds the place with the fewest lines
+        small = {"fontsize": 7, "labelspacing": 0.25, "handlelength": 1.2, "borderpad": 0.2, "framealpha": 0.7}
+        axes.legend(handles=told, loc="best", frameon=True, edgecolor="none", labelcolor="linecolor", **small)
     low, high = axes.get_xlim()
     if high / low < 30:  # too narrow for powers of ten: the measured places themselves
         ticks = np.exp(first.reference_curve.log_x)
@@ -143,12 +147,20 @@ def _line(axes: Axes, curve: Curve, draws: Draws, style: tuple[str, str, Any], s
     axes.plot(x, _shown(draws.mean, score), color=color, marker=marker, zorder=3, **look)
 
 
-def _arrow(axes: Axes, worth: Worth, color: str, score: bool, place: int) -> None:
-    """From the better arm to the worse at the last score of the worse."""
+def _arrow(axes: Axes, worth: Worth, color: str, score: bool, place: float) -> list[Line2D]:
+    """From the better arm to the worse at the last score of the worse; what it says, for the panel's legend.
+
+    Arrows stand `place` line widths above that score, for most have the reference's.
+    """
+    from matplotlib.lines import Line2D
+    from matplotlib.transforms import offset_copy
+
     multiplier = worth.direct.multiplier
     text, _ = multiplier_words(multiplier)
     if text == UNKNOWN:
-        return
+        return []
+    if no_multiplier(worth):
+        return [Line2D([], [], color=color, linestyle="", label="no multiplier")]
     ends = worth.reference_curve.log_x[-1], worth.arm_curve.log_x[-1]
     bound = not 0 < multiplier.estimate < inf
     if worth.direct.ahead:
@@ -158,21 +170,11 @@ def _arrow(axes: Axes, worth: Worth, color: str, score: bool, place: int) -> Non
         tip = exp(ends[1])
         tail = exp(worth.reference_curve.log_x[0]) if bound else tip * multiplier.estimate
     level = float(_shown(np.array(worth.direct.level), score))
-    look = {"arrowstyle": "<->", "color": color, "linewidth": 1.1, "linestyle": ":" if bound else "-"}
-    if not no_multiplier(worth):
-        axes.annotate("", (tip, level), (tail, level), arrowprops=look | {"shrinkA": 0, "shrinkB": 0}, zorder=4)
-    words = "no multiplier" if no_multiplier(worth) else f"{text}\N{MULTIPLICATION SIGN}"
-    axes.annotate(
-        words,
-        (float(np.sqrt(tip * tail)), level),
-        (0, 3 if place % 2 == 0 else -9),
-        textcoords="offset points",
-        ha="center",
-        fontsize=7,
-        color=color,
-        fontweight="bold",
-        zorder=5,
-    )
+    dash, width = ":" if bound else "-", 1.1
+    beside = offset_copy(axes.transData, axes.get_figure(), y=2.5 * width * place, units="points")
+    look = {"arrowstyle": "<->", "color": color, "linewidth": width, "linestyle": dash, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", (tip, level), (tail, level), xycoords=beside, textcoords=beside, arrowprops=look, zorder=4)
+    return [Line2D([], [], color=color, linestyle=dash, linewidth=width, label=f"{text}\N{MULTIPLICATION SIGN}")]
 
 
 def _shown(errors: np.ndarray, score: bool) -> np.ndarray:

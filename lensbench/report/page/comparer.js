@@ -52,7 +52,10 @@ function comparer(data, sheets) {
   options(byId("seed"), all(data.seeds, "all seeds", present("seed")), Math.min(...present("seed")));
   const others = order.filter((arm) => arm !== data.reference);
   const named = order.map((arm) => [arm, data.arms[arm].name]);
-  options(byId("first"), named, others.length ? others[others.length - 1] : 0);
+  const shown = groups.filter((group) => group.form === last(present("form")) && group.scale === last(present("scale")));
+  const rightOf = (arm) =>
+    shown.reduce((sum, { panels }) => sum + [...(panels[arm]?.right ?? "")].filter((verdict) => verdict === "1").length, 0);
+  options(byId("first"), named, others.length ? others.reduce((best, arm) => (rightOf(arm) > rightOf(best) ? arm : best)) : 0);
   options(byId("second"), named, data.reference);
   document.querySelector("#comparer .pair").hidden = arms < 2;
   const KINDS = ["every", "first", "second", "both", "neither"];
