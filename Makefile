@@ -31,8 +31,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt clean-fid
 	touch $@
 
-# RESULTS=results/<sweep> takes another sweep's. SOURCE_DATE_EPOCH: the same PDF from the same results.
-RESULTS ?= results/demo
+# The first study's; RESULTS=results/<sweep> takes another sweep's, RESULTS="A B" two. SOURCE_DATE_EPOCH: the same PDF from the same results.
+RESULTS ?= $(addprefix results/,caption_quality model_size model_size_flops caption_dose)
 paper: export SOURCE_DATE_EPOCH = 0
 paper: export FORCE_SOURCE_DATE = 1
 paper: $(INSTALLED)

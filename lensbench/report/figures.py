@@ -27,6 +27,7 @@ MARKERS = "sD^vPX"
 PAGE = 9.2  # inches of a page that a figure may be high
 CURVES = 2.15  # inches of a row of panels
 LETTERS_AN_INCH = 14  # of a legend; the sample of a line takes about six
+LEGEND_ROWS, LEGEND_ROW = 3, 0.19  # rows of a legend that a figure has room for; inches that a further one takes
 STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -181,9 +182,7 @@ def differences(grid: Grid) -> Figure | None:
         _handle(style, f"{arm.label} \N{MINUS SIGN} {other.label}")
         for style, (arm, other) in zip(styles, pairs, strict=True)
     ]
-    figure.legend(
-        handles=handles, loc="outside upper center", ncols=_legend_columns(figure, handles), handletextpad=0.4
-    )
+    _legend_above(figure, handles)
     footnote(
         figure,
         grid,
@@ -267,13 +266,15 @@ def legend(figure: Figure, grid: Grid, styles: list[tuple[str, str]]) -> None:
     if len(grid.arms) > 1:
         handles = [_handle(styles[arm.index], arm.label) for arm in grid.arms]
         title = "training captions" if grid.arm_factors == ("captions.set",) else None
-        figure.legend(
-            handles=handles,
-            title=title,
-            loc="outside upper center",
-            ncols=_legend_columns(figure, handles),
-            handletextpad=0.4,
-        )
+        _legend_above(figure, handles, title)
+
+
+def _legend_above(figure: Figure, handles: list[Any], title: str | None = None) -> None:
+    """The figure grows by what a long legend takes."""
+    columns = _legend_columns(figure, handles)
+    further = max(0, -(-len(handles) // columns) - LEGEND_ROWS)
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * further)
+    figure.legend(handles=handles, title=title, loc="outside upper center", ncols=columns, handletextpad=0.4)
 
 
 def _legend_columns(figure: Figure, handles: list[Any]) -> int:

@@ -17,7 +17,7 @@ POLICY_WORDS = {
     "captions.max_tokens": "at most {} tokens",
     "captions.shuffled": "shuffled",
 }
-SHARES = {"captions.present": "{:.3g} % present", "captions.wrong": "{:.3g} % wrong"}  # of a scene's attributes
+SHARES = {"captions.present": "{:.3g} % of attributes", "captions.wrong": "{:.3g} % wrong"}  # of a scene's attributes
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,20 @@ class Level:
 
 
 def levels_of(factors: dict[str, list], names: tuple[str, ...], seen: list[dict[str, Any]]) -> tuple[Level, ...]:
-    """The combinations of these factors that the sweep has, in the factors' order."""
+    """The combinations of these factors that the sweep has, in the factors' order, called by those that vary."""
     there = {tuple(row[name] for name in names) for row in seen}
     grid = [values for values in product(*([plain(v) for v in factors[name]] for name in names)) if values in there]
-    return tuple(
-        Level(i, tuple(zip(names, values, strict=True)), ", ".join(filter(None, map(factor_label, names, values))))
-        for i, values in enumerate(grid)
-    )
+    vary = [len(set(levels)) > 1 for levels in zip(*grid, strict=True)]
+    labels = [_label(names, values, vary) for values in grid]
+    if not all(labels):  # "detailed" and "detailed, at most 5 words": what is the same names the first
+        labels = [_label(names, values, [True] * len(names)) for values in grid]
+    rows = zip(grid, labels, strict=True)
+    return tuple(Level(i, tuple(zip(names, values, strict=True)), label) for i, (values, label) in enumerate(rows))
+
+
+def _label(names: tuple[str, ...], values: tuple[Any, ...], said: list[bool]) -> str:
+    words = (factor_label(name, value) for name, value, say in zip(names, values, said, strict=True) if say)
+    return ", ".join(filter(None, words))
 
 
 def factor_label(factor: str, value: Any) -> str:

@@ -133,6 +133,7 @@ def _part(worth: Worth) -> str:
         else:
             doubts += ["so is the joint fit's number" if doubts else f"the joint fit's number is {OUTSIDE}"]
         doubts += ["a poor fit"] if worth.joint.poor else []
+    doubts += ["an error rises along it"] if worth.direct.rises else []
     return told + (f" ({', '.join(doubts)})" if doubts else "")
 
 

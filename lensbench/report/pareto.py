@@ -14,6 +14,8 @@ from lensbench.report.names import better, metric_name, unit
 from lensbench.report.rows import arm_columns, labels_of, score_cell
 from lensbench.report.table import Cell, Column, Row, Table
 
+SAME = 1.01  # costs within a factor of this are one cost: models that were matched to spend the same
+
 
 class Point(NamedTuple):
     """A model of the sweep: what it cost to train, and its score over seeds."""
@@ -49,6 +51,8 @@ def points(grid: Grid, form: str) -> list[Point]:
                 group = grid.number(scale, arm, metric, form)
                 found.append((scale, arm, float(rows["train_flops"].mean()), group))
     found.sort(key=lambda entry: entry[2])
+    if found and found[-1][2] <= SAME * found[0][2]:
+        return []
     more = better(metric)
     on_front = front([entry[2] for entry in found], [entry[3].value for entry in found], more)
     own: dict[int, list[bool]] = {}

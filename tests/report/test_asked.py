@@ -112,3 +112,10 @@ def test_models_are_told_from_cheap_to_dear_with_the_front_marked() -> None:
     assert detailed[-1].cells[-2].value == "yes", "the best score is on the front whatever it costs"
     assert detailed[0].cells[-2].value == "yes", "and so is the cheapest model"
     assert {row.cells[-1].value for row in detailed} <= {"yes", "no"}
+
+
+def test_models_that_were_matched_to_spend_the_same_have_no_front() -> None:
+    same = RESULTS.records.copy()
+    same.loc[same["metric"] == "train_flops", "value"] = 1e12
+    same["train_flops"] = 1e12
+    assert pareto_table(arrange(replace(RESULTS, records=same))) is None

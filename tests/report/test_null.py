@@ -96,8 +96,14 @@ def test_doses_are_called_by_their_shares(simulated):
     reference = {"captions.set": "dose", "captions.present": 1.0, "captions.wrong": 0.0}
     effect = {form: {"dose": 0.1} for form in ("short", "detailed")}
     assert [arm.label for arm in arrange(simulated(levels, reference, effect)).arms] == [
-        "dose, 100 % present",
-        "dose, 100 % present, 25 % wrong",
-        "dose, 0 % present",
-        "dose, 0 % present, 25 % wrong",
+        "100 % of attributes",
+        "100 % of attributes, 25 % wrong",
+        "0 % of attributes",
+        "0 % of attributes, 25 % wrong",
     ]
+
+
+def test_arms_that_nothing_else_names_are_called_by_what_they_share(simulated):
+    levels = {"captions.set": ["detailed"], "captions.max_words": ["none", 5], "seed": [0]}
+    found = arrange(simulated(levels, {"captions.set": "detailed", "captions.max_words": "none"}))
+    assert [arm.label for arm in found.arms] == ["detailed", "detailed, at most 5 words"]
