@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import exp, inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -170,8 +170,9 @@ def _arrow(axes: Axes, worth: Worth, color: str, score: bool, place: float) -> l
         tip = exp(ends[1])
         tail = exp(worth.reference_curve.log_x[0]) if bound else tip * multiplier.estimate
     level = float(_shown(np.array(worth.direct.level), score))
-    dash, width = ":" if bound else "-", 1.1
-    beside = offset_copy(axes.transData, axes.get_figure(), y=2.5 * width * place, units="points")
+    width = 1.1
+    dash: Literal["-", ":"] = ":" if bound else "-"
+    beside = offset_copy(axes.transData, axes.get_figure(root=True), y=2.5 * width * place, units="points")
     look = {"arrowstyle": "<->", "color": color, "linewidth": width, "linestyle": dash, "shrinkA": 0, "shrinkB": 0}
     axes.annotate("", (tip, level), (tail, level), xycoords=beside, textcoords=beside, arrowprops=look, zorder=4)
     return [Line2D([], [], color=color, linestyle=dash, linewidth=width, label=f"{text}\N{MULTIPLICATION SIGN}")]
