@@ -2,7 +2,7 @@
 
 Hypothesis: none of its own; see sweeps/caption_quality.py, sweeps/caption_dose.py and sweeps/model_size.py.
 Command: lensbench run sweeps/model_size.py, and the others
-Expected cost: half a minute to two and a half minutes a cell on one CPU core, by depth and captions.
+Expected cost: half a minute to six minutes a cell on one CPU core, by depth and captions.
 Result: results/caption_quality, results/caption_dose, results/model_size.
 
 19,200 images seen, under half of the demo's, for a budget of two CPU cores: the larger models are in the middle of

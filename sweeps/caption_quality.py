@@ -7,7 +7,7 @@ Command: lensbench tune sweeps/caption_quality.py; lensbench run sweeps/caption_
 Expected cost: 135 cells and 30 short trials; about an hour and three quarters on two CPU cores.
 Result: at depth 4 and on detailed prompts detailed captions reach 35, 47 and 36 % of GenEval with 256, 1,024 and 4,096
     images, alt-text 6, 5 and 3 %, half and half 19, 13 and 8 %; brief captions lead on short prompts (30 to 32 %).
-    Shuffled captions do no better than alt-text. More unique images change nothing clear; depth 2 learns nothing.
+    Shuffled captions cannot be told from alt-text, nor more unique images from fewer; depth 2 learns nothing.
 """
 
 from experiments.study import experiment

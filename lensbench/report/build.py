@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,10 +95,14 @@ def rebuild(folder: Path, console: Console, runs: Path | None = None) -> list[Pa
 def write_latex(
     frozen: Frozen, grid: Grid, built: dict[str, Table], findings: list[str], folder: Path, prefix: str = ""
 ) -> list[Path]:
-    """Write every table, the headline, the macros (named after `prefix`) and the appendix as LaTeX."""
+    """Write every table, the headline, the macros and the appendix as LaTeX. A further sweep of a paper has a `prefix`:
+    its macros and the titles of its tables begin with it."""
     in_latex = built | ({"captions": for_page(built["captions"])} if "captions" in built else {})
-    label = f"tab:{grid.results.sweep_name}"
-    texts = {name: render.to_latex(table, f"{label}-{name}") for name, table in in_latex.items()}
+    label, sweep = f"tab:{grid.results.sweep_name}", f"{prefix}: " if prefix else ""
+    texts = {
+        name: render.to_latex(replace(table, title=sweep + table.title), f"{label}-{name}")
+        for name, table in in_latex.items()
+    }
     texts |= {"headline": _headline_latex(findings), "macros": macros(grid, built, frozen, prefix)}
     texts["appendix"] = appendix(grid, frozen)
     return [_write(folder / f"{name}.tex", text) for name, text in texts.items()]

@@ -38,6 +38,10 @@ DIGESTS = (
 )
 COSTS = ("train_seconds", "cell_seconds", "device_hours", "cost_usd", "energy_kwh", "energy_kwh_estimated")
 DIRTY = "-dirty"
+NEEDED = {  # columns that nothing can be told without
+    RECORDS: ("cell", "experiment_hash", "metric", "prompt_form", "step", "value", "n"),
+    OUTCOMES: ("cell", "metric", "prompt_form", "step", "task", "prompt_index", "sample", "value"),
+}
 IMAGES = ("cell", "metric", "prompt_form", "step", "task", "prompt_index", "sample")  # what orders outcomes
 
 
@@ -116,9 +120,17 @@ def load(folder: Path) -> Results:
 
     if not (folder / PROVENANCE).is_file():
         raise ValueError(f"{folder}: no {PROVENANCE}; give a folder that lensbench report or results freeze wrote")
-    return results_of(
-        _read_json(folder / PROVENANCE), pd.read_parquet(folder / RECORDS), pd.read_parquet(folder / OUTCOMES), Results
-    )
+    records, outcomes = (_read_frame(folder / name, NEEDED[name]) for name in (RECORDS, OUTCOMES))
+    return results_of(_read_json(folder / PROVENANCE), records, outcomes, Results)
+
+
+def _read_frame(path: Path, columns: Iterable[str]) -> pd.DataFrame:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; freeze the results again")
+    frame = pd.read_parquet(path)
+    if absent := [name for name in columns if name not in frame]:
+        raise ValueError(f"{path}: no column {absent[0]}; freeze the results again")
+    return frame
 
 
 def results_of(told: Mapping[str, Any], records: pd.DataFrame, outcomes: pd.DataFrame, kind: type[Results]) -> Results:

@@ -122,6 +122,8 @@ def _part(worth: Worth) -> str:
     axis = f"the {NAMES[worth.axis]}"
     if text == UNKNOWN:
         return f"nothing that is known of {axis}"
+    if worth.direct.rises:
+        return f"nothing that is known of {axis}, along which an error rises"
     amount = {"<": "less than ", ">": "more than "}.get(text[:1], "") + f"{text.lstrip('<> ')} times {axis}"
     told = f"{amount} {interval}".rstrip() + (f" at {worth.where}" if worth.where else "")
     doubts = [f"how much {'more' if text[0] == '>' else 'less'} is {OUTSIDE}"] if text[:1] in "<>" else []
@@ -133,7 +135,6 @@ def _part(worth: Worth) -> str:
         else:
             doubts += ["so is the joint fit's number" if doubts else f"the joint fit's number is {OUTSIDE}"]
         doubts += ["a poor fit"] if worth.joint.poor else []
-    doubts += ["an error rises along it"] if worth.direct.rises else []
     return told + (f" ({', '.join(doubts)})" if doubts else "")
 
 

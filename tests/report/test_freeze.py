@@ -69,6 +69,37 @@ def test_several_commits_are_refused_unless_allowed(folder):
     assert CliRunner().invoke(app, ["build", str(folder), "--allow-mixed"]).exit_code == 0
 
 
+def test_scores_that_are_not_those_of_the_judged_images_are_refused(folder):
+    def half(records):
+        first = (records["cell"] == records["cell"].iloc[0]) & records["metric"].str.startswith("geneval.")
+        return records.assign(value=np.where(first, records["value"] / 2 + 0.1, records["value"]))
+
+    edit_records(folder, half)
+    (line,) = problems(open_frozen(folder))
+    assert line.startswith("the GenEval of 1 cell (")
+    done = CliRunner().invoke(app, ["build", str(folder)])
+    assert "is not that of the judged images" in str(done.exception)
+
+
+def test_judged_images_that_are_gone_are_missed(folder):
+    path = folder / "outcomes.parquet"
+    outcomes = pd.read_parquet(path)
+    outcomes.drop(outcomes.index[outcomes["metric"] == "geneval"][0]).to_parquet(path, index=False)
+    (line,) = problems(open_frozen(folder))
+    assert line.startswith("the GenEval of 1 cell (")
+
+
+@pytest.mark.parametrize("name", ["records.parquet", "outcomes.parquet"])
+def test_a_file_or_a_column_that_is_gone_is_named(folder, name):
+    path = folder / name
+    pd.read_parquet(path).drop(columns="value").to_parquet(path, index=False)
+    with pytest.raises(ValueError, match=rf"{name}: no column value; freeze the results again"):
+        open_frozen(folder)
+    path.unlink()
+    with pytest.raises(ValueError, match=rf"{name}: no such file"):
+        open_frozen(folder)
+
+
 def test_records_of_another_experiment_are_stale(folder):
     def other(records):
         first = records["cell"] == records["cell"].iloc[0]

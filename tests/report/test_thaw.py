@@ -61,12 +61,21 @@ def test_versions_of_several_machines_stay_several(tmp_path: Path, folder: Path)
     assert open_frozen(tmp_path / "again").provenance["versions"] == told["versions"]
 
 
+def empty_outcomes(folder: Path) -> None:
+    pd.read_parquet(folder / "outcomes.parquet").iloc[:0].to_parquet(folder / "outcomes.parquet")
+
+
+def without_geneval(records: pd.DataFrame) -> pd.DataFrame:
+    return records[~records["metric"].str.startswith("geneval")]
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
         (lambda f: (f / "experiments.json").unlink(), "nothing says what the records are of"),
         (lambda f: edit_records(f, lambda r: r.assign(experiment_hash="0" * 64)), "of another experiment"),
-        (lambda f: pd.read_parquet(f / "outcomes.parquet").iloc[:0].to_parquet(f / "outcomes.parquet"), "no outcomes"),
+        (lambda f: empty_outcomes(f), "not that of the judged images"),
+        (lambda f: (empty_outcomes(f), edit_records(f, without_geneval)), "no outcomes"),
     ],
 )
 def test_what_is_not_whole_is_not_thawed(tmp_path: Path, folder: Path, spoil: Any, words: str) -> None:

@@ -105,7 +105,8 @@ def _reading(grid: Grid) -> str:
     told = "; ".join(words for form, words in wordings.items() if form in grid.forms(GENEVAL))
     words = (
         "How to read it: every model drew pictures of the same prompts. GenEval's tasks ask whether what was asked for "
-        "is there, how many, in which color and where; a judge that does not know the arm says right or wrong. "
+        "is there, how many, in which color and where, each task what it is named after: a single object counts in any "
+        "color and place. A judge that does not know the arm says right or wrong. "
         f"{told[:1].upper()}{told[1:]}{'.' if told else ''}"
     )
     return f'<p class="reading">{escape(words)}</p>'
