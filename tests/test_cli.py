@@ -122,6 +122,14 @@ def test_a_directory_that_cannot_be_written_is_named_before_any_work(tmp_path: P
     assert not list(tmp_path.glob("runs/*/experiment.json"))
 
 
+@pytest.mark.parametrize("command", ["status", "report", "run"])
+def test_a_file_in_the_place_of_the_runs_is_named(tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").touch()
+    line = refused(command, sweep_file(tmp_path), "--runs", tmp_path / "file", cwd=tmp_path)
+    assert "--runs" in line
+    assert "is a file" in line
+
+
 def test_a_file_size_limit_is_one_line_and_the_sweep_goes_on_later(tmp_path: Path) -> None:
     """What a full disk does to every writer, without a file system of our own."""
     path = sweep_file(tmp_path)

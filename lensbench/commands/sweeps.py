@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lensbench.sweep.sweep import Sweep
 
 SweepFile = Annotated[Path, typer.Argument(metavar="SWEEP.py", help="A file that defines `sweep = Sweep(...)`.")]
-Runs = Annotated[Path, typer.Option(help="Directory of the cells, the sweep's database and MLflow's.")]
+Runs = Annotated[Path, typer.Option(file_okay=False, help="Directory of the cells, the sweep's database and MLflow's.")]
 CorpusFolder = Annotated[
     Path | None, typer.Option("--corpus", help="Your folder of images with sidecar captions, in place of the sweep's.")
 ]
