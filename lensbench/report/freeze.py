@@ -38,11 +38,11 @@ DIGESTS = (
 )
 COSTS = ("train_seconds", "cell_seconds", "device_hours", "cost_usd", "energy_kwh", "energy_kwh_estimated")
 DIRTY = "-dirty"
+IMAGES = ("cell", "metric", "prompt_form", "step", "task", "prompt_index", "sample")  # what orders outcomes
 NEEDED = {  # columns that nothing can be told without
     RECORDS: ("cell", "experiment_hash", "metric", "prompt_form", "step", "value", "n"),
-    OUTCOMES: ("cell", "metric", "prompt_form", "step", "task", "prompt_index", "sample", "value"),
+    OUTCOMES: (*IMAGES, "value"),
 }
-IMAGES = ("cell", "metric", "prompt_form", "step", "task", "prompt_index", "sample")  # what orders outcomes
 
 
 @dataclass(frozen=True)

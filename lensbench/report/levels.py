@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -33,17 +34,16 @@ def levels_of(factors: dict[str, list], names: tuple[str, ...], seen: list[dict[
     """The combinations of these factors that the sweep has, in the factors' order, called by those that vary."""
     there = {tuple(row[name] for name in names) for row in seen}
     grid = [values for values in product(*([plain(v) for v in factors[name]] for name in names)) if values in there]
-    vary = [len(set(levels)) > 1 for levels in zip(*grid, strict=True)]
-    labels = [_label(names, values, vary) for values in grid]
+    vary = {name for name, levels in zip(names, zip(*grid, strict=True), strict=False) if len(set(levels)) > 1}
+    settings = [tuple(zip(names, values, strict=True)) for values in grid]
+    labels = [_label(one, vary) for one in settings]
     if not all(labels):  # "detailed" and "detailed, at most 5 words": what is the same names the first
-        labels = [_label(names, values, [True] * len(names)) for values in grid]
-    rows = zip(grid, labels, strict=True)
-    return tuple(Level(i, tuple(zip(names, values, strict=True)), label) for i, (values, label) in enumerate(rows))
+        labels = [_label(one, names) for one in settings]
+    return tuple(Level(i, one, label) for i, (one, label) in enumerate(zip(settings, labels, strict=True)))
 
 
-def _label(names: tuple[str, ...], values: tuple[Any, ...], said: list[bool]) -> str:
-    words = (factor_label(name, value) for name, value, say in zip(names, values, said, strict=True) if say)
-    return ", ".join(filter(None, words))
+def _label(settings: tuple[tuple[str, Any], ...], said: Collection[str]) -> str:
+    return ", ".join(filter(None, (factor_label(name, value) for name, value in settings if name in said)))
 
 
 def factor_label(factor: str, value: Any) -> str:
