@@ -23,7 +23,7 @@ experiment = Experiment(
     images=64,
     model=Model(depth=2),
     text_encoder=TextEncoder(layers=(0,)),
-    training=Training(steps=80, batch=8, warmup_steps=5, optimizer="adamw", learning_rate=1e-3, resume_seconds=0.3),
+    training=Training(steps=240, batch=8, warmup_steps=5, optimizer="adamw", learning_rate=1e-3, resume_seconds=0.3),
     evaluation=Evaluation(at=(0.5, 1.0), prompts_per_task=1, images_per_task=1, scene_images=16, validation_images=8,
                           sampling_steps=2),
 )

@@ -147,5 +147,5 @@ def test_a_server_that_restarts_is_waited_for_and_a_wrong_password_is_not(
         began = time.monotonic()
         with pytest.raises(ValueError, match="password authentication failed") as caught:
             Study(tmp_path, SWEEP, CELLS, wrong, said.append)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
         assert "guess" not in str(caught.value)

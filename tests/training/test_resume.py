@@ -32,9 +32,13 @@ import conftest, lightning
 from lensbench.training import run as module
 
 class Slow(lightning.Callback):
+    begun = 0
     def on_train_batch_start(self, trainer, *_):
         time.sleep(0.02)
         print(trainer.lightning_module.steps, flush=True)
+        while self.begun == {hold} and not Path({go!r}).exists():
+            time.sleep(0.005)
+        self.begun += 1
 
 real = lightning.Trainer
 def trainer(**options):
@@ -47,8 +51,14 @@ except KeyboardInterrupt:
 """
 
 
-def start(directory: Path) -> subprocess.Popen[str]:
-    code = SCRIPT.format(tests=str(Path(__file__).parent), directory=str(directory), stopped=STOPPED)
+def go(directory: Path) -> Path:
+    return directory.with_suffix(".go")
+
+
+def start(directory: Path, hold: int) -> subprocess.Popen[str]:
+    """Train in a process of its own, which waits after so many steps until there is a file `go`."""
+    tests, file = str(Path(__file__).parent), str(go(directory))
+    code = SCRIPT.format(tests=tests, directory=str(directory), stopped=STOPPED, hold=hold, go=file)
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
 
@@ -68,7 +78,7 @@ def test_killed_at_twenty_random_moments_it_ends_to_the_bit_as_if_it_had_not_bee
     moments = random.Random(0)
     furthest, kills = 0, 0
     while kills < 20:
-        child = start(tmp_path / "run")
+        child = start(tmp_path / "run", hold=moments.randint(0, 3))
         assert child.stdout is not None
         first = child.stdout.readline()
         if not first:  # it reached the end: training was over before the kill
@@ -89,12 +99,13 @@ def test_killed_at_twenty_random_moments_it_ends_to_the_bit_as_if_it_had_not_bee
 def test_asked_to_stop_it_ends_after_the_step_and_goes_on_from_there(
     number: signal.Signals, tmp_path: Path, undisturbed: Path, short: Any
 ) -> None:
-    child = start(tmp_path / "run")
+    child = start(tmp_path / "run", hold=12)
     assert child.stdout is not None
-    while int(child.stdout.readline()) < 12:
+    while (last := int(child.stdout.readline())) < 12:
         pass
     child.send_signal(number)
-    last = max([12, *map(int, child.stdout.read().split())])
+    go(tmp_path / "run").touch()
+    assert child.stdout.read() == ""
     assert child.wait(60) == (STOPPED if number == signal.SIGINT else -number)
     point = resume.newest(tmp_path / "run" / files.RESUME, short.identity)
     assert point is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -35,6 +36,8 @@ real = LensModule.training_step
 def slow(self, batch, index):
     time.sleep(0.02)
     print(self.steps, flush=True)
+    while self.steps == 12 and not Path({go!r}).exists():
+        time.sleep(0.005)
     real(self, batch, index)
 LensModule.training_step = slow
 experiment = conftest.EXPERIMENT.replace({{"training.data_workers": 2, "training.resume_seconds": 300}})
@@ -113,7 +116,8 @@ def test_a_second_death_ends_the_run_in_one_line_and_what_was_kept_is_kept(
 def test_a_signal_that_reaches_the_workers_too_stops_the_run_after_its_step(
     number: signal.Signals, tmp_path: Path, undisturbed: Path, short: Any
 ) -> None:
-    code = SCRIPT.format(tests=str(Path(__file__).parent), directory=str(tmp_path / "run"), stopped=STOPPED)
+    tests, go = str(Path(__file__).parent), tmp_path / "go"
+    code = SCRIPT.format(tests=tests, directory=str(tmp_path / "run"), stopped=STOPPED, go=str(go))
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     child = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -126,17 +130,16 @@ def test_a_signal_that_reaches_the_workers_too_stops_the_run_after_its_step(
     assert child.stdout is not None
     while int(child.stdout.readline()) < 12:
         pass
-    began = time.monotonic()
     os.killpg(child.pid, number)
-    out, err = child.communicate(timeout=60)
-    assert time.monotonic() - began < 8
+    go.touch()
+    out, err = child.communicate(timeout=30)
     assert child.returncode == (STOPPED if number == signal.SIGINT else -number)
-    assert err == ""
+    assert (out, err) == ("", "")
     with pytest.raises(ProcessLookupError):
         os.killpg(child.pid, 0)  # nothing of it is left
     point = resume.newest(tmp_path / "run" / files.RESUME, short.identity)
     assert point is not None
-    assert point.step == max([12, *map(int, out.split())]) + 1
+    assert point.step == 13
     short.train(tmp_path / "run")
     assert short.outcome(tmp_path / "run") == short.outcome(undisturbed)
 
@@ -193,16 +196,16 @@ def test_it_knows_how_long_a_step_was_waited_for() -> None:
             time.sleep(0.02)
             return np.array([number])
 
-    loader = StepLoader(Slow(), 0, 0)
-    for _ in loader:
-        assert 0.02 <= loader.waited < 0.2
+    asked = time.perf_counter()
+    for _ in (loader := StepLoader(Slow(), 0, 0)):
+        assert 0.02 <= loader.waited <= time.perf_counter() - asked
         time.sleep(0.05)
-    ahead = StepLoader(Slow(), 0, 1)
+        asked = time.perf_counter()
     waits = []
-    for _ in ahead:
+    for _ in (ahead := StepLoader(Slow(), 0, 1)):
         waits.append(ahead.waited)
-        time.sleep(0.05)
-    assert max(waits[2:]) < 0.015
+        time.sleep(0.2)
+    assert statistics.median(waits[2:]) < 0.02
 
 
 def test_what_the_main_thread_does_with_signals_is_as_it_was(short: Any) -> None:
