@@ -7,10 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from lensbench.report.freeze import EXPERIMENTS, Frozen, changes, commits_of, sha256
-from lensbench.report.grid import GENEVAL
+from lensbench.sweep.cellfiles import judged_otherwise
 
 if TYPE_CHECKING:
     from lensbench.sweep.sweep import Cell, Results
@@ -35,24 +33,12 @@ def problems(frozen: Frozen, *, allow_mixed: bool = False, allow_missing: bool =
             reasons = {str(row["cell"]): str(row["reason"]) for row in results.missing}
             why = sorted({reasons.get(cell, "no record") for cell in gone})
             found.append(f"{_some(gone, 'cell')} missing ({_few(why)}); --allow-missing goes on without")
-    if torn := _judged_otherwise(results):
+    if torn := judged_otherwise(results.records, results.outcomes):
         found.append(f"the GenEval of {_some(torn, 'cell')} is not that of the judged images: freeze them again")
     commits = commits_of(results.records)
     if len(commits) > 1 and not allow_mixed:
         found.append(f"the cells are of {len(commits)} commits ({_few(commits)}); --allow-mixed goes on all the same")
     return found
-
-
-def _judged_otherwise(results: Results) -> list[str]:
-    """The cells whose recorded accuracies of GenEval's tasks are not the means of their judged images."""
-    place = ["cell", "prompt_form", "step"]
-    is_task = results.records["metric"].astype(str).str.startswith(f"{GENEVAL}.")
-    said = results.records[is_task].assign(task=lambda rows: rows["metric"].str.removeprefix(f"{GENEVAL}."))
-    judged = results.outcomes[results.outcomes["metric"] == GENEVAL].groupby([*place, "task"])["value"]
-    judged = judged.agg(mean="mean", images="size")
-    found = said[[*place, "task", "value", "n"]].merge(judged, how="left", on=[*place, "task"])
-    right = np.isclose(found["value"], found["mean"], atol=1e-9) & (found["n"] == found["images"])
-    return sorted({str(cell) for cell in found["cell"][~right]})
 
 
 def refuse(frozen: Frozen, where: str, *, allow_mixed: bool = False, allow_missing: bool = False) -> None:

@@ -26,6 +26,7 @@ from lensbench.captions.quality import Accuracy, CaptionStatistics, Lengths
 from lensbench.experiment import Autoencoder, Experiment, Model, TextEncoder
 from lensbench.publishing import publish, publish_text
 from lensbench.report.captions import CaptionReport
+from lensbench.sweep.cellfiles import read_table
 
 if TYPE_CHECKING:
     from lensbench.sweep.sweep import Cell, Results
@@ -120,17 +121,11 @@ def load(folder: Path) -> Results:
 
     if not (folder / PROVENANCE).is_file():
         raise ValueError(f"{folder}: no {PROVENANCE}; give a folder that lensbench report or results freeze wrote")
-    records, outcomes = (_read_frame(folder / name, NEEDED[name]) for name in (RECORDS, OUTCOMES))
+    try:
+        records, outcomes = (read_table(folder / name, NEEDED[name]) for name in (RECORDS, OUTCOMES))
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}; freeze the results again") from None
     return results_of(_read_json(folder / PROVENANCE), records, outcomes, Results)
-
-
-def _read_frame(path: Path, columns: Iterable[str]) -> pd.DataFrame:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; freeze the results again")
-    frame = pd.read_parquet(path)
-    if absent := [name for name in columns if name not in frame]:
-        raise ValueError(f"{path}: no column {absent[0]}; freeze the results again")
-    return frame
 
 
 def results_of(told: Mapping[str, Any], records: pd.DataFrame, outcomes: pd.DataFrame, kind: type[Results]) -> Results:

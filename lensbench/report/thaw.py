@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from lensbench.publishing import publish_text
 from lensbench.report.checks import problems
 from lensbench.report.freeze import Frozen, publish_parquet
-from lensbench.sweep.cellfiles import has_judged, read_outcomes, read_records
+from lensbench.sweep.cellfiles import has_judged, read_cell
 
 if TYPE_CHECKING:
     from lensbench.sweep.sweep import Cell
@@ -58,7 +58,7 @@ def thaw(frozen: Frozen, cells: Iterable[Cell], runs: Path) -> tuple[list[str], 
 
 def _complete(directory: Path, cell: Cell) -> bool:
     try:
-        read_outcomes(directory, cell.experiment, read_records(directory, cell.experiment))
+        read_cell(directory, cell.experiment)
     except ValueError:
         return False
     return True

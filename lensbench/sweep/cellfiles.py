@@ -1,14 +1,17 @@
 """Reading a cell's directory: its records and outcomes, checked, and why it is not complete.
 
-`runs/<cell id>/records.parquet` is written last and atomically; a cell is complete when that file can be read and
-belongs to the experiment. Nothing else (no database, no tracker) decides it.
+`runs/<cell id>/records.parquet` is written last and atomically; a cell is complete when that file can be read, belongs
+to the experiment and was counted from the judged images beside it. Nothing else (no database, no tracker) decides it.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,9 +28,18 @@ OUTCOME_COLUMNS = (
 )
 
 
+def read_cell(directory: Path, experiment: Experiment) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The records and the judged images of a complete cell. ValueError, saying what is wrong, of any other."""
+    records = read_records(directory, experiment)
+    outcomes = read_outcomes(directory, experiment, records)
+    if judged_otherwise(records, outcomes):
+        raise ValueError("outcomes.parquet does not hold the judged images that records.parquet was counted from")
+    return records, outcomes
+
+
 def read_records(directory: Path, experiment: Experiment) -> pd.DataFrame:
     """The records of a cell. ValueError, saying what is wrong, when they are corrupt or another experiment's."""
-    table = _read(directory / "records.parquet", RECORD_COLUMNS)
+    table = read_table(directory / "records.parquet", RECORD_COLUMNS)
     if table.empty:
         raise ValueError("records.parquet is empty")
     if set(table["experiment_hash"]) != {experiment.hash()}:
@@ -41,7 +53,7 @@ def read_outcomes(directory: Path, experiment: Experiment, records: pd.DataFrame
 
     if not has_judged(records):
         return pd.DataFrame(columns=list(OUTCOME_COLUMNS))
-    table = _read(directory / "outcomes.parquet", OUTCOME_COLUMNS)
+    table = read_table(directory / "outcomes.parquet", OUTCOME_COLUMNS)
     if set(table["cell"]) - {experiment.cell_id()}:
         raise ValueError("outcomes.parquet belongs to another cell")
     return table
@@ -52,7 +64,20 @@ def has_judged(records: pd.DataFrame) -> bool:
     return bool(records["metric"].isin(["geneval", "shapes_alignment"]).any())
 
 
-def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+def judged_otherwise(records: pd.DataFrame, outcomes: pd.DataFrame) -> list[str]:
+    """The cells whose recorded accuracies of GenEval's tasks are not the means and counts of their judged images."""
+    place = ["cell", "prompt_form", "step"]
+    said = records[records["metric"].astype(str).str.startswith("geneval.")]
+    said = said.assign(task=said["metric"].str.removeprefix("geneval."))
+    images = outcomes[outcomes["metric"] == "geneval"]
+    judged = images.groupby([*place, "task"], as_index=False).agg(mean=("value", "mean"), images=("value", "size"))
+    found = said[[*place, "task", "value", "n"]].merge(judged, how="left", on=[*place, "task"])
+    right = np.isclose(found["value"], found["mean"], atol=1e-9) & (found["n"] == found["images"])
+    return sorted({str(cell) for cell in found["cell"][~right]})
+
+
+def read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
+    """A Parquet file that must have these columns. ValueError, saying what is wrong with it by its name."""
     import pandas as pd
 
     try:

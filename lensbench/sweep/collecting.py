@@ -38,7 +38,7 @@ def collect(sweep: Sweep, runs: Path) -> Results:
     """Read every cell of the sweep from `runs`; a cell that cannot be read, or compared, is listed as missing."""
     import pandas as pd
 
-    from lensbench.sweep.cellfiles import OUTCOME_COLUMNS, RECORD_COLUMNS, read_outcomes, read_records, why_unfinished
+    from lensbench.sweep.cellfiles import OUTCOME_COLUMNS, RECORD_COLUMNS, read_cell, why_unfinished
 
     found: list[tuple[Cell, pd.DataFrame, pd.DataFrame]] = []
     missing: dict[str, str] = {}
@@ -49,8 +49,7 @@ def collect(sweep: Sweep, runs: Path) -> Results:
             missing[cell.id] = why_unfinished(directory)
             continue
         try:
-            records = read_records(directory, cell.experiment)
-            found.append((cell, records, read_outcomes(directory, cell.experiment, records)))
+            found.append((cell, *read_cell(directory, cell.experiment)))
         except ValueError as error:
             missing[cell.id] = str(error)
     missing |= _scored_otherwise(found)

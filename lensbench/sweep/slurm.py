@@ -267,7 +267,7 @@ def _complete(runs: Path, cell: Cell) -> bool:
     if not (runs / cell.id / "records.parquet").exists():
         return False
     try:
-        cellfiles.read_records(runs / cell.id, cell.experiment)
+        cellfiles.read_cell(runs / cell.id, cell.experiment)
     except ValueError:
         return False
     return True

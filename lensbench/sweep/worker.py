@@ -237,7 +237,7 @@ def adopt(study: Study, runs: Path, cell: Cell) -> bool:
     if not (runs / cell.id / "records.parquet").exists():
         return False
     try:
-        records = cellfiles.read_records(runs / cell.id, cell.experiment)
+        records, _ = cellfiles.read_cell(runs / cell.id, cell.experiment)
     except ValueError:  # corrupt: as good as absent
         return False
     study.adopt(cell.id, cellfiles.main_score(records)[1])

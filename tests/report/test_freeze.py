@@ -93,10 +93,10 @@ def test_judged_images_that_are_gone_are_missed(folder):
 def test_a_file_or_a_column_that_is_gone_is_named(folder, name):
     path = folder / name
     pd.read_parquet(path).drop(columns="value").to_parquet(path, index=False)
-    with pytest.raises(ValueError, match=rf"{name}: no column value; freeze the results again"):
+    with pytest.raises(ValueError, match=rf": {name} lacks the columns value; freeze the results again"):
         open_frozen(folder)
     path.unlink()
-    with pytest.raises(ValueError, match=rf"{name}: no such file"):
+    with pytest.raises(ValueError, match=rf": {name} is missing; freeze the results again"):
         open_frozen(folder)
 
 

@@ -62,9 +62,11 @@ def run_cell(experiment, directory, *, cache, report):
         "cell": experiment.cell_id(), "experiment_hash": experiment.hash(), "metric": "geneval",
         "prompt_form": "short", "value": float(1 / (1 + np.exp(-weights.mean()))),
         "judge_digest": "j", "extractor": "", "prompts_digest": "p", "commit": "c", "hardware": "h"}
-    outcome = dict.fromkeys(OUTCOME_COLUMNS, 0) | {"cell": experiment.cell_id(), "metric": "geneval"}
-    pd.DataFrame([outcome]).to_parquet(directory / "outcomes.parquet")
-    pd.DataFrame([row]).to_parquet(directory / "records.partial")
+    outcome = dict.fromkeys(OUTCOME_COLUMNS, 0) | {
+        "cell": experiment.cell_id(), "metric": "geneval", "prompt_form": "short", "task": "colors"}
+    pd.DataFrame([outcome, outcome | {"value": 1}]).to_parquet(directory / "outcomes.parquet")
+    task = row | {"metric": "geneval.colors", "value": 0.5, "n": 2}
+    pd.DataFrame([row, task]).to_parquet(directory / "records.partial")
     os.replace(directory / "records.partial", directory / "records.parquet")
 
 arms = tuple(os.environ.get("ARMS", "alt,brief,detailed").split(","))
@@ -136,7 +138,8 @@ def begun(runs: Path) -> Counter[str]:
 def values(runs: Path) -> dict[str, float]:
     results = collect(SWEEP, runs)
     assert results.complete, results.missing
-    return dict(zip(results.records["cell"], results.records["value"], strict=True))
+    scores = results.records[results.records["metric"] == "geneval"]
+    return dict(zip(scores["cell"], scores["value"], strict=True))
 
 
 def trial_states(runs: Path) -> dict[str, list[str]]:
@@ -255,7 +258,7 @@ def test_a_failing_cell_leaves_the_others_running_and_is_tried_again(
     for cell_id in bad:
         assert "Traceback" in (tmp_path / cell_id / "error.txt").read_text()
         assert trial_states(tmp_path)[cell_id] == ["FAIL"]
-    assert len(results.records) == len(CELLS) - len(bad)
+    assert results.records["cell"].nunique() == len(CELLS) - len(bad)
     (tmp_path / "fail").unlink()
     assert end(begin(script, tmp_path))[0] == 0
     assert begun(tmp_path) == {cell.id: 2 if cell.id in bad else 1 for cell in CELLS}
@@ -360,11 +363,17 @@ def test_corrupt_and_deleted_records_are_made_again_whatever_the_study_says(
     script: Path, tmp_path: Path, undisturbed: dict[str, float]
 ) -> None:
     assert end(begin(script, tmp_path))[0] == 0
-    corrupt, deleted = CELLS[2], CELLS[4]
+    corrupt, deleted, torn, cut = CELLS[2:6]
     (tmp_path / corrupt.id / "records.parquet").write_bytes(b"PAR1 torn")
     (tmp_path / deleted.id / "records.parquet").unlink()
+    (tmp_path / torn.id / "outcomes.parquet").write_bytes(b"PAR1 torn")
+    images = tmp_path / cut.id / "outcomes.parquet"
+    pd.read_parquet(images).iloc[1:].to_parquet(images)
+    reasons = {row["cell"]: row["reason"] for row in collect(SWEEP, tmp_path).missing}
+    assert reasons.keys() == {cell.id for cell in CELLS[2:6]}
+    assert reasons[cut.id].startswith("outcomes.parquet does not hold the judged images")
     assert end(begin(script, tmp_path))[0] == 0
-    assert begun(tmp_path) == {cell.id: 2 if cell in (corrupt, deleted) else 1 for cell in CELLS}
+    assert begun(tmp_path) == {cell.id: 2 if cell in CELLS[2:6] else 1 for cell in CELLS}
     assert values(tmp_path) == undisturbed
 
 
@@ -438,6 +447,7 @@ def test_a_table_can_be_read_from_a_partial_sweep(script: Path, tmp_path: Path) 
     process.kill()
     end(process)
     results = collect(SWEEP, tmp_path)
-    table = results.records.groupby("seed")["captions.set"].apply(list)
+    records = results.records[results.records["metric"] == "geneval"]
+    table = records.groupby("seed")["captions.set"].apply(list)
     assert isinstance(table, pd.Series)
     assert table[0] == ["alt", "brief", "detailed"]
