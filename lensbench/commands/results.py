@@ -68,21 +68,26 @@ def check(
     results: ResultsFolder = Path("results"),
     allow_mixed: Mixed = False,
 ) -> None:
-    """Say whether frozen results are whole and still those of the sweep's recipe; exit code 1 where they are not."""
+    """Say whether frozen results are whole and still those of the sweep's recipe; exit code 1 where they are not.
+
+    The tables and macros beside them are made again and compared too.
+    """
     from lensbench.commands.sweeps import prepared
     from lensbench.report.checks import against_recipe, problems
     from lensbench.report.freeze import open_frozen
+    from lensbench.report.remade import tables_otherwise
     from lensbench.sweep.sweep import cells
 
     sweep = prepared(sweep_file, corpus)
     folder = results / sweep.name
     frozen = open_frozen(folder)
     found = [*against_recipe(frozen, cells(sweep)), *problems(frozen, allow_mixed=allow_mixed)]
+    found = found or tables_otherwise(frozen, folder)
     for line in found:
         print(f"{folder}: {line}")
     if found:
         raise typer.Exit(1)
-    print(f"{folder}: fresh: every record is of an experiment of {sweep_file}")
+    print(f"{folder}: fresh: every record is of an experiment of {sweep_file}, every table of the records")
     _say(folder)
 
 

@@ -80,7 +80,7 @@ def rebuild(folder: Path, console: Console, runs: Path | None = None) -> list[Pa
     findings = all_findings(frozen, grid)
     missing = missing_lines(grid)
     _remove_stale(folder)
-    written = [path for table in built.values() for path in _write_table(table, folder)]
+    written = [_write(folder / name, text) for name, text in table_texts(built).items()]
     latex = write_latex(frozen, grid, built, findings, folder)
     drawn = draw_figures(frozen, grid, folder / "figures")
     seen = sheets(grid, runs, folder / "pictures") if runs is not None else []
@@ -95,8 +95,22 @@ def rebuild(folder: Path, console: Console, runs: Path | None = None) -> list[Pa
 def write_latex(
     frozen: Frozen, grid: Grid, built: dict[str, Table], findings: list[str], folder: Path, prefix: str = ""
 ) -> list[Path]:
-    """Write every table, the headline, the macros and the appendix as LaTeX. A further sweep of a paper has a `prefix`:
-    its macros and the titles of its tables begin with it."""
+    """Write what `latex_texts` tells."""
+    texts = latex_texts(frozen, grid, built, findings, prefix)
+    return [_write(folder / name, text) for name, text in texts.items()]
+
+
+def table_texts(built: dict[str, Table]) -> dict[str, str]:
+    """Every table as Markdown and as CSV, by the name of its file."""
+    forms = ((".md", render.to_markdown), (".csv", render.to_csv))
+    return {f"{table.name}{suffix}": told(table) for table in built.values() for suffix, told in forms}
+
+
+def latex_texts(
+    frozen: Frozen, grid: Grid, built: dict[str, Table], findings: list[str], prefix: str = ""
+) -> dict[str, str]:
+    """Every table, the headline, the macros and the appendix as LaTeX, by the name of its file. A further sweep of a
+    paper has a `prefix`: its macros and the titles of its tables begin with it."""
     in_latex = built | ({"captions": for_page(built["captions"])} if "captions" in built else {})
     label, sweep = f"tab:{grid.results.sweep_name}", f"{prefix}: " if prefix else ""
     texts = {
@@ -105,7 +119,7 @@ def write_latex(
     }
     texts |= {"headline": _headline_latex(findings), "macros": macros(grid, built, frozen, prefix)}
     texts["appendix"] = appendix(grid, frozen)
-    return [_write(folder / f"{name}.tex", text) for name, text in texts.items()]
+    return {f"{name}.tex": text for name, text in texts.items()}
 
 
 def draw_figures(frozen: Frozen, grid: Grid, folder: Path) -> list[Path]:
@@ -153,26 +167,21 @@ def missing_lines(grid: Grid) -> list[str]:
     ]
 
 
+def generated(folder: Path) -> list[Path]:
+    """The tables, macros and other texts of a report that lie in a folder; whatever else lies there is not ours."""
+    of = [path for path in folder.glob("*.tex") if path.read_text(encoding="utf-8").startswith(GENERATED)]
+    found = [path.with_suffix(suffix) for path in sorted(of) for suffix in (".tex", ".md", ".csv")]
+    return [path for path in found if path.is_file()]
+
+
 def _remove_stale(folder: Path) -> None:
-    """Remove the tables and figures of an earlier report; whatever else lies there stays."""
-    stale = [*folder.glob("figures/*.p[nd][gf]")]
-    for path in folder.glob("*.tex"):
-        if path.read_text(encoding="utf-8").startswith(GENERATED):
-            stale += [path, *(path.with_suffix(suffix) for suffix in (".md", ".csv"))]
-    for path in stale:
-        path.unlink(missing_ok=True)
+    for path in [*folder.glob("figures/*.p[nd][gf]"), *generated(folder)]:
+        path.unlink()
 
 
 def _write(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8", newline="\n")
     return path
-
-
-def _write_table(table: Table, out: Path) -> list[Path]:
-    return [
-        _write(out / f"{table.name}.md", render.to_markdown(table)),
-        _write(out / f"{table.name}.csv", render.to_csv(table)),
-    ]
 
 
 def _summary(

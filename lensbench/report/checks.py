@@ -32,12 +32,12 @@ def problems(frozen: Frozen, *, allow_mixed: bool = False, allow_missing: bool =
         if gone and not allow_missing:
             reasons = {str(row["cell"]): str(row["reason"]) for row in results.missing}
             why = sorted({reasons.get(cell, "no record") for cell in gone})
-            found.append(f"{_some(gone, 'cell')} missing ({_few(why)}); --allow-missing goes on without")
+            found.append(f"{_some(gone, 'cell')} missing ({few(why)}); --allow-missing goes on without")
     if torn := judged_otherwise(results.records, results.outcomes):
         found.append(f"the GenEval of {_some(torn, 'cell')} is not that of the judged images: freeze them again")
     commits = commits_of(results.records)
     if len(commits) > 1 and not allow_mixed:
-        found.append(f"the cells are of {len(commits)} commits ({_few(commits)}); --allow-mixed goes on all the same")
+        found.append(f"the cells are of {len(commits)} commits ({few(commits)}); --allow-mixed goes on all the same")
     return found
 
 
@@ -52,12 +52,12 @@ def refuse_collected(results: Results, name: str, *, allow_mixed: bool = False, 
     if results.missing and not allow_missing:
         reasons = sorted({f"{row['reason']}" for row in results.missing})
         cells = _some([str(row["cell"]) for row in results.missing], "cell")
-        raise ValueError(f"{name}: {cells} missing ({_few(reasons)}): nothing is frozen; --allow-missing does without")
+        raise ValueError(f"{name}: {cells} missing ({few(reasons)}): nothing is frozen; --allow-missing does without")
     if results.records.empty:
         raise ValueError(f"{name}: no cell is complete: there is nothing to freeze")
     if len(commits := commits_of(results.records)) > 1 and not allow_mixed:
         raise ValueError(
-            f"{name}: the cells are of {len(commits)} commits ({_few(commits)}): nothing is frozen; --allow-mixed "
+            f"{name}: the cells are of {len(commits)} commits ({few(commits)}): nothing is frozen; --allow-mixed "
             "freezes them all the same"
         )
 
@@ -92,7 +92,7 @@ def against_recipe(frozen: Frozen, cells: Iterable[Cell]) -> list[str]:
     left = sorted(cell for cell, fields in changed.items() if not fields)
     if stale:
         fields = sorted({name for cell in stale for name in changed[cell]})
-        found.append(f"stale: the recipe of {_some(stale, 'cell')} has changed since: {_few(fields)}")
+        found.append(f"stale: the recipe of {_some(stale, 'cell')} has changed since: {few(fields)}")
     if left:
         found.append(f"{_some(left, 'cell')} of the frozen result {'is' if len(left) == 1 else 'are'} not in the sweep")
     stale_places = {placed[cell] for cell in stale}
@@ -108,9 +108,10 @@ def _levels(row: Mapping[str, Any], factors: Iterable[str]) -> tuple[str, ...]:
 
 
 def _some(cells: list[str], word: str) -> str:
-    return f"{len(cells)} {word}{'' if len(cells) == 1 else 's'} ({_few(cells)})"
+    return f"{len(cells)} {word}{'' if len(cells) == 1 else 's'} ({few(cells)})"
 
 
-def _few(names: list[str]) -> str:
+def few(names: list[str]) -> str:
+    """The first names, and how many more there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
