@@ -206,7 +206,7 @@ def test_the_cell_of_a_killed_job_is_taken_by_another(slurm: dict[str, str], fol
 @pytest.mark.slow
 def test_ctrl_c_leaves_the_jobs_and_the_same_command_watches_them_again(slurm: dict[str, str], folder: Path) -> None:
     options = ("--launcher", "slurm", "--workers", "1")
-    process = begin(folder, slurm, *options, steps=300)
+    process = begin(folder, slurm, *options, steps=LONG)
     wait(lambda: list((folder / "runs").glob("*/train.csv")), "training")
     process.send_signal(signal.SIGINT)
     code, out, err = end(process)
@@ -214,7 +214,7 @@ def test_ctrl_c_leaves_the_jobs_and_the_same_command_watches_them_again(slurm: d
     job = out.split()[1]
     assert f"no longer watched; job {job} goes on. Stop it with: scancel {job}; watch it again with:" in err
     assert ask(slurm, "squeue", "-h", "--array", "--format=%A") == job
-    code, out, _ = end(begin(folder, slurm, *options, steps=300))
+    code, out, _ = end(begin(folder, slurm, *options, steps=LONG))
     assert code == 0
     assert f"job {job} with 1 worker is still there" in out
 
