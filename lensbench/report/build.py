@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lensbench.report import render
-from lensbench.report.appendix import appendix
+from lensbench.report.appendix import appendix, further_appendix
 from lensbench.report.captions import CaptionReport, for_page
 from lensbench.report.captions import figure as caption_figure
 from lensbench.report.captions import table as caption_table
@@ -93,10 +93,15 @@ def rebuild(folder: Path, console: Console, runs: Path | None = None) -> list[Pa
 
 
 def write_latex(
-    frozen: Frozen, grid: Grid, built: dict[str, Table], findings: list[str], folder: Path, prefix: str = ""
+    frozen: Frozen,
+    grid: Grid,
+    built: dict[str, Table],
+    findings: list[str],
+    folder: Path,
+    first: Frozen | None = None,
 ) -> list[Path]:
     """Write what `latex_texts` tells."""
-    texts = latex_texts(frozen, grid, built, findings, prefix)
+    texts = latex_texts(frozen, grid, built, findings, first)
     return [_write(folder / name, text) for name, text in texts.items()]
 
 
@@ -107,10 +112,13 @@ def table_texts(built: dict[str, Table]) -> dict[str, str]:
 
 
 def latex_texts(
-    frozen: Frozen, grid: Grid, built: dict[str, Table], findings: list[str], prefix: str = ""
+    frozen: Frozen, grid: Grid, built: dict[str, Table], findings: list[str], first: Frozen | None = None
 ) -> dict[str, str]:
-    """Every table, the headline, the macros and the appendix as LaTeX, by the name of its file. A further sweep of a
-    paper has a `prefix`: its macros and the titles of its tables begin with it."""
+    """Every table, the headline, the macros and the appendix as LaTeX, by the name of its file.
+
+    Beside the `first` sweep of a paper another's macros and the titles of its tables begin with its name.
+    """
+    prefix = "" if first is None else grid.results.sweep_name
     in_latex = built | ({"captions": for_page(built["captions"])} if "captions" in built else {})
     label, sweep = f"tab:{grid.results.sweep_name}", f"{prefix}: " if prefix else ""
     texts = {
@@ -118,7 +126,7 @@ def latex_texts(
         for name, table in in_latex.items()
     }
     texts |= {"headline": _headline_latex(findings), "macros": macros(grid, built, frozen, prefix)}
-    texts["appendix"] = appendix(grid, frozen)
+    texts["appendix"] = appendix(grid, frozen) if first is None else further_appendix(grid, frozen, first)
     return {f"{name}.tex": text for name, text in texts.items()}
 
 

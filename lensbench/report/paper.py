@@ -54,11 +54,12 @@ def fill_from_frozen(every: Sequence[Path], paper: Path) -> list[Path]:
     _remove_further(paper)
     written = []
     for results, frozen in opened.items():
-        name = "" if results == every[0] else frozen.results.sweep_name
+        first = None if results == every[0] else opened[every[0]]
+        name = "" if first is None else frozen.results.sweep_name
         grid = arrange(frozen.results)
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
-            write_latex(frozen, grid, all_tables(frozen, grid), all_findings(frozen, grid), folder, name)
+            write_latex(frozen, grid, all_tables(frozen, grid), all_findings(frozen, grid), folder, first)
             draw_figures(frozen, grid, folder / "figures")
             written += fill(folder, paper, name)
     return written

@@ -123,6 +123,10 @@ def test_further_results_have_folders_and_macros_of_their_own(tmp_path):
     assert "sweepCells" in names[0]
     assert all(name.startswith("golden") for name in names[1])
     assert (paper / "figures" / "golden" / "curves.pdf").is_file()
+    told = (paper / "tables" / "golden" / "appendix.tex").read_text()
+    assert told.count(r"\section{") == 1
+    assert "Every run is the experiment of \\texttt{demo} but for these fields" in told
+    assert all(cell in told for cell in pd.read_parquet(FROZEN / "records.parquet")["cell"].unique())
     filled(ROOT / "results" / "demo")
     assert not (paper / "tables" / "golden").exists(), "the paper would tell of results that are not its own"
     assert (paper / "tables" / "main.tex").is_file()
