@@ -219,6 +219,22 @@ sys.argv = ["lensbench", *sys.argv[1:]]
 from lensbench.cli import main
 main()
 """
+# It says when it has taken so many samples, and waits a hundred later.
+HELD = """
+import os, time
+from pathlib import Path
+from lensbench.data import importing
+take, place, taken = importing._Journal.take, int(os.environ["PLACE"]), 0
+def held(self, *given):
+    global taken
+    taken += 1
+    if taken == place:
+        Path(os.environ["HERE"]).touch()
+    while taken == place + 100:
+        time.sleep(1)
+    return take(self, *given)
+importing._Journal.take = held
+"""
 
 
 def command(*arguments: object) -> list[str]:
@@ -234,27 +250,27 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
         (folder / f"{i:03d}.alt.txt").write_text(f"alt {i % 590}")
     (folder / "broken.png").write_bytes(b"x")
     run = command("corpus", "import", folder)
-    began = time.monotonic()
     subprocess.run([*run, tmp_path / "whole"], check=True, capture_output=True)
-    seconds = time.monotonic() - began
-    out = tmp_path / "out"
+    out, here = tmp_path / "out", tmp_path / "here"
     chance = random.Random(0)
     half_way = 0
-    for _ in range(14):
-        process = subprocess.Popen([*run, out], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        try:
-            while not (out / shards.JOURNAL).exists() and process.poll() is None:
-                time.sleep(0.002)
-            time.sleep(chance.uniform(0, 0.3 * seconds))
-        finally:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        if shards.is_imported(out):
+    for _ in range(40):
+        process = subprocess.Popen(
+            [PYTHON, "-c", HELD + COMMAND, *map(str, run[3:]), str(out)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"HERE": str(here), "PLACE": str(chance.randint(1, 140))},
+        )
+        while not here.exists() and process.poll() is None:
+            time.sleep(0.002)
+        if process.poll() is not None:
             break
-        with sqlite3.connect(out / shards.JOURNAL) as journal:
-            half_way += bool(journal.execute("SELECT 1 FROM sqlite_master").fetchone())
-    print(f"{half_way} of the kills came in the midst of the import")
-    assert half_way >= 2, "too few of the kills came in the midst of the import to tell anything"
+        time.sleep(chance.uniform(0, 0.05))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        here.unlink()
+        half_way += not shards.is_imported(out)
+    assert half_way >= 2
     again = subprocess.run([*run, out], check=True, capture_output=True, text=True)
     assert shards.is_imported(out), again.stdout
     assert everything(out) == everything(tmp_path / "whole")
