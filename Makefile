@@ -32,7 +32,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 # The first study's; RESULTS=results/<sweep> takes another sweep's, RESULTS="A B" two. SOURCE_DATE_EPOCH: the same PDF from the same results.
-RESULTS ?= $(addprefix results/,caption_quality model_size model_size_flops caption_dose)
+STUDY := caption_quality caption_dose model_size model_size_flops
+RESULTS ?= $(addprefix results/,$(STUDY) $(addsuffix _tests,$(filter-out caption_quality,$(STUDY))))
 paper: export SOURCE_DATE_EPOCH = 0
 paper: export FORCE_SOURCE_DATE = 1
 paper: $(INSTALLED)

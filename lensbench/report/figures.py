@@ -5,6 +5,7 @@ Drawn without a display, the same to the byte from the same results and the same
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import product
 from math import isnan
@@ -313,10 +314,11 @@ def arm_colors(grid: Grid) -> dict[str, str]:
 
 
 def _pair_styles(grid: Grid, pairs: list[tuple[Level, Level]]) -> list[tuple[str, str]]:
-    """Differences to the reference have their arm's style, those between arms one of their own."""
-    arms, between = arm_styles(grid), sum(pair[1] is not grid.reference for pair in pairs)
-    own = iter(palette(len(grid.arms) + between)[len(grid.arms) - 1 :])
-    return [arms[arm.index] if other is grid.reference else (next(own), "o") for arm, other in pairs]
+    """A difference has the style of its arm; but of several of one arm, only that to the reference."""
+    arms, of_arm = arm_styles(grid), Counter(arm.index for arm, _ in pairs)
+    plain = [other is grid.reference or of_arm[arm.index] == 1 for arm, other in pairs]
+    own = iter(palette(len(grid.arms) + plain.count(False))[len(grid.arms) - 1 :])
+    return [arms[arm.index] if is_plain else (next(own), "o") for (arm, _), is_plain in zip(pairs, plain, strict=True)]
 
 
 def palette(n: int) -> list[str]:

@@ -140,8 +140,12 @@ def arm_columns(grid: Grid) -> tuple[Column, ...]:
 
 
 def _factor_column(name: str) -> Column:
-    head = "captions" if name == "captions.set" else name.rpartition(".")[2].replace("_", " ")
-    return Column(name, head, head, label=True)
+    return Column(name, head_of(name), head_of(name), label=True)
+
+
+def head_of(factor: str) -> str:
+    """A factor in the head of a column."""
+    return "captions" if factor == "captions.set" else factor.rpartition(".")[2].replace("_", " ")
 
 
 def labels_of(level: Level) -> list[Cell]:

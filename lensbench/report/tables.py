@@ -32,6 +32,7 @@ from lensbench.report.rows import (
     arm_columns,
     complete_table,
     difference_cell,
+    head_of,
     labels_of,
     scale_columns,
     score_columns,
@@ -122,7 +123,9 @@ def differences_table(grid: Grid, recipe: str = "") -> Table:
         recipe,
         SHARED if any(cell.incomplete for cell in cells) else "",
     )
-    title = "What the training captions change" + (" (GenEval, points)" if forms else "")
+    others = [head_of(name) for name in grid.arm_factors if not name.startswith("captions.")]
+    changed = " and ".join(["training captions", *others])
+    title = f"What the {changed} change" + (" (GenEval, points)" if forms else "")
     return complete_table(grid, "differences", title, labels, columns, rows, notes if rows else (NOTHING,))
 
 

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from lensbench.report.freeze import load, open_frozen
 from lensbench.report.grid import Grid, arrange
 from lensbench.report.headline import headline
@@ -46,6 +48,23 @@ def test_only_what_is_asked_is_compared_and_corrected_together() -> None:
     for row in rows:  # the numbers themselves do not depend on what is asked
         same = whole[row.scale.label, row.form, row.arm.label, row.other.label, row.column].difference
         assert (same.estimate, same.p) == (row.difference.estimate, row.difference.p)
+
+
+def test_sizes_are_compared_where_depth_is_a_part_of_the_arm() -> None:
+    def asked(arm: int, other: int) -> dict:
+        both = ({"captions.set": "detailed", "model.depth": depth} for depth in (arm, other))
+        return dict(zip(("arm", "other"), both, strict=True)) | {"scale": {}, "metric": "geneval", "form": "detailed"}
+
+    reference = {"captions.set": "alt", "model.depth": 3}
+    sizes = arrange(replace(RESULTS, reference=reference, questions=[asked(2, 3)]))
+    rows = [row for row in sizes.comparisons() if row.column == "mean"]
+    (row,) = rows
+    assert (row.arm.label, row.other.label) == ("detailed, depth 2", "detailed, depth 3")
+    place = (RESULTS.records["captions.set"] == "detailed") & (RESULTS.records["prompt_form"] == "detailed")
+    scores = RESULTS.records[place & (RESULTS.records["metric"] == "geneval")]
+    scores = scores[scores["step"] == scores["step"].max()].groupby("model.depth")["value"].mean()
+    assert row.difference.estimate == pytest.approx(scores[2] - scores[3])
+    assert differences_table(sizes).title == "What the training captions and depth change (GenEval, points)"
 
 
 def test_the_headline_answers_each_question() -> None:
