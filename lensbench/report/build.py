@@ -177,7 +177,7 @@ def missing_lines(grid: Grid) -> list[str]:
 
 def generated(folder: Path) -> list[Path]:
     """The tables, macros and other texts of a report that lie in a folder; whatever else lies there is not ours."""
-    of = [path for path in folder.glob("*.tex") if path.read_text(encoding="utf-8").startswith(GENERATED)]
+    of = [path for path in folder.glob("*.tex") if path.is_file() and path.read_bytes().startswith(GENERATED.encode())]
     found = [path.with_suffix(suffix) for path in sorted(of) for suffix in (".tex", ".md", ".csv")]
     return [path for path in found if path.is_file()]
 

@@ -1,6 +1,6 @@
 """Whether the tables that lie beside frozen results are those that the results give: all are made again and compared.
 
-Figures, pictures and the page are not looked at.
+Figures, pictures, the summary and the page are not looked at.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def tables_otherwise(frozen: Frozen, folder: Path) -> list[str]:
     grid = arrange(frozen.results)
     built, findings = all_tables(frozen, grid), all_findings(frozen, grid)
     wanted = table_texts(built) | latex_texts(frozen, grid, built, findings)
-    there = {path.name: path.read_text(encoding="utf-8") for path in generated(folder)}
+    there = {path.name: path.read_text(encoding="utf-8", errors="replace") for path in generated(folder)}
     other = sorted(name for name, text in there.items() if name not in wanted or not _same(name, text, wanted[name]))
     gone = sorted(name for name in wanted if not (folder / name).is_file())
     again = f"lensbench results build {folder} makes them again"
