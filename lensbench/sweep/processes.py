@@ -14,9 +14,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -105,15 +106,22 @@ def _round(
     # Start processes and follow them to their end; how many cells they have begun.
     reading, writing = os.pipe()
     children: list[tuple[subprocess.Popen[str], IO[str]]] = []
+    killed: set[int] = set()
     try:
         with os.fdopen(reading) as events:
             try:
-                for lane in range(min(workers, len(todo))):
-                    ids = [cell.id for cell in todo]
-                    children.append(_start(task | {"todo": ids, "lane": lane}, workers, writing, storage))
-            finally:
-                os.close(writing)  # so that the pipe ends when the last child does
-            begun = _follow(events, runs, todo, session, board, completed)
+                try:
+                    for lane in range(min(workers, len(todo))):
+                        ids = [cell.id for cell in todo]
+                        children.append(_start(task | {"todo": ids, "lane": lane}, workers, writing, storage))
+                finally:
+                    os.close(writing)  # so that the pipe ends when the last child does
+                begun = _follow(events, runs, todo, session, board, completed)
+            except BaseException:
+                # Heard to the end: a child that nobody hears takes its parent for gone and ends within its step.
+                with _heard(events):
+                    killed |= _stop([child for child, _ in children], board.say)
+                raise
         for lane, (child, output) in enumerate(children):
             if child.wait() != 0:
                 output.seek(0)
@@ -121,7 +129,7 @@ def _round(
                 board.say(f"worker {lane + 1} ended early with exit code {child.returncode}: {last}")
         return begun
     finally:
-        killed = _stop([child for child, _ in children], board.say)
+        killed |= _stop([child for child, _ in children], board.say)
         for cell in todo if killed else ():
             claims.excuse(runs / cell.id, killed)
         for _, output in children:
@@ -206,6 +214,22 @@ def _stop(children: list[subprocess.Popen[str]], say: Callable[[str], None]) -> 
             child.kill()
             child.wait()
     return {child.pid for child in running if child.returncode == -signal.SIGKILL}
+
+
+@contextlib.contextmanager
+def _heard(events: IO[str]) -> Iterator[None]:
+    # What the children still say is read and dropped, so that none waits for room to say it.
+    def hear() -> None:
+        with contextlib.suppress(OSError, ValueError):  # closed meanwhile
+            while os.read(events.fileno(), 65536):
+                pass
+
+    listener = threading.Thread(target=hear, daemon=True)
+    listener.start()
+    try:
+        yield
+    finally:
+        listener.join(1.0)
 
 
 class _Events:

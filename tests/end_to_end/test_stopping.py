@@ -29,13 +29,28 @@ sweep = Sweep(
     reference={"captions.set": "alt"},
 )
 """
-LENSBENCH = str(Path(sys.executable).with_name("lensbench"))
+LENSBENCH = [str(Path(sys.executable).with_name("lensbench"))]
+# A machine so busy that the process which was asked to stop asks its workers two seconds later.
+BUSY = """
+import sys, time
+from lensbench.sweep import processes
+stop = processes._stop
+def late(children, say):
+    if any(child.poll() is None for child in children):
+        time.sleep(2)
+    return stop(children, say)
+processes._stop = late
+from lensbench.cli import main
+sys.argv[0] = "lensbench"
+main()
+"""
 
 
-def begin(folder: Path, resume_seconds: float = 300) -> subprocess.Popen[str]:
+def begin(folder: Path, resume_seconds: float = 300, busy: bool = False) -> subprocess.Popen[str]:
     (folder / "stopped.py").write_text(SWEEP.replace("RESUME", str(resume_seconds)))
+    command = [sys.executable, "-c", BUSY] if busy else LENSBENCH
     return subprocess.Popen(
-        [LENSBENCH, "run", "stopped.py"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "run", "stopped.py"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -61,11 +76,18 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[floa
     return losses(folder)
 
 
-@pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("how", "busy"),
+    [
+        pytest.param(signal.SIGINT, False, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, True, marks=pytest.mark.slow),
+        (signal.SIGKILL, False),
+    ],
+)
 def test_a_stopped_sweep_goes_on_within_its_cells(
-    how: signal.Signals, tmp_path: Path, undisturbed: dict[str, list[float]]
+    how: signal.Signals, busy: bool, tmp_path: Path, undisturbed: dict[str, list[float]]
 ) -> None:
-    process = begin(tmp_path, 0.05 if how == signal.SIGKILL else 300)
+    process = begin(tmp_path, 0.05 if how == signal.SIGKILL else 300, busy)
     wait_until_both_train(process, tmp_path)
     process.send_signal(how)
     out, err = process.communicate(timeout=100)
