@@ -47,7 +47,7 @@ def frame_changes(old: tuple[Results, dict[str, Any]], new: tuple[Results, dict[
             counts = joined[rows]["metric"].value_counts()
             named = ", ".join(f"{name} {n}" for name, n in list(counts.items())[:SHOWN])
             lines.append(f"records {word}: {int(rows.sum()):,} of {len(joined):,} ({named}{_more(len(counts))})")
-    for name in sorted({*old[1], *new[1]} - {"cells", "cost", "notes"}):
+    for name in sorted({*old[1], *new[1]} - {"cells", "cost", "notes", "files"}):
         a, b = old[1].get(name), new[1].get(name)
         if a != b:
             lines.append(f"{name}: {_short(a)} -> {_short(b)}")

@@ -33,6 +33,8 @@ def problems(frozen: Frozen, *, allow_mixed: bool = False, allow_missing: bool =
             reasons = {str(row["cell"]): str(row["reason"]) for row in results.missing}
             why = sorted({reasons.get(cell, "no record") for cell in gone})
             found.append(f"{_some(gone, 'cell')} missing ({few(why)}); --allow-missing goes on without")
+    if frozen.changed:
+        found.append(f"not as frozen: {few([*frozen.changed])}; take the committed files again, or freeze again")
     if torn := judged_otherwise(results.records, results.outcomes):
         found.append(f"the GenEval of {_some(torn, 'cell')} is not that of the judged images: freeze them again")
     commits = commits_of(results.records)

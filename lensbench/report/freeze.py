@@ -3,7 +3,8 @@
     records.parquet      one row a number          outcomes.parquet     one row a judged image
     experiments.json     the science of every cell of the sweep, and its hash, whether the cell is there or not
     captions.json        statistics of the captions that the arms are trained on
-    provenance.json      commits, digests, versions, hardware, cost, captioners, and which cells are missing
+    provenance.json      commits, digests, versions, hardware, cost, captioners, which cells are missing, and the
+                         sha256 of the files above
 
 Nothing in it depends on the clock or on where the runs lie: the same runs give the same bytes. Pictures are not frozen
 but for the sheets of a report, which show the first prompts of each task.
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 RECORDS, OUTCOMES = "records.parquet", "outcomes.parquet"
 PROVENANCE, EXPERIMENTS, CAPTIONS = "provenance.json", "experiments.json", "captions.json"
+FILES = (RECORDS, OUTCOMES, EXPERIMENTS, CAPTIONS, PROVENANCE)
 DIGESTS = (
     *("corpus_digest", "captions_digest", "prompts_digest", "judge_digest", "text_encoder_digest"),
     *("autoencoder_digest", "commit", "hardware"),
@@ -55,6 +57,7 @@ class Frozen:
     sciences: dict[str, dict[str, Any]]  # cell -> the JSON that its hash is of
     parameters: dict[str, int]  # cell -> parameters of its denoiser
     captions: CaptionReport | None
+    changed: tuple[str, ...] = ()  # files that are not as they were frozen, or are gone
 
     @property
     def evaluation(self) -> dict[str, Any]:
@@ -97,7 +100,8 @@ def freeze(
         written.append(folder / CAPTIONS)
     versions = _versions(runs, there) or earlier.get("versions", {})
     captioners = _captioners(experiments.values()) if experiments else earlier.get("captioners", [])
-    provenance = _provenance(results, evaluation, versions, captioners)
+    files = {path.name: _sha256_of(path) for path in sorted(written)}
+    provenance = _provenance(results, evaluation, versions, captioners, files)
     written.append(publish_text(folder / PROVENANCE, provenance))
     return written
 
@@ -105,6 +109,9 @@ def freeze(
 def open_frozen(folder: Path) -> Frozen:
     """The frozen copy in a folder. Raises ValueError where the folder holds none, or one that cannot be read."""
     results = load(folder)
+    provenance = _read_json(folder / PROVENANCE)
+    frozen = provenance.get("files", {})  # earlier versions did not note them
+    changed = tuple(name for name, digest in frozen.items() if _sha256_of(folder / name) != digest)
     experiments = _read_json(folder / EXPERIMENTS)
     captions = _read_json(folder / CAPTIONS)
     sciences = {
@@ -112,7 +119,7 @@ def open_frozen(folder: Path) -> Frozen:
     }
     parameters = {cell: int(told["parameters"]) for cell, told in experiments.get("cells", {}).items()}
     about = captions_from(captions) if captions else None
-    return Frozen(results, _read_json(folder / PROVENANCE), sciences, parameters, about)
+    return Frozen(results, provenance, sciences, parameters, about, changed)
 
 
 def load(folder: Path) -> Results:
@@ -125,7 +132,10 @@ def load(folder: Path) -> Results:
         records, outcomes = (read_table(folder / name, NEEDED[name]) for name in (RECORDS, OUTCOMES))
     except ValueError as error:
         raise ValueError(f"{folder}: {error}; freeze the results again") from None
-    return results_of(_read_json(folder / PROVENANCE), records, outcomes, Results)
+    told = _read_json(folder / PROVENANCE)
+    if lacking := [name for name in ("sweep", "factors", "reference", "missing", "notes") if name not in told]:
+        raise ValueError(f"{folder / PROVENANCE}: it does not say {lacking[0]!r}; freeze the results again")
+    return results_of(told, records, outcomes, Results)
 
 
 def results_of(told: Mapping[str, Any], records: pd.DataFrame, outcomes: pd.DataFrame, kind: type[Results]) -> Results:
@@ -261,7 +271,11 @@ def _captioners(experiments: Iterable[Experiment]) -> list[dict[str, Any]]:
 
 
 def _provenance(
-    results: Results, evaluation: dict[str, Any], versions: dict[str, list[str]], captioners: list[dict[str, Any]]
+    results: Results,
+    evaluation: dict[str, Any],
+    versions: dict[str, list[str]],
+    captioners: list[dict[str, Any]],
+    files: dict[str, str | None],
 ) -> str:
     records = results.records
     found = {
@@ -290,8 +304,13 @@ def _provenance(
         "versions": versions,
         "cost": cost,
         "captioners": captioners,
+        "files": files,
     }
     return json.dumps(told, indent=1, default=str) + "\n"
+
+
+def _sha256_of(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def _parquet(frame: pd.DataFrame, path: Path) -> Path:
@@ -312,8 +331,10 @@ def _read_json(path: Path) -> dict[str, Any]:
     """A JSON object; empty where there is no file. ValueError, one line, for a file that is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
+    except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise ValueError(f"{path}: it cannot be read ({error.strerror}); make it readable, or freeze again") from None
     except ValueError as error:
         raise ValueError(f"{path}: no JSON ({error}); freeze the sweep again") from None
     if not isinstance(found, dict):

@@ -1,20 +1,31 @@
 """Whether the tables that lie beside frozen results are those that the results give: all are made again and compared.
 
-Figures, pictures, the summary and the page are not looked at.
+Figures, pictures and the page are not looked at.
 """
 
 from __future__ import annotations
 
 import csv
 import math
+import re
 from pathlib import Path
 
-from lensbench.report.build import all_findings, all_tables, generated, latex_texts, table_texts
+from lensbench.report.build import (
+    SUMMARY,
+    all_findings,
+    all_tables,
+    generated,
+    latex_texts,
+    missing_lines,
+    summary,
+    table_texts,
+)
 from lensbench.report.checks import few
 from lensbench.report.freeze import Frozen
 from lensbench.report.grid import arrange
 
 LAST_DIGITS = 1e-6  # relative: in which processors differ
+PICTURE = re.compile(r"^!\[.*\]\(.*\)\n\n", re.MULTILINE)  # which figures there are is not looked at
 
 
 def tables_otherwise(frozen: Frozen, folder: Path) -> list[str]:
@@ -22,7 +33,10 @@ def tables_otherwise(frozen: Frozen, folder: Path) -> list[str]:
     grid = arrange(frozen.results)
     built, findings = all_tables(frozen, grid), all_findings(frozen, grid)
     wanted = table_texts(built) | latex_texts(frozen, grid, built, findings)
-    there = {path.name: path.read_text(encoding="utf-8", errors="replace") for path in generated(folder)}
+    wanted[SUMMARY] = summary(grid, built, findings, missing_lines(grid), [], folder)
+    ours = {*generated(folder), *(folder / name for name in wanted if (folder / name).is_file())}
+    there = {path.name: path.read_text(encoding="utf-8", errors="replace") for path in ours}
+    there |= {SUMMARY: PICTURE.sub("", there[SUMMARY])} if SUMMARY in there else {}
     other = sorted(name for name, text in there.items() if name not in wanted or not _same(name, text, wanted[name]))
     gone = sorted(name for name in wanted if not (folder / name).is_file())
     again = f"lensbench results build {folder} makes them again"

@@ -65,13 +65,19 @@ def has_judged(records: pd.DataFrame) -> bool:
 
 
 def judged_otherwise(records: pd.DataFrame, outcomes: pd.DataFrame) -> list[str]:
-    """The cells whose recorded accuracies of GenEval's tasks are not the means and counts of their judged images."""
-    place = ["cell", "prompt_form", "step"]
-    said = records[records["metric"].astype(str).str.startswith("geneval.")]
-    said = said.assign(task=said["metric"].str.removeprefix("geneval."))
-    images = outcomes[outcomes["metric"] == "geneval"]
-    judged = images.groupby([*place, "task"], as_index=False).agg(mean=("value", "mean"), images=("value", "size"))
-    found = said[[*place, "task", "value", "n"]].merge(judged, how="left", on=[*place, "task"])
+    """The cells whose accuracies of GenEval's tasks, or alignments, are not the means and counts of their images."""
+    place = ["cell", "prompt_form", "step", "metric"]
+    names = records["metric"].astype(str)
+    said = records[names.str.startswith("geneval.") | (names == "shapes_alignment")]
+    if said.empty:
+        return []
+    images = outcomes[outcomes["metric"].isin(["geneval", "alignment"])]
+    of_task = "geneval." + images["task"].astype(str)
+    images = images.assign(
+        value=images["value"].astype(float), metric=of_task.where(images["metric"] == "geneval", "shapes_alignment")
+    )
+    judged = images.groupby(place, as_index=False).agg(mean=("value", "mean"), images=("value", "size"))
+    found = said[[*place, "value", "n"]].merge(judged, how="left", on=place)
     right = np.isclose(found["value"], found["mean"], atol=1e-9) & (found["n"] == found["images"])
     return sorted({str(cell) for cell in found["cell"][~right]})
 
@@ -88,6 +94,8 @@ def read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
         raise ValueError(f"{path.name} cannot be read ({str(error).splitlines()[0]})") from error
     if lacking := [column for column in columns if column not in table.columns]:
         raise ValueError(f"{path.name} lacks the columns {', '.join(lacking)}")
+    if len(table) and table["value"].dtype.kind not in "fiub":
+        raise ValueError(f"{path.name}: its values are no numbers")
     return table
 
 

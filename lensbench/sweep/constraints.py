@@ -31,7 +31,7 @@ def resolved(
     """
     if not sweep.match and not sweep.tuning and not sweep.tuned_by:
         return sweep
-    plain = sweep.model_copy(update={"derived": (), "tuned": {}})
+    plain = sweep.filled((), {})
     drafted = drafts(plain)
     steps = matched_steps(plain, drafted) if sweep.match else {}
     derived = []
@@ -40,7 +40,7 @@ def resolved(
         if cell.id in steps:
             changes[STEPS] = steps[cell.id]
         derived.append(changes)
-    return plain.model_copy(update={"derived": tuple(derived), "tuned": dict(tuned or {})})
+    return plain.filled(tuple(derived), dict(tuned or {}))
 
 
 def matched_steps(sweep: Sweep, drafted: list[Cell]) -> dict[str, int]:

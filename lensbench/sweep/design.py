@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -84,6 +84,14 @@ class Sweep(Part):
         {}, description="filled in when the sweep is opened: what the tuning found, and the sha256 of its file"
     )
     _drafts: tuple[tuple[Any, ...], list[Cell]] | None = PrivateAttr(None)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """The sweep with some fields changed, checked as a new one is. Raises pydantic's ValidationError."""
+        return type(self).model_validate(dict(self) | dict(update or {}))
+
+    def filled(self, derived: tuple[dict[str, Any], ...], tuned: dict[str, Any]) -> Self:
+        """The same sweep with what is filled in when it is opened."""
+        return super().model_copy(update={"derived": derived, "tuned": tuned})
 
     @field_validator("factors")
     @classmethod

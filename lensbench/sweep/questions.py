@@ -52,13 +52,16 @@ class Question(Part):
     def check(self, cells: Sequence[Cell], reference: dict[str, Any]) -> None:
         """Raises ValueError where the sweep's cells cannot answer it."""
         arm, other = self.arms(reference)
+        scales = [d for d in cells[0].levels if d not in reference and d != "seed"]
         if stray := [dotted for dotted in (*self.arm, *self.against) if dotted not in reference]:
-            raise ValueError(f"questions: {stray[0]} is no factor of the arms ({', '.join(reference)}); say it in `at`")
+            instead = ": say it in `at`, or give it a level in the reference" if stray[0] in scales else ""
+            raise ValueError(f"questions: {stray[0]} is no factor of the arms ({', '.join(reference)}){instead}")
+        if stray := [dotted for dotted in self.at if dotted not in scales]:
+            told = ", ".join(scales) or "there is none"
+            instead = ": it is in the reference, say it in `arm` and `against`" if stray[0] in reference else ""
+            raise ValueError(f"questions: at: {stray[0]} is no scale factor ({told}){instead}")
         if arm == other:
             raise ValueError(f"questions: {_shown(arm)} is compared with itself")
-        scales = [d for d in cells[0].levels if d not in reference and d != "seed"]
-        if stray := [dotted for dotted in self.at if dotted not in scales]:
-            raise ValueError(f"questions: at: {stray[0]} is no scale factor ({', '.join(scales) or 'there is none'})")
         places = []
         for levels in (arm, other):
             there = {

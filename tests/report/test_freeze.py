@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 
 from lensbench.commands.results import app
 from lensbench.experiment import Experiment
-from lensbench.report.build import rebuild
+from lensbench.report.build import build, rebuild
 from lensbench.report.captions import of_experiments
 from lensbench.report.checks import against_recipe, problems, refuse_collected
 from lensbench.report.freeze import captions_from, captions_told, changes, open_frozen
@@ -98,6 +99,49 @@ def test_a_file_or_a_column_that_is_gone_is_named(folder, name):
     path.unlink()
     with pytest.raises(ValueError, match=rf": {name} is missing; freeze the results again"):
         open_frozen(folder)
+
+
+@pytest.mark.parametrize("name", ["records.parquet", "outcomes.parquet", "experiments.json", "captions.json"])
+def test_a_frozen_file_that_was_changed_is_named_whatever_the_tables_say(folder, name):
+    files = ("records.parquet", "outcomes.parquet", "experiments.json", "captions.json")
+    told = json.loads((folder / "provenance.json").read_text())
+    told["files"] = {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in files}
+    (folder / "provenance.json").write_text(json.dumps(told))
+    assert problems(open_frozen(folder)) == []
+    if name.endswith(".json"):
+        (folder / name).write_text((folder / name).read_text() + "\n")
+    else:
+        frame = pd.read_parquet(folder / name)
+        frame.assign(value=frame["value"].where(frame["metric"] != "validation_loss", 0.5)).to_parquet(folder / name)
+    rebuild(folder, Console(quiet=True))
+    (line,) = problems(open_frozen(folder))
+    assert line == f"not as frozen: {name}; take the committed files again, or freeze again"
+
+
+def test_values_that_are_no_numbers_and_a_provenance_that_says_nothing_are_told_in_a_line(folder):
+    edit_records(folder, lambda records: records.assign(value=records["value"].astype(str)))
+    with pytest.raises(ValueError, match=r"records\.parquet: its values are no numbers; freeze the results again$"):
+        open_frozen(folder)
+    (folder / "provenance.json").write_text("{}")
+    shutil.copyfile(FROZEN / "records.parquet", folder / "records.parquet")
+    with pytest.raises(ValueError, match=r"provenance\.json: it does not say 'sweep'; freeze the results again$"):
+        open_frozen(folder)
+
+
+def test_a_report_that_cannot_be_written_leaves_what_was_frozen(folder, tmp_path, monkeypatch):
+    def broken(*given):
+        raise ValueError("a number of seeds that no table expects")
+
+    rebuild(folder, Console(quiet=True))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    results = open_frozen(FROZEN).results
+    other = replace(results, records=results.records.assign(hardware="another"))
+    monkeypatch.setattr("lensbench.report.build.all_tables", broken)
+    for place in (folder, tmp_path / "empty"):
+        with pytest.raises(ValueError, match="no table expects"):
+            build(other, place, tmp_path / "runs", Console(quiet=True))
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert not list((tmp_path / "empty").iterdir())
 
 
 def test_records_of_another_experiment_are_stale(folder):

@@ -40,7 +40,7 @@ def test_what_was_just_built_is_what_the_records_give(folder: Path) -> None:
     assert told(folder) == []
 
 
-@pytest.mark.parametrize("name", ["main.md", "scores.csv", "costs.tex", "macros.tex"])
+@pytest.mark.parametrize("name", ["main.md", "scores.csv", "costs.tex", "macros.tex", "summary.md"])
 def test_a_number_that_was_changed_by_hand_is_found(folder: Path, name: str) -> None:
     text = (folder / name).read_text()
     numbers = list(re.finditer(r"\d+\.\d+", text))
@@ -54,6 +54,13 @@ def test_the_last_digits_of_another_processor_are_no_difference(folder: Path) ->
     path = folder / "scores.csv"
     path.write_text(re.sub(r"\d\.\d{10,}", lambda found: repr(float(found[0]) * (1 + 1e-9)), path.read_text()))
     assert told(folder) == []
+
+
+@pytest.mark.parametrize("name", ["main.tex", "main.md", "summary.md"])
+def test_a_file_that_is_no_text_is_named(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(bytes(range(128, 256)))
+    (line,) = told(folder)
+    assert line.startswith(f"not what the records give: {name}; ")
 
 
 def test_tables_of_captions_that_are_no_longer_frozen_and_tables_that_are_gone_are_named(folder: Path) -> None:

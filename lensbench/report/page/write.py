@@ -60,7 +60,7 @@ def write_page(
         "tables": "\n".join(markup.to_html(table) for table in tables.values()),
         "figures": _figures(grid, drawn),
         "notes": markup.listing(grid.results.notes, "notes"),
-        "provenance": markup.facts(provenance),
+        "provenance": markup.facts({name: told for name, told in provenance.items() if name != "files"}),
         "data": script_json(found.data),
         "sheets": sheets_json(found.sheets),
     }
