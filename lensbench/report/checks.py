@@ -36,7 +36,7 @@ def problems(frozen: Frozen, *, allow_mixed: bool = False, allow_missing: bool =
     if frozen.changed:
         found.append(f"not as frozen: {few([*frozen.changed])}; take the committed files again, or freeze again")
     if torn := judged_otherwise(results.records, results.outcomes):
-        found.append(f"the GenEval of {_some(torn, 'cell')} is not that of the judged images: freeze them again")
+        found.append(f"the scores of {_some(torn, 'cell')} are not those of the judged images: freeze them again")
     commits = commits_of(results.records)
     if len(commits) > 1 and not allow_mixed:
         found.append(f"the cells are of {len(commits)} commits ({few(commits)}); --allow-mixed goes on all the same")

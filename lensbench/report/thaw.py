@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from lensbench.publishing import publish_text
 from lensbench.report.checks import problems
 from lensbench.report.freeze import Frozen, publish_parquet
-from lensbench.sweep.cellfiles import has_judged, read_cell
+from lensbench.sweep.cellfiles import read_cell
 
 if TYPE_CHECKING:
     from lensbench.sweep.sweep import Cell
@@ -37,8 +37,6 @@ def thaw(frozen: Frozen, cells: Iterable[Cell], runs: Path) -> tuple[list[str], 
     wanted = [cell for cell in cells if cell.id in records]
     if not wanted:
         raise ValueError("none of the sweep's cells is among the frozen ones: the recipe has changed since")
-    if bare := [cell.id for cell in wanted if cell.id not in outcomes and has_judged(records[cell.id])]:
-        raise ValueError(f"{len(bare)} frozen cells ({bare[0]}, ...) have records of judged images and no outcomes")
     versions = frozen.provenance.get("versions", {})
     written, there = [], []
     for cell in wanted:

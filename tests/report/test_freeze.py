@@ -77,9 +77,9 @@ def test_scores_that_are_not_those_of_the_judged_images_are_refused(folder):
 
     edit_records(folder, half)
     (line,) = problems(open_frozen(folder))
-    assert line.startswith("the GenEval of 1 cell (")
+    assert line.startswith("the scores of 1 cell (")
     done = CliRunner().invoke(app, ["build", str(folder)])
-    assert "is not that of the judged images" in str(done.exception)
+    assert "are not those of the judged images" in str(done.exception)
 
 
 def test_judged_images_that_are_gone_are_missed(folder):
@@ -87,7 +87,7 @@ def test_judged_images_that_are_gone_are_missed(folder):
     outcomes = pd.read_parquet(path)
     outcomes.drop(outcomes.index[outcomes["metric"] == "geneval"][0]).to_parquet(path, index=False)
     (line,) = problems(open_frozen(folder))
-    assert line.startswith("the GenEval of 1 cell (")
+    assert line.startswith("the scores of 1 cell (")
 
 
 @pytest.mark.parametrize("name", ["records.parquet", "outcomes.parquet"])

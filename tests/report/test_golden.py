@@ -6,6 +6,7 @@ After a change that is meant, LENSBENCH_GOLDEN=write writes the files anew; look
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 from pathlib import Path
@@ -128,6 +129,10 @@ def test_a_frozen_result_survives_freezing_again(tmp_path):
     for name in (EXPERIMENTS, CAPTIONS, PROVENANCE):
         shutil.copy(FROZEN / name, tmp_path)
     freeze(frozen.results, tmp_path, tmp_path / "no runs")
-    for name in (EXPERIMENTS, CAPTIONS, PROVENANCE):
+    for name in (EXPERIMENTS, CAPTIONS):
         assert (tmp_path / name).read_bytes() == (FROZEN / name).read_bytes()
+    again, before = (json.loads((folder / PROVENANCE).read_text()) for folder in (tmp_path, FROZEN))
+    files = again.pop("files")
+    assert again == before
+    assert files.keys() == {RECORDS, OUTCOMES, EXPERIMENTS, CAPTIONS}
     assert rendered(tmp_path) == rendered(FROZEN)

@@ -74,8 +74,8 @@ def without_geneval(records: pd.DataFrame) -> pd.DataFrame:
     [
         (lambda f: (f / "experiments.json").unlink(), "nothing says what the records are of"),
         (lambda f: edit_records(f, lambda r: r.assign(experiment_hash="0" * 64)), "of another experiment"),
-        (lambda f: empty_outcomes(f), "not that of the judged images"),
-        (lambda f: (empty_outcomes(f), edit_records(f, without_geneval)), "no outcomes"),
+        (lambda f: empty_outcomes(f), "not those of the judged images"),
+        (lambda f: (empty_outcomes(f), edit_records(f, without_geneval)), "not those of the judged images"),
     ],
 )
 def test_what_is_not_whole_is_not_thawed(tmp_path: Path, folder: Path, spoil: Any, words: str) -> None:
