@@ -70,7 +70,7 @@ def check(
 ) -> None:
     """Say whether frozen results are whole and still those of the sweep's recipe; exit code 1 where they are not.
 
-    The tables and macros beside them are made again and compared too.
+    The tables, macros and summary.md beside them are made again and compared too.
     """
     from lensbench.commands.sweeps import prepared
     from lensbench.report.checks import against_recipe, problems
