@@ -9,12 +9,13 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+
+from tests.waiting import wait
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun")
 # Requeued jobs start again within seconds, where Slurm's own settings wait for two minutes.
@@ -94,13 +95,13 @@ def _cluster(folder: Path) -> Iterator[dict[str, str]]:
     with ExitStack() as stack:
         options = [f"--{name}={path}" for name, path in {**paths, "seed-file": munge / "seed"}.items()]
         _start(stack, folder, environment, ["munged", "--foreground", *options], user="munge")
-        _wait(lambda: (munge / "socket").exists(), "munged")
+        wait(lambda: (munge / "socket").exists(), "munged", 30)
         _start(stack, folder, environment, ["slurmctld", "-D"])
         _start(stack, folder, environment, ["slurmd", "-D", "-N", "localhost"])
-        _wait(lambda: _idle(environment), "slurmd")
+        wait(lambda: _idle(environment), "slurmd", 30)
         yield environment
         subprocess.run(["scancel", "--user=root"], env=os.environ | environment, capture_output=True, timeout=30)
-        _wait(lambda: not _jobs(environment), "scancel")
+        wait(lambda: not _jobs(environment), "scancel", 30)
 
 
 def _program(name: str) -> str | None:
@@ -139,11 +140,3 @@ def _idle(environment: dict[str, str]) -> bool:
 
 def _jobs(environment: dict[str, str]) -> str:
     return subprocess.run(["squeue", "-h"], env=os.environ | environment, capture_output=True, text=True).stdout
-
-
-def _wait(ready: object, what: str, seconds: float = 30) -> None:
-    assert callable(ready)
-    until = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < until, f"{what} was not ready within {seconds:.0f} s"
-        time.sleep(0.2)

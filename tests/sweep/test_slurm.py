@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 
 from lensbench.sweep.slurm import Request, further_options, seconds
 from lensbench.sweep.sweep import collect, load
+from tests.waiting import wait
 
 SWEEP = """from lensbench.experiment import Evaluation, Experiment, Model, ShapesCorpus, TextEncoder, Training
 from lensbench.sweep.sweep import Sweep
@@ -67,13 +67,6 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 def ask(environment: dict[str, str], *command: str) -> str:
     done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True)
     return done.stdout.strip()
-
-
-def wait(ready: Callable[[], object], what: str, limit: float = 120) -> None:
-    until = time.monotonic() + limit
-    while not ready():
-        assert time.monotonic() < until, f"{what} never came"
-        time.sleep(0.1)
 
 
 def kept(folder: Path) -> dict[str, int]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from lensbench.tracking import starter, sync
 from tests.sweep.postgres import PASSWORD, lacking, server
 from tests.tracking.cells import complete, parent_of, runs_of, seen, sweep_of, tell, whole
 from tests.tracking.server import Server, mlflow_server
+from tests.waiting import wait
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -40,13 +40,6 @@ def tracked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         yield running
 
 
-def until(ready: Callable[[], object], what: str, seconds: float = 120) -> None:
-    limit = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < limit, f"{what} never came"
-        time.sleep(0.1)
-
-
 def test_a_server_that_is_killed_and_started_again_has_everything_once_and_in_order(
     tmp_path: Path, tracked: Server
 ) -> None:
@@ -62,14 +55,14 @@ def test_a_server_that_is_killed_and_started_again_has_everything_once_and_in_or
         with telling(directory):
             tell(directory, 1, 200)
             if tracked.process is not None:
-                until(shown_running, "the cell's run")
+                wait(shown_running, "the cell's run")
                 tracked.kill()
                 tell(directory, 201, 600)  # the first cell ends with the server away
             else:
-                until(lambda: "is away" in out.getvalue(), "word of the outage")
+                wait(lambda: "is away" in out.getvalue(), "word of the outage")
                 tell(directory, 201, 400)
                 tracked.start()
-                until(lambda: "is back" in out.getvalue(), "word of its end")
+                wait(lambda: "is back" in out.getvalue(), "word of its end")
                 tell(directory, 401, 600)
             complete(directory, experiment)
 
@@ -118,9 +111,9 @@ def test_a_database_without_a_server_that_restarts_has_everything_once(tmp_path:
             with telling(directory):
                 tell(directory, 1, 300)
                 if "is away" not in out.getvalue():
-                    until(running, "a run")
+                    wait(running, "a run")
                     database.stop()
-                    until(lambda: "is away" in out.getvalue(), "word of the outage")
+                    wait(lambda: "is away" in out.getvalue(), "word of the outage")
                     database.start()
                 tell(directory, 301, 600)
                 complete(directory, experiment)
