@@ -64,8 +64,10 @@ class Worker:
     def __call__(self) -> list[str]:
         """Take cells until none is left; the ids of those that failed. Ends the process where a signal asks to."""
         from rich.console import Console
+        from submitit import JobEnvironment
 
         from lensbench.sweep.session import StoppedError, work
+        from lensbench.sweep.slurm import is_ending
         from lensbench.sweep.sweep import Sweep
         from lensbench.tracking import starter
 
@@ -82,7 +84,10 @@ class Worker:
         except StoppedError as stopped:
             print(f"lensbench: {stopped}", flush=True)
             if stopped.exit_code == 128 + signal.SIGUSR1:
-                signal.raise_signal(signal.SIGUSR1)  # submitit's again by now: it has the job requeued
+                if is_ending(JobEnvironment().job_id):
+                    print("lensbench: Slurm is ending this job: it is not requeued", flush=True)
+                else:
+                    signal.raise_signal(signal.SIGUSR1)  # submitit's again by now: it has the job requeued
             sys.exit(stopped.exit_code)  # Slurm itself requeues a job that it preempts
         return sorted(session.failed)
 

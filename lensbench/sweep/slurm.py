@@ -38,6 +38,7 @@ NOTICE_SECONDS = 120  # of Slurm's warning before the end, which may come a minu
 MOST_WORKERS = 8  # unless asked for more
 POLL_SECONDS = 1.0  # between looks at the runs directory
 ASK_SECONDS = 10.0  # between questions to Slurm
+QUESTIONS = 3  # without an answer before a worker goes on without
 TIME = re.compile(r"((?P<days>\d+)-)?(?P<rest>\d+(:\d+){0,2})")
 # What a further option must not change, and what says it instead.
 OWN = {
@@ -217,6 +218,16 @@ def jobs(array: str) -> dict[str, int] | None:
             continue
         found[f"pending ({reason})" if state == "PENDING" and reason != "None" else state.lower()] += 1
     return dict(found)
+
+
+def is_ending(job: str) -> bool:
+    """Whether Slurm is ending this job already. One that was cancelled would come back if it were requeued."""
+    for _ in range(QUESTIONS):
+        states = jobs(job)
+        if states is not None:
+            return "running" not in states
+        time.sleep(POLL_SECONDS)  # the signal that ends the job ends its question too
+    return False
 
 
 def follow(

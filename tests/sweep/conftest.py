@@ -36,7 +36,7 @@ SelectTypeParameters=CR_Core
 ReturnToService=2
 SchedulerType=sched/builtin
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0
-KillWait=10
+KillWait=30
 MpiDefault=none
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE

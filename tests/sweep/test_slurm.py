@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,8 +43,8 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MLFLOW_TRACKING_U
 @pytest.fixture
 def folder(slurm: dict[str, str], tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
-    subprocess.run(["scancel", "--user=root"], env=os.environ | slurm, check=True)
-    wait(lambda: not ask(slurm, "squeue", "-h"), "the jobs' end")
+    # Again and again: one that is being requeued at that moment comes back.
+    wait(lambda: not (ask(slurm, "scancel", "--user=root") or ask(slurm, "squeue", "-h")), "the jobs' end")
 
 
 def begin(folder: Path, environment: dict[str, str], *options: str, steps: int = 30, resume: float = 300):
@@ -179,6 +180,40 @@ def test_at_its_time_limit_a_job_is_requeued_and_goes_on(slurm: dict[str, str], 
     wait(lambda: min(attempts(folder).values()) > 1, "the second attempt")
     wait(lambda: max(kept(folder).values()) > first, "further steps, kept at the next time limit")
     assert first > 0
+
+
+HELD = """#!/bin/sh
+trap "" TERM  # which Slurm sends to every process of a job that is cancelled
+touch {asked}
+until test -e {go}; do sleep 0.1; done
+exec {program} "$@"
+"""
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_a_job_that_is_cancelled_after_its_warning_does_not_come_back(
+    slurm: dict[str, str], folder: Path, tmp_path: Path
+) -> None:
+    held, asked, go = tmp_path / "held", tmp_path / "asked", tmp_path / "go"
+    held.mkdir()
+    for name in ("scontrol", "squeue"):  # what a worker asks Slurm by, once its state is kept
+        (held / name).write_text(HELD.format(asked=asked, go=go, program=shutil.which(name)))
+        (held / name).chmod(0o755)
+    environment = slurm | {"PATH": f"{held}:{os.environ['PATH']}"}
+    code, out, _ = end(begin(folder, environment, "--launcher", "slurm", "--workers", "1", "--no-wait", steps=LONG))
+    assert code == 0
+    job = out.split()[1]
+    wait(lambda: list((folder / "runs").glob("*/watch.csv")), "training")
+    warn(slurm, job)
+    wait(asked.exists, "the worker's question")
+    ask(slurm, "scancel", job)
+    go.touch()
+    wait(lambda: ask(slurm, "squeue", "-h", "--format=%T") != "COMPLETING", "the job's end")
+    assert ask(slurm, "squeue", "-h", "--format=%T") == ""
+    assert kept(folder)
+    (said,) = (folder / "runs" / "slurm").glob("*.out")
+    assert said.read_text().splitlines()[-1] == "lensbench: Slurm is ending this job: it is not requeued"
 
 
 @pytest.mark.slurm
