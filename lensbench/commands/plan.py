@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,7 @@ from lensbench.commands.sweeps import CorpusFolder, Runs, SweepFile
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from lensbench.sweep.planning import Pace, Planned
     from lensbench.sweep.sweep import Cell, Sweep
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
 LISTED = 100  # cells that are listed without --cells
 MOST_ROWS = 200  # where the seeds are folded
 LONGEST_LEVEL = 14  # columns that a level takes before it is folded
+MOST_QUESTIONS = 12  # that are listed
 HEAD = 12  # columns of a line's head
+COUNTED = ("images", "steps", "seen")
+LEFT_OUT = ("seen", "FLOPs", "parameters", "steps", "images")  # columns, in this order, where there is no room
+WIDEST = 1000  # columns that a table may want
 
 
 def plan(
@@ -68,7 +73,7 @@ def plan(
         ("design", _design(sweep)),
         ("matched", _matched(sweep, every)),
         ("tuning", _tuning(sweep, untuned)),
-        ("questions", f"{len(sweep.questions)}, which are what the report answers" if sweep.questions else ""),
+        *_questions(sweep),
         ("compute", _compute(found)),
         ("time", _time(found, lanes, devices, bool(gpus()), every, paces)),
         ("dollars", _dollars(found, devices, rate, bool(gpus()))),
@@ -153,6 +158,16 @@ def _tuning(sweep: Sweep, untuned: str) -> str:
     budget = f"{tuning.trials} trials of {of} steps{seeds} for each of {len(every)} arms and sizes"
     budget += f", at {levels_shown(tuning.at)} alone" if tuning.at else ""
     return f"{budget}; not complete: {untuned}; the cells below are untuned" if untuned else f"{budget}; complete"
+
+
+def _questions(sweep: Sweep) -> list[tuple[str, str]]:
+    """What the report answers, a line each under one head."""
+    told = [question.label(sweep.reference) for question in sweep.questions]
+    if (more := len(told) - MOST_QUESTIONS) > 1:
+        told[MOST_QUESTIONS:] = [f"and {more} more"]
+    if told:
+        told.append("each at every scale and wording that it does not name; one family for Holm's correction")
+    return [("" if n else "questions", line) for n, line in enumerate(told)]
 
 
 def _compute(found: Sequence[Planned]) -> str:
@@ -240,45 +255,52 @@ def _folded(found: Sequence[Planned]) -> Iterator[Planned]:
 
 
 def _list(console: Console, found: Sequence[Planned], folded: bool = False) -> None:
+    """A row a cell. What is the same of all stands above, and what has no room is left out rather than cut."""
+    factors = [dotted for dotted in found[0].cell.levels if not (folded and dotted == "seed")]
+    levels = {_leaf(dotted, factors): [_level(one, dotted) for one in found] for dotted in factors}
+    numbers = {head: texts for head, texts in _numbers(found).items() if head not in factors}
+    states = {"seeds" if folded else "state": [one.state for one in found]}
+    every = levels | numbers | states
+    same = {head: texts[0] for head, texts in every.items() if len(set(texts)) == 1} if len(found) > 1 else {}
+    named = (*levels, "time", "seeds")
+    words = {head: f"{head} {text}" if head in named else text for head, text in same.items()}
+    words |= {head: f"{same[head]} {head}" for head in (*COUNTED, "parameters") if head in words and head in numbers}
+    _say(console, "every cell", ", ".join(words.values()).replace("\n", ""))
+    shown = {head: texts for head, texts in every.items() if head not in same}
+    if not folded:
+        shown = {"cell": [one.cell.id for one in found]} | shown
+    left_out, wide = [], console.options.update(width=WIDEST)
+    for head in (head for head in LEFT_OUT if head in shown):
+        if console.measure(_table(shown, numbers), options=wide).maximum <= console.width:
+            break
+        left_out.append(head)
+        del shown[head]
+    if left_out:
+        _say(console, "", f"no room for {', '.join(left_out)}: a wider window has them")
+    console.print()
+    console.print(_table({head: texts[:MOST_ROWS] if folded else texts for head, texts in shown.items()}, numbers))
+
+
+def _table(columns: dict[str, list[str]], numbers: Container[str]) -> Table:
     from rich import box
     from rich.table import Table
 
-    from lensbench.sweep.progress import duration
-
-    factors = [dotted for dotted in found[0].cell.levels if not (folded and dotted == "seed")]
-    columns = _numbers(found)
-    same = {head: texts[0] for head, texts in columns.items() if len(set(texts)) == 1 and len(found) > 1}
-    if same:
-        _say(
-            console,
-            "every cell",
-            ", ".join(words if head == "FLOPs" else f"{words} {head}" for head, words in same.items()),
-        )
-    columns = {head: texts for head, texts in columns.items() if head not in {*same, *factors}}
-    if any(one.seconds is not None for one in found):
-        columns["time"] = [duration(one.seconds) for one in found]
-    levels = {dotted: [_level(one, dotted) for one in found] for dotted in factors}
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    if not folded:
-        table.add_column("cell", no_wrap=True)
-    for dotted in factors:
-        longest = max(len(line) for text in levels[dotted] for line in text.splitlines())
-        table.add_column(_leaf(dotted, factors), min_width=min(longest, LONGEST_LEVEL), overflow="fold")
-    for head in columns:
-        table.add_column(head, justify="right", no_wrap=True)
-    states = [one.state for one in found]
-    table.add_column(
-        "seeds" if folded else "state", min_width=min(max(map(len, states)), LONGEST_LEVEL), overflow="fold"
-    )
-    for n, one in enumerate(found[:MOST_ROWS] if folded else found):
-        row = [texts[n] for texts in (*levels.values(), *columns.values())]
-        table.add_row(*([] if folded else [one.cell.id]), *row, one.state)
-    console.print()
-    console.print(table)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for head, texts in columns.items():
+        if head in numbers or head == "cell":
+            table.add_column(head, justify="left" if head == "cell" else "right", no_wrap=True)
+        else:
+            longest = max(len(line) for text in (head, *texts) for line in text.splitlines())
+            table.add_column(head, min_width=min(longest, LONGEST_LEVEL), max_width=LONGEST_LEVEL, overflow="fold")
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
+    return table
 
 
 def _numbers(found: Sequence[Planned]) -> dict[str, list[str]]:
     """Columns of numbers, by their heads, as words."""
+    from lensbench.sweep.progress import duration
+
     out: dict[str, list[str]] = {"parameters": [], "images": [], "steps": [], "seen": [], "FLOPs": []}
     for one in found:
         about = "about " if one.cell.experiment.training.buckets else ""
@@ -287,6 +309,8 @@ def _numbers(found: Sequence[Planned]) -> dict[str, list[str]]:
         out["steps"].append(f"{one.cell.experiment.training.steps:,}")
         out["seen"].append(f"{about}{one.samples:,.0f}")
         out["FLOPs"].append(flops(one.flops))
+    if any(one.seconds is not None for one in found):
+        out["time"] = [duration(one.seconds) for one in found]
     return out
 
 

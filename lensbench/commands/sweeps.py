@@ -167,8 +167,8 @@ def on_corpus(sweep: Sweep, sweep_file: Path, corpus: Path | None) -> Sweep:
     if corpus is None and config.kind == "shapes":
         return sweep
     if isinstance(config, FolderCorpus):
-        if corpus is None and "path" not in config.model_fields_set:
-            raise ValueError(f"{sweep_file}: the sweep's corpus is a folder; say which with --corpus DIR")
+        if corpus is None and config.path == FolderCorpus().path:
+            raise ValueError(f"{sweep_file}: the sweep's corpus is a folder; say which with --corpus DIR (. for here)")
         folder = config.model_copy(update={"path": corpus or config.path})
     else:
         from lensbench.sweep.sweep import drafts

@@ -73,11 +73,11 @@ def build(
 
 @contextmanager
 def _as_it_was_if_that_fails(folder: Path) -> Iterator[None]:
-    """What is frozen in a folder stays when the report of other results cannot be written."""
+    """What is frozen in a folder stays when the report of other results cannot be written, or is stopped."""
     before = {name: path.read_bytes() if (path := folder / name).is_file() else None for name in FILES}
     try:
         yield
-    except Exception:
+    except BaseException:
         for name, data in before.items():
             if data is None:
                 (folder / name).unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
@@ -49,6 +49,18 @@ class Question(Part):
         )
         return arm, other
 
+    def label(self, reference: dict[str, Any]) -> str:
+        """It for people, e.g. `geneval: set=detailed against set=alt at depth=2, short prompts`."""
+        arm, other = self.arms(reference)
+        differ = [dotted for dotted in arm if arm[dotted] != other[dotted]]
+        sides = [_of(levels, differ) for levels in (arm, other)]
+        words = f"{self.metric}: {' against '.join(sides)}"
+        if shared := [dotted for dotted in self.arm if dotted not in differ]:
+            words += f" with {_of(arm, shared)}"
+        if self.at:
+            words += f" at {_of(self.at, self.at)}"
+        return words + (f", {self.form} prompts" if self.form else "")
+
     def check(self, cells: Sequence[Cell], reference: dict[str, Any]) -> None:
         """Raises ValueError where the sweep's cells cannot answer it."""
         arm, other = self.arms(reference)
@@ -87,6 +99,10 @@ class Question(Part):
 
 def _has(cell: Cell, levels: dict[str, Any]) -> bool:
     return all(str(cell.levels.get(d)) == str(level) for d, level in levels.items())
+
+
+def _of(levels: dict[str, Any], factors: Iterable[str]) -> str:
+    return " ".join(f"{dotted.rpartition('.')[2]}={levels[dotted]}" for dotted in factors)
 
 
 def _shown(levels: dict[str, Any]) -> str:

@@ -128,9 +128,10 @@ def test_values_that_are_no_numbers_and_a_provenance_that_says_nothing_are_told_
         open_frozen(folder)
 
 
-def test_a_report_that_cannot_be_written_leaves_what_was_frozen(folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [ValueError("a number of seeds that no table expects"), KeyboardInterrupt()])
+def test_a_report_that_cannot_be_written_leaves_what_was_frozen(folder, tmp_path, monkeypatch, error):
     def broken(*given):
-        raise ValueError("a number of seeds that no table expects")
+        raise error
 
     rebuild(folder, Console(quiet=True))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -138,7 +139,7 @@ def test_a_report_that_cannot_be_written_leaves_what_was_frozen(folder, tmp_path
     other = replace(results, records=results.records.assign(hardware="another"))
     monkeypatch.setattr("lensbench.report.build.all_tables", broken)
     for place in (folder, tmp_path / "empty"):
-        with pytest.raises(ValueError, match="no table expects"):
+        with pytest.raises(type(error)):
             build(other, place, tmp_path / "runs", Console(quiet=True))
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert not list((tmp_path / "empty").iterdir())

@@ -153,6 +153,10 @@ def test_questions_are_told_in_the_words_of_the_tables(tmp_path: Path) -> None:
         "arm": {"captions.set": "detailed"}, "other": {"captions.set": "alt"}, "scale": {"model.depth": 2},
         "metric": "geneval", "form": "detailed",
     }  # fmt: skip
+    reference = {"captions.set": "alt", "captions.shuffled": False}
+    assert asked.label(reference) == "geneval: set=detailed against set=alt at depth=2, detailed prompts"
+    further = Question(arm=reference | {"captions.shuffled": True}, metric="validation_loss")
+    assert further.label(reference) == "validation_loss: shuffled=True against shuffled=False with set=alt"
 
 
 @pytest.mark.parametrize(

@@ -59,16 +59,33 @@ def test_the_summary_stands_before_the_cells_and_nothing_is_written(tmp_path: Pa
         "2 captions.set x 2 seed",
         "training.steps are derived",
         "FLOPs of the reference arm",
-        "questions 1,",
+        "questions geneval: set=detailed against set=alt each at every scale",
         "time not known: --pilot measures it",
         "--usd-per-hour",
         "GenEval points on detailed prompts, with 2 seeds",
         "24 images",
     ):
         assert words in out
-    assert out.count("not run") == 4
-    assert out.index("compute") < out.index("not run")
+    assert out.count("not run") == 1
+    assert out.index("compute") < out.index("not run") < out.index("detailed 0 34 272")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("columns", "numbers", "left_out"),
+    [(120, {"parameters": "0.41 M", "FLOPs": "316 GFLOP"}, ""), (80, {"parameters": "0.41 M"}, "FLOPs"),
+     (65, {}, "FLOPs, parameters")],
+)  # fmt: skip
+def test_a_column_without_room_is_left_out_and_none_is_cut(
+    columns: int, numbers: dict[str, str], left_out: str
+) -> None:
+    command = [LENSBENCH, "plan", "sweeps/caption_quality.py", "--cells"]
+    environment = os.environ | {"COLUMNS": str(columns)}
+    out = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True).stdout
+    rows = [" ".join(line.split()) for line in out.splitlines()]
+    assert " ".join(("cell set shuffled images depth seed", *numbers)) in rows
+    assert " ".join(("ee9efc24dbb1 alt False 256 2 0", *numbers.values())) in rows
+    assert (f"no room for {left_out}:" in out) if left_out else ("no room" not in out)
 
 
 def test_a_design_without_intervals_sees_nothing(tmp_path: Path) -> None:
@@ -126,7 +143,8 @@ def test_many_cells_are_folded_over_their_seeds(tmp_path: Path) -> None:
     path = tmp_path / "small.py"
     path.write_text(text)
     done = subprocess.run([LENSBENCH, "plan", "small.py"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout.count("60 to run") == 2
+    assert "seeds 60 to run" in done.stdout
+    assert [line.split()[0] for line in done.stdout.splitlines() if "GFLOP" in line][-2:] == ["alt", "detailed"]
     assert "--cells lists all 120 cells" in done.stdout
 
 
