@@ -212,8 +212,10 @@ def export(
         raise ValueError(f"--scale {scale} is of photographs: caption your own corpus")
     world = open_corpus(experiment.corpus, experiment.images)
     assert isinstance(world, ShapesWorld)
-    folder.mkdir(parents=True, exist_ok=True)
     keys = world.train_keys[:images]
+    folder.mkdir(parents=True, exist_ok=True)
+    if others := sorted({path.name for path in folder.iterdir()} - {f"{key}.png" for key in world.train_keys}):
+        raise ValueError(f"{folder} holds {others[0]}, which is no image of {scale}: give a folder of its own")
     for start in range(0, len(keys), 256):
         some = keys[start : start + 256]
         for key, pixels in zip(some, world.images(some, Size(side, side)), strict=True):

@@ -157,6 +157,10 @@ def test_its_images_can_be_captioned(run: Callable[..., tuple], tmp_path: Path) 
     assert code == 0
     assert sorted(path.name for path in (tmp_path / "images").iterdir()) == [f"train-{i:08d}.png" for i in range(3)]
     assert "train-00000000" in out
+    (tmp_path / "images" / "mine.png").touch()
+    code, out, err = run("export", tmp_path / "images", "--scale", "tiny", "--ladder", "ladder.py", "--images", 3)
+    assert (code, out) == (2, "")
+    assert err.endswith("/images holds mine.png, which is no image of tiny: give a folder of its own\n")
 
 
 # A released scale never changes: a change is a new version of it, with a new line here.
