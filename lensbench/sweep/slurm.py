@@ -225,7 +225,7 @@ def is_ending(job: str) -> bool:
     for _ in range(QUESTIONS):
         states = jobs(job)
         if states is not None:
-            return "running" not in states
+            return not states or "completing" in states
         time.sleep(POLL_SECONDS)  # the signal that ends the job ends its question too
     return False
 

@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from lensbench.sweep import claims
 from lensbench.sweep.slurm import Request, further_options, seconds
 from lensbench.sweep.sweep import collect, load
 from tests.waiting import wait
@@ -107,6 +109,28 @@ def attempts(folder: Path) -> dict[str, int]:
 LONG = 900  # steps of a cell that is disturbed
 
 
+@contextmanager
+def still(folder: Path, workers: int, since: str = "watch.csv") -> Iterator[None]:
+    """All workers stand still in the block, each within a cell of its own from the moment that this file is there."""
+    pids: dict[str, int] = {}
+
+    def stopped() -> bool:
+        for path in (folder / "runs").glob(f"*/{since}"):
+            cell = (folder / "runs").joinpath(path.relative_to(folder / "runs").parts[0])
+            if cell.name not in pids and (holder := claims.state(cell).holder):
+                os.kill(holder["pid"], signal.SIGSTOP)
+                pids[cell.name] = holder["pid"]
+        return len(pids) == workers
+
+    wait(stopped, f"{since} of every worker")
+    try:
+        yield
+    finally:
+        for pid in pids.values():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
 @pytest.fixture(scope="module")
 def quiet(slurm: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The long sweep, run here by one worker that nothing disturbs."""
@@ -157,9 +181,9 @@ def test_a_requeued_job_goes_on_within_its_cell(
     code, out, err = end(process)
     assert (code, err) == (0, "")
     job = out.split()[1]
-    wait(lambda: len(list((folder / "runs").glob("*/watch.csv"))) == 2, "training")  # begun, and no resume point yet
-    assert kept(folder) == {}
-    disturb(slurm, job)
+    with still(folder, workers=2):
+        assert kept(folder) == {}
+        disturb(slurm, job)
     wait(lambda: len(kept(folder)) == 2, "the state of both cells")
     assert all(0 < step < LONG for step in kept(folder).values())
     code, out, err = end(begin(folder, slurm, "--launcher", "slurm", "--workers", "2", steps=LONG))
@@ -204,8 +228,8 @@ def test_a_job_that_is_cancelled_after_its_warning_does_not_come_back(
     code, out, _ = end(begin(folder, environment, "--launcher", "slurm", "--workers", "1", "--no-wait", steps=LONG))
     assert code == 0
     job = out.split()[1]
-    wait(lambda: list((folder / "runs").glob("*/watch.csv")), "training")
-    warn(slurm, job)
+    with still(folder, workers=1):
+        warn(slurm, job)
     wait(asked.exists, "the worker's question")
     ask(slurm, "scancel", job)
     go.touch()
@@ -220,10 +244,10 @@ def test_a_job_that_is_cancelled_after_its_warning_does_not_come_back(
 @pytest.mark.slow
 def test_the_cell_of_a_killed_job_is_taken_by_another(slurm: dict[str, str], folder: Path, quiet: Path) -> None:
     process = begin(folder, slurm, "--launcher", "slurm", "--workers", "2", steps=LONG, resume=0.5)
-    wait(lambda: len(kept(folder)) == 2, "states of both cells")
-    pids = ask(slurm, "squeue", "-h", "--array", "--format=%i").split()
-    assert len(pids) == 2
-    ask(slurm, "scancel", "--signal=KILL", "--batch", pids[0])
+    with still(folder, workers=2, since="resume/step-*.json"):
+        jobs = ask(slurm, "squeue", "-h", "--array", "--format=%i").split()
+        assert len(jobs) == 2
+        ask(slurm, "scancel", "--signal=KILL", "--batch", jobs[0])
     code, out, err = end(process)
     assert (code, err) == (0, ""), out
     assert losses(folder) == losses(quiet)
@@ -235,13 +259,13 @@ def test_the_cell_of_a_killed_job_is_taken_by_another(slurm: dict[str, str], fol
 def test_ctrl_c_leaves_the_jobs_and_the_same_command_watches_them_again(slurm: dict[str, str], folder: Path) -> None:
     options = ("--launcher", "slurm", "--workers", "1")
     process = begin(folder, slurm, *options, steps=LONG)
-    wait(lambda: list((folder / "runs").glob("*/train.csv")), "training")
-    process.send_signal(signal.SIGINT)
-    code, out, err = end(process)
-    assert code == 130
-    job = out.split()[1]
-    assert f"no longer watched; job {job} goes on. Stop it with: scancel {job}; watch it again with:" in err
-    assert ask(slurm, "squeue", "-h", "--array", "--format=%A") == job
+    with still(folder, workers=1):
+        process.send_signal(signal.SIGINT)
+        code, out, err = end(process)
+        assert code == 130
+        job = out.split()[1]
+        assert f"no longer watched; job {job} goes on. Stop it with: scancel {job}; watch it again with:" in err
+        assert ask(slurm, "squeue", "-h", "--array", "--format=%A") == job
     code, out, _ = end(begin(folder, slurm, *options, steps=LONG))
     assert code == 0
     assert f"job {job} with 1 worker is still there" in out
@@ -251,7 +275,7 @@ def test_ctrl_c_leaves_the_jobs_and_the_same_command_watches_them_again(slurm: d
 @pytest.mark.slow
 def test_a_cell_in_two_processes_is_a_step_that_is_warned_too(slurm: dict[str, str], folder: Path) -> None:
     options = ("--launcher", "slurm", "--workers", "1", "--processes-per-node", "2")
-    process = begin(folder, slurm, *options, steps=200)
+    process = begin(folder, slurm, *options, steps=400)
     wait(lambda: list((folder / "runs").glob("*/watch.csv")), "training")
     warn(slurm, ask(slurm, "squeue", "-h", "--format=%A"))
     wait(lambda: kept(folder), "the state of the cell")
