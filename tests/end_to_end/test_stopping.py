@@ -76,14 +76,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[floa
     return losses(folder)
 
 
-@pytest.mark.parametrize(
-    ("how", "busy"),
-    [
-        pytest.param(signal.SIGINT, False, marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, True, marks=pytest.mark.slow),
-        (signal.SIGKILL, False),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "busy"), [(signal.SIGINT, False), (signal.SIGINT, True), (signal.SIGKILL, False)])
 def test_a_stopped_sweep_goes_on_within_its_cells(
     how: signal.Signals, busy: bool, tmp_path: Path, undisturbed: dict[str, list[float]]
 ) -> None:

@@ -127,6 +127,7 @@ def test_a_failing_cell_is_told_with_its_reason_and_the_others_go_on(tmp_path: P
     assert out.getvalue().count("lower training.learning_rate") == 2
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_loses_its_cell_to_the_other(tmp_path: Path) -> None:
     process = begin(tmp_path)
     under_way(tmp_path / "runs", 2)
