@@ -38,7 +38,7 @@ NOTICE_SECONDS = 120  # of Slurm's warning before the end, which may come a minu
 MOST_WORKERS = 8  # unless asked for more
 POLL_SECONDS = 1.0  # between looks at the runs directory
 ASK_SECONDS = 10.0  # between questions to Slurm
-QUESTIONS = 3  # without an answer before a worker goes on without
+QUESTIONS = 3  # of a worker without an answer, before it goes on without
 TIME = re.compile(r"((?P<days>\d+)-)?(?P<rest>\d+(:\d+){0,2})")
 # What a further option must not change, and what says it instead.
 OWN = {
@@ -197,14 +197,14 @@ def array_of(sweep: Sweep, runs: Path, worker: Callable[[], Any], workers: int, 
         return array
 
 
-def jobs(array: str) -> dict[str, int] | None:
+def jobs(array: str, timeout: float = 60) -> dict[str, int] | None:
     """How many jobs of an array are in each state, pending ones with Slurm's reason.
 
     {} when none is left, None without an answer.
     """
     command = ["squeue", "--noheader", "--array", f"--jobs={array}", "--format=%T %r"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     except FileNotFoundError:
         raise ValueError("--launcher slurm: squeue is not on this machine; run the command on a login node") from None
     except subprocess.TimeoutExpired:
@@ -222,8 +222,8 @@ def jobs(array: str) -> dict[str, int] | None:
 
 def is_ending(job: str) -> bool:
     """Whether Slurm is ending this job already. One that was cancelled would come back if it were requeued."""
-    for _ in range(QUESTIONS):
-        states = jobs(job)
+    for _ in range(QUESTIONS if shutil.which("squeue") else 0):
+        states = jobs(job, timeout=ASK_SECONDS)
         if states is not None:
             return not states or "completing" in states
         time.sleep(POLL_SECONDS)  # the signal that ends the job ends its question too
