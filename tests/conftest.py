@@ -1,6 +1,7 @@
 """A test that needs a server, a browser or LaTeX skips with its reason; under LENSBENCH_NO_SKIP such a skip fails."""
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,10 @@ from hypothesis import settings
 # An example that takes long on a busy machine is no failure.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+# Begun in the background by a shell, as `make test &` is, the tests would hand Ctrl-C on as ignored to what they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
