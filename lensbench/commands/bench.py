@@ -198,7 +198,9 @@ def export(
     scale: Annotated[str, typer.Option(help="smoke or small.")] = "smoke",
     ladder: Ladder = LADDER,
     images: Annotated[int | None, typer.Option(min=1, help="The first so many alone, for a look.")] = None,
-    side: Annotated[int, typer.Option(min=16, help="Pixels: larger than they are trained on, to be captioned.")] = 256,
+    side: Annotated[
+        int, typer.Option(min=16, max=2048, help="Pixels: larger than they are trained on, to be captioned.")
+    ] = 256,
 ) -> None:
     """Write the images of a scale of the shapes world, so that a captioner can caption them."""
     from PIL import Image
@@ -214,13 +216,18 @@ def export(
     assert isinstance(world, ShapesWorld)
     keys = world.train_keys[:images]
     folder.mkdir(parents=True, exist_ok=True)
-    if others := sorted({path.name for path in folder.iterdir()} - {f"{key}.png" for key in world.train_keys}):
+    there = {path.name for path in folder.iterdir()}
+    if others := sorted(there - {f"{key}.png" for key in world.train_keys}):
         raise ValueError(f"{folder} holds {others[0]}, which is no image of {scale}: give a folder of its own")
     for start in range(0, len(keys), 256):
         some = keys[start : start + 256]
         for key, pixels in zip(some, world.images(some, Size(side, side)), strict=True):
             Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(folder / f"{key}.png")
-    print(f'{len(keys):,} images in {folder}; caption them into a .jsonl of {{"key": "{keys[0]}", "text": "..."}}')
+    stay = len(there - {f"{key}.png" for key in keys})
+    beside = f" beside {stay:,} that were there" if stay else ""
+    print(
+        f'{len(keys):,} images in {folder}{beside}; caption them into a .jsonl of {{"key": "{keys[0]}", "text": "..."}}'
+    )
 
 
 def _enter(

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 LISTED = 100  # cells that are listed without --cells
 MOST_ROWS = 200  # where the seeds are folded
 LONGEST_LEVEL = 14  # columns that a level takes before it is folded
-MOST_QUESTIONS = 12  # that are listed
 HEAD = 12  # columns of a line's head
 COUNTED = ("images", "steps", "seen")
 LEFT_OUT = ("seen", "FLOPs", "parameters", "steps", "images")  # columns, in this order, where there is no room
@@ -116,7 +115,9 @@ def _pilot(console: Console, every: Sequence[Cell], threads: int) -> dict[tuple[
 
 def _title(sweep: Sweep, total: int, done: int) -> list[str]:
     left = f"{total - done:,} to run" if done else "none is done"
-    return [f"{sweep.name}: {total:,} cells, {f'{done:,} of them done, ' if done else ''}{left}"]
+    return [
+        f"{sweep.name}: {total:,} cell{'s' if total > 1 else ''}, {f'{done:,} of them done, ' if done else ''}{left}"
+    ]
 
 
 def _design(sweep: Sweep) -> str:
@@ -126,7 +127,8 @@ def _design(sweep: Sweep) -> str:
     if sweep.exclude:
         words.append(f"{len(sweep.exclude)} exclusion{'s' if len(sweep.exclude) > 1 else ''}")
     own = [d for d in sweep.every_factor() if sweep.paired is not None and d not in (*sweep.paired, "seed")]
-    words.append(f"seeds of their own for {', '.join(own)}" if own else "every seed is shared by all levels")
+    lacking = " that have it" if any("seed" in excluded for excluded in sweep.exclude) else ""
+    words.append(f"seeds of their own for {', '.join(own)}" if own else f"every seed is shared by all levels{lacking}")
     return "; ".join(words)
 
 
@@ -163,8 +165,6 @@ def _tuning(sweep: Sweep, untuned: str) -> str:
 def _questions(sweep: Sweep) -> list[tuple[str, str]]:
     """What the report answers, a line each under one head."""
     told = [question.label(sweep.reference) for question in sweep.questions]
-    if (more := len(told) - MOST_QUESTIONS) > 1:
-        told[MOST_QUESTIONS:] = [f"and {more} more"]
     if told:
         told.append("each at every scale and wording that it does not name; one family for Holm's correction")
     return [("" if n else "questions", line) for n, line in enumerate(told)]

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -114,11 +115,12 @@ def open_frozen(folder: Path) -> Frozen:
     changed = tuple(name for name, digest in frozen.items() if _sha256_of(folder / name) != digest)
     experiments = _read_json(folder / EXPERIMENTS)
     captions = _read_json(folder / CAPTIONS)
-    sciences = {
-        cell: _changed(experiments["base"], told["changes"]) for cell, told in experiments.get("cells", {}).items()
-    }
-    parameters = {cell: int(told["parameters"]) for cell, told in experiments.get("cells", {}).items()}
-    about = captions_from(captions) if captions else None
+    with _as_a_freeze_writes_it(folder / EXPERIMENTS):
+        told = experiments.get("cells", {})
+        sciences = {cell: _changed(experiments["base"], of["changes"]) for cell, of in told.items()}
+        parameters = {cell: int(of["parameters"]) for cell, of in told.items()}
+    with _as_a_freeze_writes_it(folder / CAPTIONS):
+        about = captions_from(captions) if captions else None
     return Frozen(results, provenance, sciences, parameters, about, changed)
 
 
@@ -340,6 +342,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{path}: no JSON object; freeze the sweep again")
     return found
+
+
+@contextmanager
+def _as_a_freeze_writes_it(path: Path) -> Iterator[None]:
+    """ValueError, one line, where what was read of a file is not of the form that a freeze gives it."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ValueError(f"{path}: not what a freeze writes; take the committed file again, or freeze again") from None
 
 
 def _changed(base: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:

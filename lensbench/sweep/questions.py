@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from lensbench import mixture
 from lensbench.experiment import Form, Part
+from lensbench.scoring.geneval import TASKS
 
 if TYPE_CHECKING:
     from lensbench.sweep.design import Cell
@@ -34,6 +35,8 @@ class Question(Part):
         name, dot, task = metric.partition(".")
         if name not in SCORES or bool(dot) != bool(task) or (task and name != "geneval"):
             raise ValueError(f"{metric!r} is no score: name one of {', '.join(SCORES)}, or geneval.<task>")
+        if task and task not in TASKS:
+            raise ValueError(f"{metric!r}: GenEval has no such task: name one of {', '.join(TASKS)}")
         return metric
 
     @field_validator("arm", "against", "at")

@@ -156,7 +156,10 @@ def test_its_images_can_be_captioned(run: Callable[..., tuple], tmp_path: Path) 
     code, out, _ = run("export", tmp_path / "images", "--scale", "tiny", "--ladder", "ladder.py", "--images", 3)
     assert code == 0
     assert sorted(path.name for path in (tmp_path / "images").iterdir()) == [f"train-{i:08d}.png" for i in range(3)]
+    assert out.startswith(f"3 images in {tmp_path / 'images'}; caption them")
     assert "train-00000000" in out
+    _, out, _ = run("export", tmp_path / "images", "--scale", "tiny", "--ladder", "ladder.py", "--images", 2)
+    assert out.startswith(f"2 images in {tmp_path / 'images'} beside 1 that were there; caption them")
     (tmp_path / "images" / "mine.png").touch()
     code, out, err = run("export", tmp_path / "images", "--scale", "tiny", "--ladder", "ladder.py", "--images", 3)
     assert (code, out) == (2, "")

@@ -128,6 +128,24 @@ def test_values_that_are_no_numbers_and_a_provenance_that_says_nothing_are_told_
         open_frozen(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "experiments.json",
+            '{"base": {"model": 3}, "cells": {"a": {"parameters": 1, "changes": {"model.depth": 2}}}}',
+        ),
+        ("experiments.json", '{"base": {}, "cells": {"a": 5}}'),
+        ("experiments.json", '{"cells": {"a": {"parameters": 1, "changes": {}}}}'),
+        ("captions.json", '{"sets": 5}'),
+    ],
+)
+def test_json_of_another_form_is_told_in_a_line(folder, name, text):
+    (folder / name).write_text(text)
+    with pytest.raises(ValueError, match=rf"{name}: not what a freeze writes; [^\n]*$"):
+        open_frozen(folder)
+
+
 @pytest.mark.parametrize("error", [ValueError("a number of seeds that no table expects"), KeyboardInterrupt()])
 def test_a_report_that_cannot_be_written_leaves_what_was_frozen(folder, tmp_path, monkeypatch, error):
     def broken(*given):

@@ -56,7 +56,7 @@ def test_the_summary_stands_before_the_cells_and_nothing_is_written(tmp_path: Pa
     out = plan(tmp_path, "--variances", str(PROJECT / "results" / "demo"), changes=asked)
     for words in (
         "small: 4 cells, none is done",
-        "2 captions.set x 2 seed",
+        "2 captions.set x 2 seed; every seed is shared by all levels",
         "training.steps are derived",
         "FLOPs of the reference arm",
         "questions geneval: set=detailed against set=alt each at every scale",
