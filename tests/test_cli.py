@@ -96,6 +96,7 @@ def test_a_mistyped_command_is_one_line(words: list[str], said: str) -> None:
         ('("alt", "detailed")', '("alt", "poetic")', ["q.py:4", "poetic"]),
         ('reference={"captions.set": "alt"}', 'reference={"captions.set": "brief"}', ["reference", "brief"]),
         ("sweep = Sweep(", "sweep == Sweep(", ["q.py:4", "NameError"]),
+        ("base=experiment", "base=Experiment(corpus=FolderCorpus())", ["corpus is a folder", "--corpus DIR"]),
         (
             "base=experiment",
             "base=Experiment(corpus=FolderCorpus()).replace({'images': 9})",

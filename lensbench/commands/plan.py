@@ -22,7 +22,6 @@ LISTED = 100  # cells that are listed without --cells
 MOST_ROWS = 200  # where the seeds are folded
 LONGEST_LEVEL = 14  # columns that a level takes before it is folded
 HEAD = 12  # columns of a line's head
-COUNTED = ("images", "steps", "seen")
 LEFT_OUT = ("seen", "FLOPs", "parameters", "steps", "images")  # columns, in this order, where there is no room
 WIDEST = 1000  # columns that a table may want
 
@@ -149,7 +148,7 @@ def _tuning(sweep: Sweep, untuned: str) -> str:
         if not sweep.tuned_by:
             return ""
         return f"as {sweep.tuned_by}" + (f"; not complete: {untuned}; the cells below are untuned" if untuned else "")
-    from lensbench.sweep.constraints import levels_shown
+    from lensbench.sweep.levels import levels_shown
     from lensbench.sweep.tuned import trial_experiment, units
 
     tuning = sweep.tuning
@@ -262,11 +261,10 @@ def _list(console: Console, found: Sequence[Planned], folded: bool = False) -> N
     states = {"seeds" if folded else "state": [one.state for one in found]}
     every = levels | numbers | states
     same = {head: texts[0] for head, texts in every.items() if len(set(texts)) == 1} if len(found) > 1 else {}
-    named = (*levels, "time", "seeds")
-    words = {head: f"{head} {text}" if head in named else text for head, text in same.items()}
-    words |= {head: f"{same[head]} {head}" for head in (*COUNTED, "parameters") if head in words and head in numbers}
-    _say(console, "every cell", ", ".join(words.values()).replace("\n", ""))
-    shown = {head: texts for head, texts in every.items() if head not in same}
+    words = [_of_all(head, text, head in numbers) for head, text in same.items()]
+    _say(console, "every cell", ", ".join(words))
+    rows = slice(MOST_ROWS if folded else None)
+    shown = {head: texts[rows] for head, texts in every.items() if head not in same}
     if not folded:
         shown = {"cell": [one.cell.id for one in found]} | shown
     left_out, wide = [], console.options.update(width=WIDEST)
@@ -278,7 +276,14 @@ def _list(console: Console, found: Sequence[Planned], folded: bool = False) -> N
     if left_out:
         _say(console, "", f"no room for {', '.join(left_out)}: a wider window has them")
     console.print()
-    console.print(_table({head: texts[:MOST_ROWS] if folded else texts for head, texts in shown.items()}, numbers))
+    console.print(_table(shown, numbers))
+
+
+def _of_all(head: str, text: str, counted: bool) -> str:
+    """What is the same of all cells, e.g. `600 steps`, `set dose`, `1.60 TFLOP`."""
+    if head in ("FLOPs", "state"):
+        return text
+    return f"{text} {head}" if counted and head != "time" else f"{head} {text}".replace("\n", "")
 
 
 def _table(columns: dict[str, list[str]], numbers: Container[str]) -> Table:

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lensbench.report.grid import FORMS, GENEVAL, MEAN, SIGNIFICANT, TASKS
+from lensbench.report.grid import FORMS, GENEVAL, MEAN, SIGNIFICANT
 from lensbench.report.names import NAMES, better, metric_name
 from lensbench.report.placing import IMAGE
 from lensbench.report.sides import Side
 from lensbench.report.table import DASH, Cell, Column, Row, Table, bounds, number, signed
+from lensbench.scoring.geneval import TASKS
 from lensbench.scoring.statistics import Difference, holm, paired_difference
 
 PROMPTS_SHOWN = 12  # on the console

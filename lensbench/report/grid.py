@@ -31,6 +31,7 @@ from lensbench.report.placing import (
     refuse_other_prompts,
     refuse_two,
 )
+from lensbench.scoring.geneval import TASKS
 from lensbench.scoring.statistics import holm, paired_difference, stratified_mean
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 GENEVAL = "geneval"
 GUIDED = "geneval_guided"  # at other guidance scales than the evaluation's own: see lensbench.report.guidance
-TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")  # GenEval's own order
 FORMS = ("short", "repeated", "detailed")
 SCORES = ("fid", "fd_shapes", "shapes_alignment", "validation_loss")  # in the order they are shown
 BOOKKEEPING = {

@@ -67,7 +67,7 @@ def fill_from_frozen(every: Sequence[Path], paper: Path) -> list[Path]:
 
 def _remove_further(paper: Path) -> None:
     """Remove what an earlier call made of further sweeps: the text shows what it finds."""
-    from lensbench.report.build import GENERATED
+    from lensbench.report.render import GENERATED
 
     for macros in (paper / "tables").glob("*/macros.tex"):
         if macros.read_text(encoding="utf-8").startswith(GENERATED):

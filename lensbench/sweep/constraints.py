@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lensbench.experiment import Experiment
 from lensbench.sweep.design import STEPS, Cell, Match, Sweep, drafts
+from lensbench.sweep.levels import levels_shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,8 +109,3 @@ def notes(sweep: Sweep, cells: list[Cell]) -> list[str]:
         where = f", at {levels_shown(sweep.tuning.at)} and used at its other levels" if sweep.tuning.at else ""
         out.append(f"{', '.join(sweep.tuning.search)} tuned with {count}{where} ({sweep.tuned['digest'][:12]})")
     return out
-
-
-def levels_shown(chosen: Mapping[str, Any]) -> str:
-    """Levels for people, e.g. `images=1024 depth=3`."""
-    return " ".join(f"{dotted.rpartition('.')[2]}={level}" for dotted, level in chosen.items())

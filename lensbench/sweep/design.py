@@ -13,6 +13,7 @@ from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_
 
 from lensbench import mixture
 from lensbench.experiment import Experiment, Part
+from lensbench.sweep.levels import levels_shown
 from lensbench.sweep.questions import Question
 from lensbench.sweep.search import Tuning
 
@@ -32,7 +33,7 @@ class Cell:
 
     def label(self) -> str:
         """The levels for people, e.g. `set=alt depth=2 seed=0`."""
-        return " ".join(f"{dotted.rpartition('.')[2]}={level}" for dotted, level in self.levels.items())
+        return levels_shown(self.levels)
 
 
 class Sweep(Part):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from lensbench import mixture
 from lensbench.experiment import Form, Part
 from lensbench.scoring.geneval import TASKS
+from lensbench.sweep.levels import levels_shown
 
 if TYPE_CHECKING:
     from lensbench.sweep.design import Cell
@@ -56,12 +57,12 @@ class Question(Part):
         """It for people, e.g. `geneval: set=detailed against set=alt at depth=2, short prompts`."""
         arm, other = self.arms(reference)
         differ = [dotted for dotted in arm if arm[dotted] != other[dotted]]
-        sides = [_of(levels, differ) for levels in (arm, other)]
+        sides = [levels_shown({dotted: levels[dotted] for dotted in differ}) for levels in (arm, other)]
         words = f"{self.metric}: {' against '.join(sides)}"
-        if shared := [dotted for dotted in self.arm if dotted not in differ]:
-            words += f" with {_of(arm, shared)}"
+        if shared := {dotted: arm[dotted] for dotted in self.arm if dotted not in differ}:
+            words += f" with {levels_shown(shared)}"
         if self.at:
-            words += f" at {_of(self.at, self.at)}"
+            words += f" at {levels_shown(self.at)}"
         return words + (f", {self.form} prompts" if self.form else "")
 
     def check(self, cells: Sequence[Cell], reference: dict[str, Any]) -> None:
@@ -102,10 +103,6 @@ class Question(Part):
 
 def _has(cell: Cell, levels: dict[str, Any]) -> bool:
     return all(str(cell.levels.get(d)) == str(level) for d, level in levels.items())
-
-
-def _of(levels: dict[str, Any], factors: Iterable[str]) -> str:
-    return " ".join(f"{dotted.rpartition('.')[2]}={levels[dotted]}" for dotted in factors)
 
 
 def _shown(levels: dict[str, Any]) -> str:

@@ -222,7 +222,9 @@ def jobs(array: str, timeout: float = 60) -> dict[str, int] | None:
 
 def is_ending(job: str) -> bool:
     """Whether Slurm is ending this job already. One that was cancelled would come back if it were requeued."""
-    for _ in range(QUESTIONS if shutil.which("squeue") else 0):
+    if shutil.which("squeue") is None:
+        return False
+    for _ in range(QUESTIONS):
         states = jobs(job, timeout=ASK_SECONDS)
         if states is not None:
             return not states or "completing" in states

@@ -74,7 +74,7 @@ def test_the_summary_stands_before_the_cells_and_nothing_is_written(tmp_path: Pa
 @pytest.mark.parametrize(
     ("columns", "numbers", "left_out"),
     [(120, {"parameters": "0.41 M", "FLOPs": "316 GFLOP"}, ""), (65, {}, "FLOPs, parameters")],
-)  # fmt: skip
+)
 def test_a_column_without_room_is_left_out_and_none_is_cut(
     columns: int, numbers: dict[str, str], left_out: str
 ) -> None:

@@ -115,9 +115,8 @@ def still(folder: Path, workers: int, since: str = "watch.csv") -> Iterator[None
     pids: dict[str, int] = {}
 
     def stopped() -> bool:
-        for path in (folder / "runs").glob(f"*/{since}"):
-            cell = (folder / "runs").joinpath(path.relative_to(folder / "runs").parts[0])
-            if cell.name not in pids and (holder := claims.state(cell).holder):
+        for cell in (folder / "runs").glob("*"):
+            if cell.name not in pids and any(cell.glob(since)) and (holder := claims.state(cell).holder):
                 os.kill(holder["pid"], signal.SIGSTOP)
                 pids[cell.name] = holder["pid"]
         return len(pids) == workers
