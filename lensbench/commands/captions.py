@@ -35,6 +35,16 @@ MaxOutputTokens = Annotated[
 ]
 Temperature = Annotated[float, typer.Option(min=0, max=2, help="Of the sampling.")]
 Concurrency = Annotated[int, typer.Option(min=1, max=1000, help="Live requests at a time, at most.")]
+Again = Annotated[
+    str,
+    typer.Option(
+        metavar="STATES", help="Ask again where a row is one of these: failed,truncated,refused. Old rows are kept."
+    ),
+]
+ForgetBatch = Annotated[
+    str | None,
+    typer.Option(metavar="BATCH", help="Give up a batch that is out of reach; its worst case counts as spent."),
+]
 Timeout = Annotated[float, typer.Option(min=1, metavar="SECONDS", help="For one answer.")]
 
 
@@ -73,6 +83,9 @@ def show(
     key: Annotated[str, typer.Option(help="The beginning of an image's key; any image if left out.")] = "",
     state: Annotated[str, typer.Option(help="done, refused, truncated or failed; any if left out.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="Rows to show, at most.")] = 10,
+    history: Annotated[
+        bool, typer.Option("--history", help="Show the rows that no longer count: they were asked about again.")
+    ] = False,
 ) -> None:
     """Show captions, and for those that are none why."""
     from rich.console import Console
@@ -86,7 +99,8 @@ def show(
     found = CaptionSet(set_folder(corpus, name))
     console, shown, matching = Console(), 0, 0
     tell(console, f"{found.name}: {' '.join(found.maker)}")
-    for batch in found.batches(["key", "state", "finish_reason", "text"]):
+    columns = ["key", "state", "finish_reason", "text"]
+    for batch in found.history(columns) if history else found.batches(columns):
         for row in batch.to_pylist():
             if not row["key"].startswith(key) or (state and row["state"] != state):
                 continue
@@ -180,6 +194,8 @@ def write(
     timeout: Timeout = 180.0,
     poll: Annotated[float, typer.Option(min=0.05, metavar="SECONDS", help="Between looks at batches.")] = 60.0,
     batch_size: Annotated[int, typer.Option(min=1, max=50_000, help="Images in one batch, at most.")] = 50_000,
+    again: Again = "",
+    forget_batch: ForgetBatch = None,
 ) -> None:
     """Have a model caption the images that have no caption yet. The key is read from OPENAI_API_KEY.
 
@@ -205,12 +221,15 @@ def write(
     images = open_images(corpus)
     if pilot is not None and batch:
         raise ValueError("--pilot asks live, so that its answers come now: leave --batch out")
+    states = writing.states_again(again) if again else frozenset()
+    run = writing.Run(
+        *(Server(base_url, timeout), budget, limit, concurrency_limit, batch, poll, batch_size, states, forget_batch)
+    )
     with quiet():
         if dry_run:
-            print_estimate(console, writing.dry_run(images, folder, asking, price and price[0], limit), asking, price)
+            print_estimate(console, writing.dry_run(images, folder, asking, price and price[0], run), asking, price)
             return
         only = None if pilot is None else writing.pilot_keys(images, pilot, seed or 0)
-        run = writing.Run(Server(base_url, timeout), budget, limit, concurrency_limit, batch, poll, batch_size)
         try:
             with shown(console, "images", price is not None) as display:
                 outcome = writing.write(images, folder, asking, price and price[0], run, display, only)
@@ -258,6 +277,8 @@ def rewrite(
     keep_short: Annotated[
         bool, typer.Option("--keep-short", help="Prompts that the model refuses keep their own wording.")
     ] = False,
+    again: Again = "",
+    forget_batch: ForgetBatch = None,
 ) -> None:
     """Reword short evaluation prompts like detailed captions, once: the file is never changed afterwards.
 
@@ -273,6 +294,7 @@ def rewrite(
     from lensbench.commands.meter import shown
 
     rows, console = _prompt_rows(source, 1 if seed is None else seed), Console()
+    rewriting.check_out(out, source)
     if captioner == rewriting.RULES:
         from lensbench.scoring.shapes_prompts import reworded
 
@@ -289,7 +311,13 @@ def rewrite(
         estimate = by_rules_of_texts(asking, price and price[0], [row["prompt"] for row in rows])
         print_estimate(console, estimate, asking, price)
         return
-    run = writing.Run(Server(base_url, timeout), budget, None, concurrency_limit, batch, poll)
+    if out.exists():
+        _publish(console, rewriting.lines_as_in(rows, out, asking, keep_short), out)
+        return
+    states = writing.states_again(again) if again else frozenset()
+    run = writing.Run(
+        *(Server(base_url, timeout), budget, None, concurrency_limit, batch, poll), again=states, forget=forget_batch
+    )
     try:
         with shown(console, "prompts", price is not None) as display:
             outcome = rewriting.rewrite(rows, out, asking, price and price[0], run, display)

@@ -53,8 +53,15 @@ def print_outcome(
         unseen = outcome.uncertain_usd
         maybe = f", of which {dollars(unseen)} may have been paid for answers that never came" if unseen > 0 else ""
         tell(console, f"spent on this set: {dollars(outcome.spent_usd)} at the prices of {price[1]}{maybe}")
+        answers, worst = outcome.assumed
+        if answers:
+            told = f"{answers:,} answers told no usage and are counted at their worst case"
+            tell(console, f"  of this {dollars(worst)} is assumed: {told}")
     if outcome.tally.stop == "budget":
         tell(console, "stopped by --budget: the next request could have passed it; a higher one goes on")
+    if others := [state for state, n in outcome.rows.items() if n and state != "done"]:
+        n = sum(n for state, n in outcome.rows.items() if state != "done")
+        tell(console, f"{n:,} have a row and no text: --again {','.join(others)} asks about them again, and pays again")
     for reason, n in outcome.tally.left.most_common(5):
         tell(console, f"{n:,} left without an answer, for the next run: {reason}")
 

@@ -102,7 +102,10 @@ def write(
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     monkeypatch.setattr(live, "LONGEST_BACKOFF", 0.05)
 
-    def run(images: Any, *, timeout: float = 5.0, asking: Any = asking, only: Any = None, **fields: Any) -> Any:
+    def run(
+        images: Any, *, timeout: float = 5.0, asking: Any = asking, only: Any = None, key: str = SECRET, **fields: Any
+    ) -> Any:
+        monkeypatch.setenv("OPENAI_API_KEY", key)
         price = open_prices().of("gpt-4.1")
         assert price is not None
         how = replace(writing.Run(Server(server.url, timeout), poll=0.05), **fields)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,9 +13,13 @@ from typing import Any
 import pytest
 from fault_server import Reply, completion, error, good
 
-from lensbench.captioner import live
+from lensbench.captioner import keeping, live, usefulness
 from lensbench.captioner.client import StoppedError
+from lensbench.captioner.pace import FIRST as FIRST_AT_A_TIME
+from lensbench.captions import store
 from lensbench.captions.store import CaptionSet
+
+SECRET = "sk-proj-not-to-be-seen-0123456789"
 
 
 def first(*replies: Reply) -> Callable[[str, int, Any], Reply]:
@@ -83,6 +89,251 @@ def test_every_answer_has_its_own_state_and_only_done_ones_are_texts(
         assert row["cost_usd"] == pytest.approx(700 * 2e-6 + 100 * 8e-6)
     write(images)
     assert len(server.asked) == 1, "paid twice"
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ('```json\n{"caption": "a cat"}\n```', "a cat"),
+        ('```\n{"caption": "a {red} cat"}\n```\n', "a {red} cat"),
+        ('Here is the JSON: {"caption": "a cat", "note": {"caption": "no"}} as asked.', "a cat"),
+        ('<think>{"a": 1} {</think>{"caption": "a cat"}', "a cat"),
+        ('{"caption": "a cat"}\n{"caption": "a cat"}', "a cat"),
+        ('{"caption": "a cat"}\n{"caption": "a dog"}', None),
+        ('```json\n{"caption": "a c', None),
+        ('["a cat"]', None),
+        ('"a cat"', None),
+        ("{" * 5000, None),
+        ("[" * 100_000, None),
+        ("A cat on a mat.", None),
+    ],
+)
+def test_a_wrapped_answer_is_read_where_one_text_alone_is_in_it(
+    write: Any, rows: Any, server: Any, pictures: Any, content: str, text: str | None
+) -> None:
+    server.answer = lambda key, nth, body: Reply(200, completion(content))
+    write(pictures(1))
+    (row,) = rows().values()
+    assert (row["state"], row["text"]) == (("failed", content) if text is None else ("done", text))
+
+
+def test_content_in_parts_is_a_text(write: Any, rows: Any, server: Any, pictures: Any) -> None:
+    said = completion()
+    said["choices"][0]["message"]["content"] = [
+        {"type": "text", "text": '{"caption": '},
+        {"type": "text", "text": '"a"}'},
+    ]
+    server.answer = lambda key, nth, body: Reply(200, said)
+    write(pictures(1))
+    assert [row["text"] for row in rows().values()] == ["a"]
+
+
+USELESS = [
+    completion("A cat."),
+    completion('{"caption": "a lo', finish="length"),
+    completion(""),
+    completion(text="I'm sorry, but I can't assist with that."),
+]
+
+
+@pytest.mark.parametrize("said", USELESS, ids=["prose", "cut", "empty", "refusal"])
+def test_a_run_whose_first_answers_are_of_no_use_ends_with_what_the_server_says(
+    write: Any, rows: Any, server: Any, pictures: Any, said: Any
+) -> None:
+    server.answer = lambda key, nth, body: Reply(200, said, delay=0.01)
+    with pytest.raises(StoppedError, match=r"2\d of the last 2\d answers are no captions \(") as caught:
+        write(pictures(537))
+    (row, *_) = rows().values()
+    assert f"{row['state']}: {row['finish_reason']}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert usefulness.FIRST <= len(server.asked) < usefulness.FIRST + FIRST_AT_A_TIME
+    assert len(rows()) == len(server.asked), "every answer is kept"
+
+
+def test_a_run_whose_later_answers_are_of_no_use_ends(write: Any, rows: Any, server: Any, pictures: Any) -> None:
+    server.answer = lambda key, nth, body: (
+        good(key, nth, body) if len(server.asked) <= 100 else Reply(200, completion("A cat."))
+    )
+    with pytest.raises(StoppedError, match="180 of the last 200 answers are no captions"):
+        write(pictures(600), at_a_time=8)
+    assert 280 <= len(server.asked) <= 288
+
+
+def test_a_run_with_some_useless_answers_goes_on(write: Any, rows: Any, server: Any, pictures: Any) -> None:
+    server.answer = lambda key, nth, body: (
+        good(key, nth, body) if int(key, 16) % 5 == 0 else Reply(200, completion("A cat."))
+    )
+    assert write(pictures(300)).complete
+    assert {row["state"] for row in rows().values()} == {"done", "failed"}
+
+
+def test_failed_and_cut_answers_are_asked_about_again_in_the_same_set(
+    write: Any, rows: Any, server: Any, pictures: Any, tmp_path: Path
+) -> None:
+    images = pictures(12)
+    cut, empty, refused = images.keys[:3]
+    bad = {
+        cut: completion('{"caption": "a lo', finish="length"),
+        empty: completion(""),
+        refused: completion(refusal="I cannot."),
+    }
+    server.answer = lambda key, nth, body: Reply(200, bad[key]) if nth == 1 and key in bad else good(key, nth, body)
+    first = write(images)
+    assert first.rows == {"done": 9, "refused": 1, "truncated": 1, "failed": 1}
+    paid = first.spent_usd
+    assert write(images).spent_usd == pytest.approx(paid)
+    assert len(server.asked) == 12, "not without being asked for"
+    again = write(images, again=frozenset({"failed", "truncated"}))
+    assert again.rows == {"done": 11, "refused": 1, "truncated": 0, "failed": 0}
+    assert {key for key, n in server.times().items() if n == 2} == {cut, empty}
+    assert again.spent_usd == pytest.approx(paid * 14 / 12), "the old answers were paid for as well"
+    found = CaptionSet(tmp_path / "set")
+    assert {row["key"]: row["state"] for batch in found.history() for row in batch.to_pylist()} == {
+        cut: "truncated",
+        empty: "failed",
+    }
+    assert found.texts()[cut] == f"caption of {cut[:8]}"
+    short = write(images, again=frozenset({"refused"}), budget=again.spent_usd)
+    assert (short.tally.stop, len(server.asked)) == ("budget", 14), "the history is in the budget"
+
+
+def test_a_key_is_cut_out_of_no_caption(
+    write: Any, rows: Any, server: Any, pictures: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = pictures(3)
+    texts = dict(zip(images.keys, ["a boxer in a box", "x", f"a sign that says {SECRET}!"], strict=True))
+    server.answer = lambda key, nth, body: Reply(200, completion(text=texts[key]))
+    write(images)
+    first, second, third = (rows()[key] for key in images.keys)
+    assert [row["text"] for row in (first, second, third)] == ["a boxer in a box", "x", ""]
+    assert (third["state"], third["cost_usd"] > 0) == ("failed", True)
+    assert "has the API key in it" in third["finish_reason"]
+    more = pictures(6)
+    server.answer = lambda key, nth, body: Reply(200, completion(text="a boxer in box x"))
+    write(more, key="x")
+    assert {rows()[key]["text"] for key in more.keys[3:]} == {"a boxer in box x"}
+
+
+@pytest.mark.parametrize("key", ["sk-proj-0123456789\nabcdefghij", "sk-proj-\r\n0123456789abc", "sk-ключ-0123456789"])
+def test_a_key_that_no_request_can_carry_is_refused_unseen(
+    write: Any, server: Any, pictures: Any, tmp_path: Path, key: str
+) -> None:
+    with pytest.raises(ValueError, match="OPENAI_API_KEY has a line break or another character") as caught:
+        write(pictures(2), key=key)
+    assert not any(part in str(caught.value) for part in key.split())
+    assert not server.calls
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize("name", ["OPENAI_ORG_ID", "OPENAI_PROJECT_ID"])
+def test_a_header_that_cannot_be_sent_is_no_trouble_of_the_servers_and_costs_nothing(
+    write: Any, server: Any, pictures: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: bool, name: str
+) -> None:
+    monkeypatch.setenv(name, "org-123\norg-secret")
+    with pytest.raises(StoppedError, match="a request cannot be sent and nothing was") as caught:
+        write(pictures(5), batch=batch, budget=1.0)
+    assert "org-secret" not in str(caught.value)
+    assert not server.asked
+    monkeypatch.delenv(name)
+    outcome = write(pictures(5), batch=batch)
+    assert (outcome.complete, outcome.uncertain_usd) == (True, 0.0)
+
+
+def test_answers_without_usage_count_at_their_worst_case(
+    write: Any, rows: Any, server: Any, pictures: Any, asking: Any
+) -> None:
+    from lensbench.captioner.estimate import worst_usd
+    from lensbench.captioner.prices import open_prices
+
+    price = open_prices().of("gpt-4.1")
+    assert price is not None
+    worst = worst_usd(asking, price[0], batch=False)
+
+    def answer(key: str, nth: int, body: Any) -> Reply:
+        said = completion()
+        if int(key, 16) % 2:
+            del said["usage"]
+        else:
+            said["usage"] = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+        return Reply(200, said)
+
+    server.answer = answer
+    images = pictures(40)
+    outcome = write(images, budget=10.5 * worst)
+    assert outcome.tally.stop == "budget"
+    assert len(server.asked) == 10
+    assert outcome.spent_usd == pytest.approx(10 * worst)
+    assert outcome.assumed == (10, pytest.approx(10 * worst))
+    assert write(images, budget=10.5 * worst).tally.rows == 0, "the next run knows of it"
+    batches = write(images, budget=20.2 * worst, batch=True, batch_requests=7)
+    assert sum(server.times().values()) == 30, "half the worst case each"
+    assert batches.spent_usd == pytest.approx(20 * worst)
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        ("I'm sorry, but I can't assist with that request.", True),
+        ("I\u2019m  sorry, but I cannot describe people.", True),
+        ('  "I am unable to provide a caption for this image."', True),
+        ("Sorry, I can't help with identifying people.", True),
+        ("As an AI, I do not see images.", True),
+        ("As an airplane takes off, a crowd waves.", False),
+        ("A card that reads 'I'm sorry, but I can't'.", False),
+        ("Sorry! is a board game of four colors.", False),
+        ("I'm a sign in front of a shop.", False),
+        ("Iceberg, blue.", False),
+    ],
+)
+@pytest.mark.parametrize("prose", [False, True])
+def test_a_refusal_in_words_is_refused_by_its_opening(
+    write: Any, rows: Any, server: Any, pictures: Any, text: str, refused: bool, prose: bool
+) -> None:
+    server.answer = lambda key, nth, body: Reply(200, completion(text) if prose else completion(text=text))
+    write(pictures(1))
+    (row,) = rows().values()
+    assert row["state"] == ("refused" if refused else "failed" if prose else "done")
+    assert " ".join(row["text"].split()) == " ".join(text.split()), "what was said is kept"
+
+
+def test_a_disk_that_fills_up_keeps_the_answers_under_way_and_ends_the_run(
+    write: Any, rows: Any, server: Any, pictures: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full for the journal from the 30th answer on until the reserve is gone."""
+    real = store._write_whole
+
+    def full(file: int, line: bytes) -> None:
+        if (tmp_path / "set" / keeping.RESERVE).exists() and len(rows()) >= 30:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(file, line)
+
+    monkeypatch.setattr(store, "_write_whole", full)
+    server.answer = lambda key, nth, body: replace(good(key, nth, body), delay=0.05)
+    images = pictures(200)
+    with pytest.raises(OSError, match="no space left on the disk; every answer that came is kept: free some") as caught:
+        write(images, at_a_time=16)
+    assert caught.value.filename == str(tmp_path / "set")
+    assert 30 < len(server.asked) < 60
+    assert set(rows()) == set(server.times()), "an answer that was paid for is lost"
+    assert not (tmp_path / "set" / keeping.RESERVE).exists()
+    monkeypatch.setattr(store, "_write_whole", real)
+    outcome = write(images)
+    assert outcome.complete
+    assert set(server.times().values()) == {1}
+
+
+def test_a_disk_without_any_room_says_how_many_answers_are_lost(
+    write: Any, rows: Any, server: Any, pictures: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: int, line: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(store, "_write_whole", full)
+    with pytest.raises(OSError, match=r"no space left on the disk; \d answers that may have been paid for are lost"):
+        write(pictures(50), at_a_time=4)
+    assert len(server.asked) <= 8
+    monkeypatch.undo()
 
 
 def test_cached_input_tokens_cost_their_own_price(write: Any, rows: Any, server: Any, pictures: Any) -> None:

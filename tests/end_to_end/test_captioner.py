@@ -245,7 +245,9 @@ def test_the_key_is_nowhere(server: Any, corpus: Callable[[int], Path], tmp_path
             return faults.Reply(200, faults.completion(refusal=f"not for {SECRET}"))
         if kind == 3:
             return faults.Reply(200, faults.completion(f"{SECRET} is not JSON"))
-        return faults.Reply(200, faults.completion(text=f"a sign that says {SECRET}", field=field))
+        if kind == 4:
+            return faults.Reply(200, faults.completion(text=f"a sign that says {SECRET}", field=field))
+        return faults.good(key, nth, body)
 
     server.answer = echo
     words = ("captions", "write", folder, "--prompt", "brief-v1")
@@ -273,6 +275,42 @@ def test_the_key_is_nowhere(server: Any, corpus: Callable[[int], Path], tmp_path
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) > 20
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
+
+
+def test_a_key_with_a_line_break_is_refused_unseen(server: Any, corpus: Callable[[int], Path]) -> None:
+    code, out, err = run(server, "captions", "write", corpus(4), OPENAI_API_KEY=f"{SECRET}\nmore-of-it")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "OPENAI_API_KEY has a line break" in err
+    assert not any(part in err for part in (SECRET, "more-of-it"))
+    assert not server.calls
+
+
+def test_cut_answers_are_asked_about_again_and_the_summary_says_how(server: Any, corpus: Callable[[int], Path]) -> None:
+    folder = corpus(12)
+    cut = faults.completion('{"caption": "a lo', finish="length")
+    del cut["usage"]
+    server.answer = lambda key, nth, body: (
+        faults.Reply(200, cut) if nth == 1 and int(key, 16) % 3 == 0 else faults.good(key, nth, body)
+    )
+    words = ("captions", "write", folder, "--prompt", "brief-v1")
+    code, out, _ = run(server, *words)
+    n = sum(int(key, 16) % 3 == 0 for key in server.times())
+    assert (code, 0 < n < 12) == (0, True)
+    assert f"({12 - n} done, {n} truncated)" in out
+    assert f"{n} answers told no usage and are counted at their worst case" in out
+    assert f"{n} have a row and no text: --again truncated asks about them again, and pays again" in out
+    code, out, _ = run(server, *words, "--again", "failed,truncated", "--dry-run")
+    assert f"{n} requests to gpt-4.1" in out
+    code, out, _ = run(server, *words, "--again", "failed,truncated")
+    assert code == 0
+    assert f"12 of 12 images have a row (12 done), {n} of them new" in out
+    assert len(server.asked) == 12 + n
+    code, out, _ = run(server, "captions", "show", folder, SET, "--history", "--limit", "100")
+    assert out.count("truncated (length)") == n
+    assert f"{n} of {n} rows" in out
+    code, _, err = run(server, *words, "--again", "done")
+    assert code == 2
+    assert "--again 'done': choose from failed, truncated, refused" in err
 
 
 def test_without_a_key_it_is_one_line(server: Any, corpus: Callable[[int], Path]) -> None:
@@ -307,6 +345,55 @@ def test_prompts_are_reworded_once_into_a_fixed_file(server: Any, tmp_path: Path
     assert code == 2
     assert "is there and says otherwise" in err
     assert len(out.read_text().splitlines()) == 2
+
+
+def test_nothing_is_paid_for_a_file_that_can_not_be_written(server: Any, tmp_path: Path) -> None:
+    short = tmp_path / "short.jsonl"
+    short.write_text('{"prompt": "a photo of a bench"}\n')
+    there = tmp_path / "there.jsonl"
+    there.write_text('{"prompt": "another"}\n')
+    (tmp_path / "link.jsonl").symlink_to(short)
+    for out, said in (
+        (there, "is there and says otherwise"),
+        (short, "is the file of the prompts themselves"),
+        (tmp_path / "link.jsonl", "is the file of the prompts themselves"),
+        (tmp_path, "is a folder"),
+        (short / "below.jsonl", "is no folder"),
+    ):
+        code, _, err = run(server, "captions", "rewrite", short, out)
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert said in err, err
+    assert not server.calls
+    assert short.read_text() == '{"prompt": "a photo of a bench"}\n'
+
+
+def test_a_finished_file_is_not_paid_for_again_with_another_captioner_or_prompt(server: Any, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("a photo of a bench\n")
+    words = ("captions", "rewrite", tmp_path / "short.txt", tmp_path / "both.jsonl")
+    assert run(server, *words)[0] == 0
+    was = (tmp_path / "both.jsonl").read_bytes()
+    (tmp_path / "short.txt").write_text("a photo of a bench\na photo of a cat\n")
+    for more in ((), ("--captioner", "gpt-4.1-mini")):
+        code, _, err = run(server, *words, *more)
+        assert code == 2
+        assert "is there and says otherwise" in err
+    assert len(server.asked) == 1
+    assert (tmp_path / "both.jsonl").read_bytes() == was
+
+
+def test_a_rewording_that_failed_is_asked_for_again(server: Any, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("a photo of a bench\n")
+    words = ("captions", "rewrite", tmp_path / "short.txt", tmp_path / "both.jsonl")
+    server.answer = lambda key, nth, body: (
+        faults.Reply(200, faults.completion("")) if nth == 1 else faults.good(key, nth, body)
+    )
+    code, out, _ = run(server, *words)
+    assert code == 1
+    assert "--again failed asks about them again" in out
+    assert run(server, *words)[0] == 1
+    assert len(server.asked) == 1
+    assert run(server, *words, "--again", "failed,truncated")[0] == 0
+    assert json.loads((tmp_path / "both.jsonl").read_text())["detailed"].startswith("caption of")
 
 
 def test_a_prompt_that_is_refused_holds_the_file_back_until_the_user_decides(server: Any, tmp_path: Path) -> None:
