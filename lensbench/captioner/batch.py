@@ -168,8 +168,8 @@ class Batches:
                     raise
                 problems.append(str(stopped))
                 bad.add(batch.tag)
-        if self.collector.useless:
-            problems.append(self.collector.useless)
+        if useless := self.collector.usefulness.of_all():
+            problems.append(useless)
         if problems:
             there = sum(batch.requests for batch in self.ledger.batches() if batch.tag not in bad)
             rest = f"; {there:,} are in batches at the server, which the same command collects" if there else ""

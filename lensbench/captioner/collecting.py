@@ -68,8 +68,7 @@ class Collector:
         self.spending, self.tally, self.proven, self.settling = spending, tally, proven, settling
         self.reasons: dict[str, str] = {}  # key -> why its last request came to nothing
         self.suspects: Counter[str] = Counter()  # refused for an unknown reason: their form's fault, or their image's
-        self.useless = ""  # why no more may be asked about
-        self._usefulness = Usefulness()
+        self.usefulness = Usefulness()
 
     def collect(self, remote: RemoteBatch, members: set[str]) -> Brought:
         """Read what a batch of these images brought. Raises StoppedError where the server will answer nothing."""
@@ -147,7 +146,7 @@ class Collector:
             self.spending.collected(row.cost_usd or 0.0)
             self.proven = True
             brought.answered += 1
-            self.useless = self._usefulness.verdict(row) or self.useless
+            self.usefulness.take(row)
 
     def _trouble(self, key: str, trouble: Trouble, brought: Brought) -> None:
         self.reasons[key] = trouble.reason

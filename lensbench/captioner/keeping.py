@@ -14,16 +14,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lensbench.captions.store import CaptionRow, CaptionWriter
+from lensbench.captioner.ledger import FILE
+from lensbench.captions.store import FULL, CaptionRow, CaptionWriter
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
 RESERVE = "room"
 BYTES_PER_ANSWER = 2**14  # on the disk, amply
 
 
 @dataclass
 class Keeper:
-    """The writer of a set with room in reserve. `lost` counts the answers that could not be kept all the same."""
+    """The writer of a set with room in reserve. `lost` counts live answers that could not be kept all the same."""
 
     writer: CaptionWriter
     full: bool = False
@@ -37,11 +37,7 @@ class Keeper:
             if error.errno not in FULL:
                 raise
         self.make_room()
-        try:
-            return self.writer.add(row)
-        except OSError:
-            self.lost += 1
-            raise
+        return self.writer.add(row)
 
     def make_room(self) -> None:
         """The disk is full: let the reserve go."""
@@ -61,9 +57,11 @@ def keeping(writer: CaptionWriter, at_a_time: int) -> Iterator[Keeper]:
         _fill(path, at_a_time * BYTES_PER_ANSWER)
         yield keeper
     except (OSError, sqlite3.OperationalError) as error:
-        if not says_full(error):
-            raise
-        raise _worded(keeper) from None
+        if says_full(error):
+            raise _worded(keeper) from None
+        if isinstance(error, sqlite3.OperationalError):
+            raise OSError(errno.EIO, f"the set's ledger: {error}", str(writer.folder / FILE)) from None
+        raise
     finally:
         path.unlink(missing_ok=True)
 
@@ -89,10 +87,8 @@ def says_full(error: BaseException) -> bool:
 
 
 def _worded(keeper: Keeper) -> OSError:
-    kept = (
-        f"{keeper.lost:,} answers that may have been paid for are lost"
-        if keeper.lost
-        else "every answer that came is kept"
-    )
+    kept = "every answer that came is kept"
+    if n := keeper.lost:
+        kept = f"{n:,} {'answer is' if n == 1 else 'answers are'} lost that may have been paid for"
     said = f"no space left on the disk; {kept}: free some space, and the same command goes on"
     return OSError(errno.ENOSPC, said, str(keeper.writer.folder))

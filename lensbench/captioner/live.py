@@ -207,7 +207,11 @@ class Live:
                 self.pace.learn(headers, sent_at)
                 self._in_trouble(attempt, trouble, sent_at, retry_after)
                 return
-            self._keep(row)
+            try:
+                self._keep(row)
+            except OSError:
+                self.keeper.lost += 1
+                raise
             lost = False
             self.spending.settle(reserved, row.cost_usd, self.worst)
             reserved = 0.0
@@ -235,7 +239,8 @@ class Live:
             self._stop(full_disk(self.keeper))
 
     def _weigh(self, row: CaptionRow) -> None:
-        if useless := self._usefulness.verdict(row):
+        self._usefulness.take(row)
+        if useless := self._usefulness.of_late():
             self._stop(StoppedError(useless))
         if self._usefulness.captions:  # until the first caption no more go out at a time
             self.pace.window.answered()

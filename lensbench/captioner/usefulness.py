@@ -1,19 +1,22 @@
 """Whether what a server answers is of use: a run whose answers are paid for and are no captions ends early.
 
-It ends when the first 20 answers of a run are no captions, and later when 180 of the last 200 are none. Answers that
-are under way by then are kept as well.
+A live run ends when its first 20 answers are no captions, and later when 180 of the last 200 are none. A run in batches
+ends when nine in ten of all its answers, 20 at least, are none: it sees whole batches, in whose files the answers may
+stand in any order. Answers that are under way by then are kept as well.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from lensbench.captions.store import CaptionRow
 
-FIRST = 20  # answers of a run without a caption that end it
-LAST = 200  # answers that are looked at later
+FIRST = 20  # answers of a run, at least
+LAST = 200  # answers that a live run looks at later
 MOST_USELESS = 180  # of them
+SHARE = MOST_USELESS / LAST
 SHOWN = 80  # characters of an answer
 
 
@@ -21,21 +24,39 @@ SHOWN = 80  # characters of an answer
 class Usefulness:
     """What the answers of one run were so far."""
 
+    answers: int = 0
     captions: int = 0
-    _answers: int = 0
+    _text: str = ""  # of the last answer that is no caption
+    _reasons: Counter[str] = field(default_factory=Counter)
     _last: deque[str] = field(default_factory=lambda: deque(maxlen=LAST))  # why each is no caption; "" where it is one
 
-    def verdict(self, row: CaptionRow) -> str:
-        """Take in a row that a completion gave. Why the run must end, in words, or nothing."""
-        self._answers += 1
-        self.captions += row.state == "done"
-        self._last.append("" if row.state == "done" else f"{row.state}: {row.finish_reason}")
-        useless = Counter(why for why in self._last if why)
-        at_the_start = not self.captions and self._answers >= FIRST
-        if not at_the_start and useless.total() < MOST_USELESS:
-            return ""
-        why = "; ".join(f"{n:,} {reason}" for reason, n in useless.most_common(3))
-        text = f", the last {row.text[:SHOWN]!r}" if row.text else ""
+    def take(self, row: CaptionRow) -> None:
+        """A row that a completion gave."""
+        self.answers += 1
+        if row.state == "done":
+            self.captions += 1
+            self._last.append("")
+            return
+        reason = f"{row.state}: {row.finish_reason}"
+        self._reasons[reason] += 1
+        self._last.append(reason)
+        self._text = row.text
+
+    def of_late(self) -> str:
+        """Why a live run must end now, in words, or nothing."""
+        useless = [reason for reason in self._last if reason]
+        at_the_start = not self.captions and self.answers >= FIRST
         return (
-            f"{useless.total():,} of the last {len(self._last):,} answers are no captions ({why}{text}); they are kept"
+            self._words(useless, f"the last {len(self._last)}") if at_the_start or len(useless) >= MOST_USELESS else ""
         )
+
+    def of_all(self) -> str:
+        """Why a run in batches must end now, in words, or nothing."""
+        many = self.answers >= FIRST and self._reasons.total() >= SHARE * self.answers
+        return self._words(self._reasons.elements(), f"{self.answers:,}") if many else ""
+
+    def _words(self, useless: Iterable[str], answers: str) -> str:
+        counts = Counter(useless)
+        why = "; ".join(f"{n:,} {reason}" for reason, n in counts.most_common(3))
+        text = f", the last {self._text[:SHOWN]!r}" if self._text else ""
+        return f"{counts.total():,} of {answers} answers are no captions ({why}{text}); they are kept"

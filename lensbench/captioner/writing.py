@@ -173,6 +173,8 @@ def ask(
                 display.say(f"batch {run.forget} is given up: {freed:,} of its images may be asked about again")
             again = _reopened(had, ledger, run.again)
             writer.reopen(again)
+            if run.again:  # the oldest rows first: after a stop or with --limit, those not asked about again yet
+                keys = sorted(keys, key=lambda key: again.get(key, ""))
             session = _Session(
                 run,
                 reader,

@@ -12,6 +12,7 @@ In the journal such a row has the number of its again- file behind its fields.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 State = Literal["done", "refused", "truncated", "failed"]
 STATES: tuple[State, ...] = get_args(State)
+FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a full disk
 AGAIN = "again-"  # how the names of files begin whose rows replace others
 SEAL_ROWS = 5000  # rows in the journal before they become a Parquet file
 SYNC_SECONDS = 1.0  # a power cut costs at most the rows of this long; a killed process costs none
@@ -266,9 +268,14 @@ class CaptionWriter:
         return len(checked)
 
     def close(self) -> None:
-        """Seal what waits and let go of the journal."""
-        self._seal()
-        os.close(self._journal)
+        """Seal what waits and let go of the journal. On a full disk it stays in the journal, for the next writer."""
+        try:
+            self._seal()
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+        finally:
+            os.close(self._journal)
 
     def _seal(self) -> None:
         if self._waiting:
@@ -362,5 +369,11 @@ def _write(table: pa.Table, path: Path) -> None:
     import pyarrow.parquet as pq
 
     partial = path.with_suffix(".partial")
-    pq.write_table(table, partial, compression="zstd")
-    publish(partial, path)
+    try:
+        pq.write_table(table, partial, compression="zstd")
+        publish(partial, path)
+    except OSError as error:
+        if error.errno in FULL:
+            said = "no space left on the disk: free some, and the same command goes on"
+            raise OSError(error.errno, said, str(path)) from None
+        raise

@@ -126,3 +126,24 @@ def rows(tmp_path: Path) -> Callable[[], dict[str, dict[str, Any]]]:
         return found
 
     return read
+
+
+@pytest.fixture
+def in_batches(write: Callable[..., Any]) -> Callable[..., Any]:
+    """`write`, in batches of ten."""
+
+    def run(images: Any, **fields: Any) -> Any:
+        return write(images, **({"batch": True, "batch_requests": 10, "poll": 0.05} | fields))
+
+    return run
+
+
+@pytest.fixture
+def worst_usd(asking: Any) -> float:
+    """What a live request costs at most, in dollars."""
+    from lensbench.captioner import estimate
+    from lensbench.captioner.prices import open_prices
+
+    price = open_prices().of("gpt-4.1")
+    assert price is not None
+    return estimate.worst_usd(asking, price[0], batch=False)

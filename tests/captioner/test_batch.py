@@ -7,36 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fault_server import Reply, completion, error, good, shuffled_and_repeated
+from fault_server import Reply, completion, error, shuffled_and_repeated
 
 from lensbench.captioner import batch, packing
 from lensbench.captioner.client import StoppedError
 from lensbench.captioner.ledger import Ledger
-from lensbench.captions.store import CaptionSet
 
 
 class Killed(BaseException):
     """The process ends here."""
-
-
-def worst_of_a_request() -> float:
-    """Of gpt-4.1 with detailed-v1, live."""
-    from lensbench.captioner.estimate import worst_usd
-    from lensbench.captioner.prices import open_prices
-    from lensbench.captioner.prompts import open_prompt
-    from lensbench.captioner.requests import Asking
-
-    price = open_prices().of("gpt-4.1")
-    assert price is not None
-    return worst_usd(Asking("gpt-4.1", open_prompt("detailed-v1"), 600), price[0], batch=False)
-
-
-@pytest.fixture
-def in_batches(write: Callable[..., Any]) -> Callable[..., Any]:
-    def run(images: Any, **fields: Any) -> Any:
-        return write(images, **({"batch": True, "batch_requests": 10, "poll": 0.05} | fields))
-
-    return run
 
 
 def test_output_in_any_order_and_with_lines_twice_is_one_row_each(
@@ -101,170 +80,6 @@ def test_a_batch_that_ends_in_part_is_completed_by_another(
     assert len(rows()) == 10
 
 
-def test_a_text_with_any_break_of_lines_is_one_answer(in_batches: Any, rows: Any, server: Any, pictures: Any) -> None:
-    text = "a cat\u2028on\u2029a\x0bmat\u0085here\x1c\x0cand there"
-    server.answer = lambda key, nth, body: Reply(200, completion(text=text))
-    images = pictures(4)
-    assert in_batches(images).complete
-    assert {row["text"] for row in rows().values()} == {"a cat on a mat here and there"}
-    assert set(server.times().values()) == {1}
-
-
-STOPS = [
-    error(429, "insufficient_quota", "You exceeded your current quota"),
-    error(401, "invalid_api_key", "Incorrect API key"),
-    error(403, "forbidden", "Not allowed"),
-    error(404, "model_not_found", "No such model"),
-]
-
-
-@pytest.mark.parametrize("reply", STOPS, ids=lambda reply: str(reply.status))
-def test_a_line_that_would_end_a_live_run_leaves_its_image_to_be_asked_again(
-    in_batches: Any, rows: Any, server: Any, pictures: Any, display: Any, reply: Reply
-) -> None:
-    images = pictures(10)
-    bad = set(images.keys[:3])
-    server.answer = lambda key, nth, body: reply if key in bad and nth == 1 else good(key, nth, body)
-    assert in_batches(images).complete
-    assert set(rows()) == set(images.keys)
-    assert {key for key, n in server.times().items() if n == 2} == bad
-    code = reply.body["error"]["code"]  # type: ignore[index, call-overload]
-    assert any("3 of 10 images unanswered" in line and code in line for line in display.said)
-
-
-@pytest.mark.parametrize("reply", STOPS, ids=lambda reply: str(reply.status))
-def test_where_nothing_of_a_batch_is_answered_the_run_ends_once_all_ended_batches_are_collected(
-    in_batches: Any, rows: Any, server: Any, pictures: Any, reply: Reply
-) -> None:
-    images = pictures(20)
-    first: list[str] = []
-
-    def end(made: Any, lines: list[Any]) -> tuple[str, list[Any], list[Any]]:
-        first.append(made["id"])
-        return ("completed", lines, [])
-
-    server.end, server.looks = end, 12
-    bad = set(images.keys[:10])
-    server.answer = lambda key, nth, body: reply if key in bad else good(key, nth, body)
-    with pytest.raises(StoppedError, match=reply.body["error"]["message"]):  # type: ignore[index, call-overload]
-        in_batches(images)
-    server.answer = good
-    outcome = in_batches(images)
-    assert outcome.complete, "the same command goes on: no batch stands in its way"
-    assert set(rows()) == set(images.keys)
-    assert {key: n for key, n in server.times().items() if n != (2 if key in bad else 1)} == {}
-    assert first[:2] == ["batch_0", "batch_1"]
-
-
-def test_lines_that_cannot_be_read_are_asked_again_and_counted_at_their_worst(
-    in_batches: Any, rows: Any, server: Any, pictures: Any, display: Any
-) -> None:
-    def end(made: Any, lines: list[Any]) -> tuple[str, list[Any], list[Any]]:
-        if made["id"] != "batch_0":
-            return "completed", lines, []
-        no_completion = lines[2] | {"response": {"status_code": 200, "body": {"choices": []}}}
-        odd = [b'{"custom_id": "half', b"[]", b'{"custom_id": ["a"]}', b"\xff\xfe"]
-        return "completed", [*odd, no_completion, *lines[3:]], []
-
-    server.end = end
-    images = pictures(10)
-    outcome = in_batches(images)
-    assert outcome.complete
-    assert set(rows()) == set(images.keys)
-    assert sorted(server.times().values()) == [1] * 7 + [2] * 3
-    worst = worst_of_a_request() / 2
-    assert outcome.uncertain_usd == pytest.approx(3 * worst), "two lines without an image, and an answer that is none"
-    assert outcome.spent_usd == pytest.approx(10 * (700 * 2e-6 + 100 * 8e-6) / 2 + 3 * worst)
-    assert any("3 of 10 images unanswered" in line and "4 lines of its files" in line for line in display.said)
-
-
-def test_an_output_file_that_is_gone_is_said_and_its_images_are_asked_again_within_the_budget(
-    in_batches: Any, rows: Any, server: Any, pictures: Any, display: Any
-) -> None:
-    images = pictures(10)
-    gone: set[str] = set()
-
-    def before(method: str, path: str) -> Reply | None:
-        if path.endswith("/content") and (not gone or path in gone):
-            gone.add(path)
-            return error(404, "not_found", "No such File object")
-        return None
-
-    server.before = before
-    worst = 10 * worst_of_a_request() / 2
-    outcome = in_batches(images, budget=1.05 * worst)
-    assert outcome.uncertain_usd == pytest.approx(worst)
-    assert outcome.tally.stop == "budget", "what is gone may have been paid for"
-    assert in_batches(images, budget=3 * worst).complete
-    assert set(rows()) == set(images.keys)
-    assert any("is gone at the server; 10 answers may have been paid for" in line for line in display.said)
-
-
-def test_an_image_that_is_asked_about_again_in_a_batch_has_one_newest_row_wherever_the_process_dies(
-    in_batches: Any, rows: Any, server: Any, pictures: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed before or after any call, and collected by a plain run: no answer is dropped, none is kept twice."""
-    images = pictures(6)
-    bad = set(images.keys[:4])
-    whole = batch.Batches._call
-    for place in range(1000):
-        reached = [0]
-
-        def call(self: Any, what: Any, in_doubt: Any = None, reached: list[int] = reached, place: int = place) -> Any:
-            for done in (False, True):
-                reached[0] += 1
-                if reached[0] == place + 1:
-                    raise Killed
-                if not done:
-                    answer = whole(self, what, in_doubt)
-            return answer
-
-        for path in (tmp_path / "set").glob("*"):
-            path.unlink()
-        server.asked.clear()
-        server.answer = lambda key, nth, body: Reply(200, completion("")) if key in bad else good(key, nth, body)
-        assert in_batches(images).complete
-        server.answer = good
-        monkeypatch.setattr(batch.Batches, "_call", call)
-        try:
-            in_batches(images, again=frozenset({"failed"}), batch_requests=2)
-        except Killed:
-            monkeypatch.setattr(batch.Batches, "_call", whole)
-            in_batches(images)  # as any later run does
-            if any(row["state"] == "failed" for row in rows().values()):  # killed before all were submitted
-                assert in_batches(images, again=frozenset({"failed"})).complete
-        else:
-            break
-        finally:
-            monkeypatch.setattr(batch.Batches, "_call", whole)
-        assert {key: row["state"] for key, row in rows().items()} == dict.fromkeys(images.keys, "done")
-        assert {key for key, n in server.times().items() if n == 2} == bad
-        assert max(server.times().values()) == 2, "submitted twice"
-        older = [row for piece in CaptionSet(tmp_path / "set").history() for row in piece.to_pylist()]
-        assert sorted(row["key"] for row in older) == sorted(bad)
-        assert Ledger(tmp_path / "set").again() == {}
-    assert place > 8
-
-
-def test_answers_for_other_images_are_not_kept(in_batches: Any, rows: Any, server: Any, pictures: Any) -> None:
-    server.end = lambda made, lines: ("completed", [*lines, lines[0] | {"custom_id": "0" * 64}], [])
-    images = pictures(5)
-    assert in_batches(images).complete
-    assert set(rows()) == set(images.keys)
-
-
-def test_no_batch_more_is_submitted_once_the_answers_are_of_no_use(
-    in_batches: Any, rows: Any, server: Any, pictures: Any, display: Any
-) -> None:
-    images = pictures(60)
-    server.answer = lambda key, nth, body: Reply(200, completion("What a lovely day!"))
-    with pytest.raises(StoppedError, match=r"20 of the last 20 answers are no captions .*What a lovely day!"):
-        in_batches(images, batch_requests=20, budget=20.5 * worst_of_a_request() / 2)
-    assert len(server.made) == 1
-    assert len(rows()) == 20, "what was paid for is kept"
-    assert any("this set has no caption yet: --pilot 20" in line for line in display.said)
-
-
 def test_images_that_no_batch_answers_are_left_after_a_few(
     in_batches: Any, rows: Any, server: Any, pictures: Any
 ) -> None:
@@ -275,31 +90,6 @@ def test_images_that_no_batch_answers_are_left_after_a_few(
     assert sum(outcome.tally.left.values()) == 1
     assert max(server.times().values()) == batch.SUBMISSIONS
     assert len(rows()) == 3
-
-
-def test_lines_with_errors_are_what_they_are_live(in_batches: Any, rows: Any, server: Any, pictures: Any) -> None:
-    images = pictures(8)
-    refused, broken, busy, odd = images.keys[:4]
-
-    def answer(key: str, nth: int, body: Any) -> Reply:
-        if key == refused:
-            return error(400, "content_policy_violation")
-        if key == broken:
-            return error(400, "invalid_image")
-        if key == odd:
-            return error(400, "odd")
-        return error(500) if key == busy and nth == 1 else good(key, nth, body)
-
-    def end(made: Any, lines: list[Any]) -> tuple[str, list[Any], list[Any]]:
-        fine = [line for line in lines if line["response"]["status_code"] == 200]
-        return "completed", fine, [line for line in lines if line not in fine]
-
-    server.answer, server.end = answer, end
-    assert in_batches(images).complete
-    states = {key: row["state"] for key, row in rows().items()}
-    assert (states[refused], states[broken], states[odd], states[busy]) == ("refused", "failed", "failed", "done")
-    assert server.times()[busy] == 2
-    assert sum(server.times().values()) == 9
 
 
 def failing(code: str, times: int) -> Callable[[Any, list[Any]], tuple[str, list[Any], list[Any]]]:
@@ -368,17 +158,6 @@ def test_a_call_whose_answer_is_lost_is_not_made_twice(
     assert in_batches(pictures(10)).complete
     assert server.calls[call] == 1
     assert set(server.times().values()) == {1}
-    assert len(rows()) == 10
-
-
-def test_an_output_file_that_breaks_off_is_read_again(in_batches: Any, rows: Any, server: Any, pictures: Any) -> None:
-    def before(method: str, path: str) -> Reply | None:
-        if path.endswith("/content") and server.calls[f"{method} {path}"] == 1:
-            return Reply(200, server.contents[path.split("/")[2]], fault="cut")
-        return None
-
-    server.before = before
-    assert in_batches(pictures(10)).complete
     assert len(rows()) == 10
 
 

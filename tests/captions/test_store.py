@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -251,6 +252,30 @@ def test_a_full_disk_keeps_whole_rows_alone(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setattr(os, "write", real)
         assert writer.add(row(2))
     assert CaptionSet(tmp_path / "s").keys() == {key(1), key(2)}
+
+
+def test_a_disk_too_full_to_seal_leaves_the_rows_in_the_journal_and_names_the_file_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(table: pa.Table, where: Path, **how: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, writing(tmp_path / "s", MAKER) as writer:
+        writer.add(row(1))
+        patch.setattr(pq, "write_table", full)
+    assert CaptionSet(tmp_path / "s").keys() == {key(1)}
+    with monkeypatch.context() as patch:
+        patch.setattr(pq, "write_table", full)
+        with (
+            pytest.raises(OSError, match="no space left on the disk: free some") as caught,
+            writing(tmp_path / "s", MAKER),
+        ):
+            pass
+    assert caught.value.filename == str(tmp_path / "s" / "rows-000000.parquet")
+    with writing(tmp_path / "s", MAKER):
+        pass
+    assert not (tmp_path / "s" / "journal.jsonl").read_bytes()
+    assert CaptionSet(tmp_path / "s").keys() == {key(1)}
 
 
 def test_what_is_no_set_or_damaged_is_named(tmp_path: Path) -> None:
