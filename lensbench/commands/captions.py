@@ -312,6 +312,8 @@ def rewrite(
         print_estimate(console, estimate, asking, price)
         return
     if out.exists():
+        if again:
+            raise ValueError(f"--again: {out} is there, and a file of prompts never changes: choose another name")
         _publish(console, rewriting.lines_as_in(rows, out, asking, keep_short), out)
         return
     states = writing.states_again(again) if again else frozenset()

@@ -347,55 +347,6 @@ def test_prompts_are_reworded_once_into_a_fixed_file(server: Any, tmp_path: Path
     assert len(out.read_text().splitlines()) == 2
 
 
-def test_nothing_is_paid_for_a_file_that_can_not_be_written(server: Any, tmp_path: Path) -> None:
-    short = tmp_path / "short.jsonl"
-    short.write_text('{"prompt": "a photo of a bench"}\n')
-    there = tmp_path / "there.jsonl"
-    there.write_text('{"prompt": "another"}\n')
-    (tmp_path / "link.jsonl").symlink_to(short)
-    for out, said in (
-        (there, "is there and says otherwise"),
-        (short, "is the file of the prompts themselves"),
-        (tmp_path / "link.jsonl", "is the file of the prompts themselves"),
-        (tmp_path, "is a folder"),
-        (short / "below.jsonl", "is no folder"),
-    ):
-        code, _, err = run(server, "captions", "rewrite", short, out)
-        assert (code, len(err.splitlines())) == (2, 1)
-        assert said in err, err
-    assert not server.calls
-    assert short.read_text() == '{"prompt": "a photo of a bench"}\n'
-
-
-def test_a_finished_file_is_not_paid_for_again_with_another_captioner_or_prompt(server: Any, tmp_path: Path) -> None:
-    (tmp_path / "short.txt").write_text("a photo of a bench\n")
-    words = ("captions", "rewrite", tmp_path / "short.txt", tmp_path / "both.jsonl")
-    assert run(server, *words)[0] == 0
-    was = (tmp_path / "both.jsonl").read_bytes()
-    (tmp_path / "short.txt").write_text("a photo of a bench\na photo of a cat\n")
-    for more in ((), ("--captioner", "gpt-4.1-mini")):
-        code, _, err = run(server, *words, *more)
-        assert code == 2
-        assert "is there and says otherwise" in err
-    assert len(server.asked) == 1
-    assert (tmp_path / "both.jsonl").read_bytes() == was
-
-
-def test_a_rewording_that_failed_is_asked_for_again(server: Any, tmp_path: Path) -> None:
-    (tmp_path / "short.txt").write_text("a photo of a bench\n")
-    words = ("captions", "rewrite", tmp_path / "short.txt", tmp_path / "both.jsonl")
-    server.answer = lambda key, nth, body: (
-        faults.Reply(200, faults.completion("")) if nth == 1 else faults.good(key, nth, body)
-    )
-    code, out, _ = run(server, *words)
-    assert code == 1
-    assert "--again failed asks about them again" in out
-    assert run(server, *words)[0] == 1
-    assert len(server.asked) == 1
-    assert run(server, *words, "--again", "failed,truncated")[0] == 0
-    assert json.loads((tmp_path / "both.jsonl").read_text())["detailed"].startswith("caption of")
-
-
 def test_a_prompt_that_is_refused_holds_the_file_back_until_the_user_decides(server: Any, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("a photo of a bench\na photo of a knife\n")
     server.answer = lambda key, nth, body: faults.Reply(
