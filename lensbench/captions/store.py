@@ -102,12 +102,14 @@ class CaptionSet:
         anew = {row.key: row for row, again in journal if again is not None and _again(self.folder, again) not in parts}
         counts: dict[str, Path | None] = {key: path for path in _agains(parts) for key in _column(path, "key")}
         counts |= dict.fromkeys(anew)
+        if not counting and not counts:  # no key was asked about again
+            return
         wanted = list(columns or CaptionRow._fields)
         for path in parts:
             try:
                 file = pq.ParquetFile(path, memory_map=True)
                 for batch in file.iter_batches(columns=list(dict.fromkeys(["key", *wanted]))):
-                    keys = batch.column("key").to_pylist() if waiting or counts or not counting else []
+                    keys = batch.column("key").to_pylist() if waiting or counts else []
                     for key in keys:
                         waiting.pop(key, None)
                     counted = [counts.get(key, path) == path for key in keys]
@@ -155,12 +157,14 @@ class CaptionSet:
 
     def assumed_usd(self) -> tuple[int, float]:
         """The answers that told no usage, the history's as well, and the dollars of their worst cases."""
+        import pyarrow.compute as pc
+
         answers, usd = 0, 0.0
         names = ["input_tokens", "cost_usd"]
         for piece in chain(self.batches(names), self.history(names)):
-            for tokens, paid in zip(*(column.to_pylist() for column in piece.columns), strict=True):
-                if tokens is None and paid is not None:
-                    answers, usd = answers + 1, usd + paid
+            tokens, paid = piece.columns
+            assumed = paid.filter(pc.and_(pc.is_null(tokens), pc.is_valid(paid)))
+            answers, usd = answers + len(assumed), usd + (pc.sum(assumed).as_py() or 0.0)
         return answers, usd
 
     def digest(self) -> str:
