@@ -49,7 +49,7 @@ def completion(
     text: str = "a caption",
 ) -> Json:
     """A chat completion whose content is the JSON that was asked for, unless it is given."""
-    said = json.dumps({field: text}) if content is None else content
+    said = json.dumps({field: text}, ensure_ascii=False) if content is None else content
     message = {"role": "assistant", "content": None if refusal else said, "refusal": refusal}
     usage = {
         "prompt_tokens": tokens[0],
