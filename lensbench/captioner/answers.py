@@ -61,6 +61,8 @@ class Reader:
         state, text, finish = self._outcome(content, refusal, finish)
         if len(self.secret) >= KEY_CHARACTERS and any(self.secret in said for said in (text, content)):
             state, text, finish = "failed", "", "the answer has the API key in it, and is not kept"
+        elif state == "done" and not _whole(text):
+            state, finish = "failed", "half of a character in it, as of an emoji that was cut"
         if (used := _usage(completion)) is None:
             return self._row(key, text, state, finish, paid=None if self.price is None else self.worst_usd)
         paid = None if self.price is None else self.price.usd(*used, batch=self.batch)
@@ -131,6 +133,11 @@ def cleaned(text: str, secret: str) -> str:
         word = re.escape(secret)
         text = re.sub(word if len(secret) >= KEY_CHARACTERS else rf"(?<!\w){word}(?!\w)", "[key]", text)
     return " ".join(text.encode(errors="replace").decode().split())[:LONGEST_REASON]
+
+
+def _whole(text: str) -> bool:
+    # JSON can say half of a surrogate pair, which is no character: a caption is not mended, for it is never rewritten.
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _content(message: Mapping[str, Any]) -> str:

@@ -57,9 +57,9 @@ class ServerVlm:
                 top_logprobs=TOP,
             )
         except openai.OpenAIError as error:
-            message = f"{type(error).__name__}: {cleaned(str(error), api_key())}"
             if unsendable(error):
-                message = UNSENDABLE
+                raise ValueError(f"{self.name}: {UNSENDABLE}") from None
+            message = f"{type(error).__name__}: {cleaned(str(error), api_key())}"
             raise ValueError(f"{self.name}: {message}; run the same command again") from None
         told = said.choices[0].logprobs.content if said.choices and said.choices[0].logprobs else None
         if not told:

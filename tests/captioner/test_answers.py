@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fault_server import Reply, completion, error
 
 from lensbench.captioner.client import StoppedError
+from lensbench.captioner.questions import ServerVlm
 from lensbench.captions.store import CaptionSet
 
 SECRET = "sk-proj-not-to-be-seen-0123456789"
@@ -27,6 +29,8 @@ SECRET = "sk-proj-not-to-be-seen-0123456789"
         (Reply(200, completion('{"caption": "  "}')), "failed", "stop: empty", ""),
         (Reply(200, completion("a caption as plain text")), "failed", "not the JSON", "a caption as plain text"),
         (Reply(200, completion('{"title": "x"}')), "failed", "not the JSON", "title"),
+        (Reply(200, completion('{"caption": "a cat \\ud83d"}')), "failed", "half of a character", "a cat ?"),
+        (Reply(200, completion('{"caption": "a cat \\ud83d\\udc08"}')), "done", "stop", "a cat \U0001f408"),
         (error(400, "invalid_image_format"), "failed", "invalid_image_format", ""),
         (error(413), "failed", "413", ""),
     ],
@@ -127,6 +131,17 @@ def test_a_header_that_cannot_be_sent_is_no_trouble_of_the_servers_and_costs_not
     monkeypatch.delenv(name)
     outcome = write(pictures(5), batch=batch)
     assert (outcome.complete, outcome.uncertain_usd) == (True, 0.0)
+
+
+def test_a_question_with_a_header_that_cannot_be_sent_is_one_line_without_it(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-123\norg-secret")
+    judge = ServerVlm("m", server.url)
+    with pytest.raises(ValueError, match="a request cannot be sent and nothing was") as caught:
+        judge.answer(np.zeros((4, 4, 3), np.uint8), ["?"], [["yes"]])
+    assert not any(part in str(caught.value) for part in ("org-secret", SECRET, "\n"))
 
 
 def test_answers_without_usage_count_at_their_worst_case(
