@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -179,9 +179,20 @@ class CaptionSet:
                     yield key, text
 
 
-def caption_sets(corpus: Path) -> list[CaptionSet]:
-    """The caption sets of an imported corpus, sorted by name."""
-    return [CaptionSet(path.parent) for path in sorted((corpus / "captions").glob("*/set.json"))]
+def caption_sets(corpus: Path, broken: Callable[[ValueError], object] | None = None) -> list[CaptionSet]:
+    """The caption sets of an imported corpus, sorted by name.
+
+    One that cannot be read raises ValueError, or is given to `broken` and left out.
+    """
+    found = []
+    for path in sorted((corpus / "captions").glob("*/set.json")):
+        try:
+            found.append(CaptionSet(path.parent))
+        except ValueError as error:
+            if broken is None:
+                raise
+            broken(error)
+    return found
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,6 +10,7 @@ import typer
 
 from lensbench.commands.again import to_go_on
 from lensbench.commands.costs import print_estimate, print_outcome, print_pilot, tell
+from lensbench.commands.plain import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,14 +58,19 @@ def list_sets(corpus: Corpus) -> None:
 
     from lensbench.captions.store import STATES, caption_sets
     from lensbench.commands.meter import dollars
+    from lensbench.data.imported import open_images, rows_here
+    from lensbench.data.shards import is_imported
     from lensbench.report.terminal import say
 
     if not corpus.is_dir():
         raise ValueError(f"{corpus}: no such folder; give what lensbench corpus import made")
-    found = caption_sets(corpus)
+    broken: list[ValueError] = []
+    found = caption_sets(corpus, broken.append)
+    for error in broken:
+        print(f"lensbench: {plain(str(error))}", file=sys.stderr)
     if not found:
-        print(f"no caption sets in {corpus}")
-        return
+        print(f"no caption sets{' that can be read' if broken else ''} in {corpus}")
+        raise typer.Exit(1 if broken else 0)
     table, console = Table(title=f"caption sets of {corpus}", title_justify="left"), Console()
     table.add_column("set", overflow="fold")
     for name in (*STATES, "paid"):
@@ -73,7 +80,14 @@ def list_sets(corpus: Corpus) -> None:
         table.add_row(a_set.name, *(f"{counts[state]:,}" for state in STATES), dollars(paid) if paid else "")
     console.print(table)
     for a_set in found:
-        say(console, f"{a_set.name}: made by {' '.join(a_set.maker)}", indent="  ")
+        say(console, plain(f"{a_set.name}: made by {' '.join(a_set.maker)}"), indent="  ")
+    if is_imported(corpus):
+        images = open_images(corpus)
+        for a_set in found:
+            if foreign := rows_here(images, a_set)[1]:
+                tell(console, f"{a_set.name}: {foreign:,} rows are of images that are not in {corpus}")
+    if broken:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -109,7 +123,7 @@ def show(
                 shown += 1
                 why = "" if row["state"] == "done" else f" ({row['finish_reason']})"
                 tell(console, f"\n{row['key']}  {row['state']}{why}")
-                say(console, row["text"], indent="  ")
+                say(console, plain(row["text"]), indent="  ")
     tell(console, f"\n{shown:,} of {matching:,} rows")
 
 
@@ -208,8 +222,9 @@ def write(
     from lensbench.captioner.prices import open_prices
     from lensbench.captioner.prompts import open_prompt
     from lensbench.captioner.requests import Asking
+    from lensbench.captions.store import CaptionSet
     from lensbench.commands.meter import shown
-    from lensbench.data.imported import open_images
+    from lensbench.data.imported import open_images, rows_here
     from lensbench.data.pictures import quiet
 
     asked = open_prompt(prompt)
@@ -235,7 +250,8 @@ def write(
                 outcome = writing.write(images, folder, asking, price and price[0], run, display, only)
         except writing.WritingStoppedError as stopped:
             raise to_go_on(f"{stopped} in {folder}") from None
-        print_outcome(console, outcome, name, len(images.keys), "images", price)
+        _, foreign = rows_here(images, CaptionSet(folder))
+        print_outcome(console, outcome, name, len(images.keys), "images", price, foreign)
         if only is not None:
             print_pilot(console, writing.pilot_result(images, folder, only, price and price[0]), price)
     useless = outcome.tally.rows > 0 and not outcome.tally.states["done"]

@@ -12,6 +12,7 @@ import typer
 
 from lensbench.commands.again import to_go_on
 from lensbench.commands.counting import counting
+from lensbench.commands.plain import plain
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -97,10 +98,15 @@ def check(
             print(f"lensbench: {line}", file=sys.stderr)
         if wrong:
             raise typer.Exit(1)
-    for table in _tables(contents(corpus), console.width):
+    there = contents(corpus)
+    for table in _tables(there, console.width):
         console.print(table)
     if verify:
         console.print("every image has the bytes of its key")
+    for line in there.broken:
+        print(f"lensbench: {plain(line)}", file=sys.stderr)
+    if there.broken:
+        raise typer.Exit(1)
 
 
 _KINDS = {
@@ -168,8 +174,10 @@ def _tables(found: Contents, width: int) -> Iterator[Table]:
     )
     for item in found.captions:
         done = item.states["done"]
-        others = ", ".join(f"{n:,} {state}" for state, n in item.states.items() if n and state != "done")
-        captions.add_row(item.name, f"{done:,}", f"{100 * done / images:.1f} %", others, item.made_by)
+        others = [f"{n:,} {state}" for state, n in item.states.items() if n and state != "done"]
+        if item.foreign:
+            others.append(f"{item.foreign:,} of images that are not here")
+        captions.add_row(item.name, f"{done:,}", f"{100 * done / images:.1f} %", ", ".join(others), plain(item.made_by))
     if not found.captions:
         captions.add_row("none", "", "", "", "")
     yield captions
