@@ -45,7 +45,14 @@ def import_(
             metavar="COLUMN[=SET]", help="A text column and the caption set it becomes. As often as there are sets."
         ),
     ] = None,
-    split: Annotated[str | None, typer.Option(metavar="S", help="Of a Hugging Face dataset.")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="S", help="Split to import, all for every one; train where there are several."),
+    ] = None,
+    lines: Annotated[bool, typer.Option("--lines", help="Every line of a text is a caption of its own.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 2 when captions may be missing: the lines on stderr say which.")
+    ] = False,
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode; 0: one a core.")] = 0,
 ) -> None:
     """Import images and their captions into a corpus, every image under the sha256 of its bytes.
@@ -55,22 +62,29 @@ def import_(
     from rich.console import Console
 
     from lensbench.data.importing import Asked, finished, import_corpus, known_format
+    from lensbench.data.shards import read_manifest
 
     console = Console(highlight=False)
     kind = format_ or known_format(source, out)
-    what = Asked(source, kind, image_column, tuple(caption or ()), split)
+    what = Asked(source, kind, image_column, tuple(caption or ()), split, lines)
     if finished(what, out):
         console.print(f"{out}: this import is finished; nothing to do", markup=False, soft_wrap=True)
-        return
-    if format_ is None:
-        console.print(f"{source}: taken for {_KINDS[kind]} (--format {kind})", markup=False, soft_wrap=True)
-    try:
-        with counting(console, "importing") as report:
-            manifest = import_corpus(what, out, workers=workers or len(os.sched_getaffinity(0)), report=report)
-    except KeyboardInterrupt:
-        raise to_go_on(f"stopped; what is in {out} stays") from None
+        manifest = read_manifest(out)
+    else:
+        if format_ is None:
+            console.print(f"{source}: taken for {_KINDS[kind]} (--format {kind})", markup=False, soft_wrap=True)
+        try:
+            with counting(console, "importing") as report:
+                manifest = import_corpus(what, out, workers=workers or len(os.sched_getaffinity(0)), report=report)
+        except KeyboardInterrupt:
+            raise to_go_on(f"stopped; what is in {out} stays") from None
     for line in _summary(manifest, out):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(plain(line), markup=False, soft_wrap=True)
+    loud = [said for said, is_loud in manifest.get("notes", ()) if is_loud]
+    for said in loud:
+        print(plain(f"lensbench: {out}: {said}"), file=sys.stderr)
+    if strict and loud:
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -124,9 +138,14 @@ def _summary(manifest: dict[str, Any], out: Path) -> Iterator[str]:
         f"{'copy' if merged == 1 else 'copies'} merged, {aside:,} set aside"
     )
     from lensbench.captions.store import caption_sets
+    from lensbench.data.checking import set_aside
 
     counts = [f"{found.name} {found.counts()['done']:,}" for found in caption_sets(out)]
-    yield f"captions: {', '.join(counts) or 'none'}; what is in it: lensbench corpus check {out}"
+    yield f"captions by set, of {manifest['images']:,} images: {', '.join(counts) or 'none'}"
+    for row in set_aside(out):
+        yield f"set aside ({row.what}): {row.times:,}, as {row.examples[0]}: {row.reason}"
+    yield from (said for said, is_loud in manifest.get("notes", ()) if not is_loud)
+    yield f"what is in it: lensbench corpus check {out}"
 
 
 def _bytes(n: float) -> str:
@@ -167,7 +186,7 @@ def _tables(found: Contents, width: int) -> Iterator[Table]:
     if found.set_aside:
         aside = _table("set aside", ("what", False), ("why", False), ("count", True), ("for example", False))
         for row in found.set_aside:
-            aside.add_row(row.what, row.reason, f"{row.times:,}", "\n".join(row.examples))
+            aside.add_row(row.what, plain(row.reason), f"{row.times:,}", plain("\n".join(row.examples)))
         yield aside
     captions = _table(
         "captions", ("set", False), ("done", True), ("of images", True), ("else", False), ("made by", False)
