@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from lensbench.data.checking import Contents
+
+MOST_DOUBTS = 50  # that are shown
 
 app = typer.Typer(no_args_is_help=True, help="Import images with their captions, and check what is there.")
 
@@ -90,37 +92,52 @@ def import_(
 @app.command()
 def check(
     corpus: Annotated[Path, typer.Argument(help="An imported corpus.")],
-    verify: Annotated[bool, typer.Option("--verify", help="Read every image and compare it with its key.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every image, compare it with its key, and decode it.")
+    ] = False,
 ) -> None:
     """Print what an imported corpus holds: images, what was set aside or converted, sizes, captions."""
     from rich.console import Console
 
     from lensbench.data.checking import contents, damage
+    from lensbench.data.doubts import doubts
 
     console = Console(highlight=False)
     if verify:
         with counting(console, "verifying") as report:
-            done = 0
-
-            def count(images: int) -> None:
-                nonlocal done
-                done += images
-                report(done, None)
-
-            wrong = list(damage(corpus, count))
+            wrong = list(damage(corpus, _adding(report)))
         for line in wrong:
             print(f"lensbench: {line}", file=sys.stderr)
         if wrong:
             raise typer.Exit(1)
+        with counting(console, "decoding") as report:
+            doubtful = list(doubts(corpus, _adding(report)))
     there = contents(corpus)
     for table in _tables(there, console.width):
         console.print(table)
     if verify:
         console.print("every image has the bytes of its key")
+        for found in doubtful[:MOST_DOUBTS]:
+            line = plain(f"look at {found.key[:12]} ({found.source}): {found.why}")
+            console.print(line, markup=False, soft_wrap=True)
+        more = f", {len(doubtful) - MOST_DOUBTS:,} of them not shown" if len(doubtful) > MOST_DOUBTS else ""
+        console.print(f"images that decode and may be damaged: {len(doubtful):,}{more}")
     for line in there.broken:
         print(f"lensbench: {plain(line)}", file=sys.stderr)
     if there.broken:
         raise typer.Exit(1)
+
+
+def _adding(report: Callable[[int, int | None], None]) -> Callable[[int], None]:
+    """A report of how many were done since the last call, of one that wants how many are done."""
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        report(done, None)
+
+    return count
 
 
 _KINDS = {

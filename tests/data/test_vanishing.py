@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from PIL import PngImagePlugin
+import skimage
+from PIL import Image, PngImagePlugin
 
 from lensbench.data.imported import open_images
 from lensbench.data.sources.splits import split_of
@@ -190,3 +192,39 @@ def test_linked_folders_are_followed_once_and_loops_are_noticed(tmp_path: Path, 
     assert captions(tmp_path / "out") == {"alt": {image(1): "cap 1", image(2): "cap 2"}}
     sources = pq.read_table(tmp_path / "out" / "set_aside.parquet")["source"].to_pylist()
     assert sources == ["self.png"]
+
+
+# --- images that were cut --------------------------------------------------------------------------------------------
+
+
+def photograph(name: str = "coffee.png", **options: object) -> bytes:
+    out = io.BytesIO()
+    path = Path(skimage.__file__).parent / "data" / name
+    Image.open(path).convert("RGB").save(out, "JPEG", quality=90, **options)  # type: ignore[arg-type]
+    return out.getvalue()
+
+
+def test_a_jpeg_that_was_cut_or_has_a_hole_is_found_by_verify(tmp_path: Path, run: Run) -> None:
+    whole = photograph()
+    cut = whole[: len(whole) * 9 // 10] + b"\xff\xd9"
+    hole = bytearray(photograph("chelsea.png"))
+    hole[len(hole) // 2 : len(hole) // 2 + 2048] = bytes(2048)
+    padded = photograph("astronaut.png", exif=b"Exif\0\0" + bytes(4000)) + bytes(4000)
+    flat = io.BytesIO()
+    Image.new("RGB", (64, 64), (9, 9, 9)).save(flat, "JPEG")
+    files = {
+        "cut.jpg": cut,
+        "hole.jpg": bytes(hole),
+        "padded.jpg": padded,
+        "whole.jpg": whole,
+        "flat.jpg": flat.getvalue(),
+    }
+    run("corpus", "import", write_folder(tmp_path / "photos", files), tmp_path / "out")
+    ran = run("corpus", "check", tmp_path / "out", "--verify")
+    assert ran.code == 0
+    looks = [line for line in ran.out.splitlines() if line.startswith("look at ")]
+    assert len(looks) == 2
+    assert "(cut.jpg): its lowest" in looks[0]
+    assert "are one color: it may have been cut" in looks[0]
+    assert "(hole.jpg): its data has a hole" in looks[1]
+    assert ran.out.splitlines()[-1] == "images that decode and may be damaged: 2"
