@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import tarfile
 import unicodedata
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,8 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lensbench.captions.store import caption_sets
+from lensbench.data import importing
 from lensbench.data.corpus import open_corpus
 from lensbench.data.imported import open_images
+from lensbench.data.importing import Asked, import_corpus
 from lensbench.data.sources.members import Member, group, rule_of
 from lensbench.experiment import FolderCorpus
 from tests.data.corpora import Run, captions, image, write_folder, write_table, write_tar
@@ -136,6 +140,56 @@ def test_the_rule_of_the_first_shard_is_that_of_the_last(tmp_path: Path, run: Ru
         write_tar(tmp_path / "tars" / f"{shard}.tar", some)
     run("corpus", "import", tmp_path / "tars", tmp_path / "out")
     assert captions(tmp_path / "out") == {"crop": {image(i): f"cap {i}" for i in range(5)}}
+
+
+def test_links_within_a_tar_are_files_of_it(tmp_path: Path, run: Run) -> None:
+    source = tmp_path / "x.tar"
+    with tarfile.open(source, "w") as archive:
+        for name, data in (("a/1.txt", b"cap"), ("a/1.jpg", image(1)), ("b/2.jpg", image(2))):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+        for name, target, kind in (
+            ("b/2.txt", "a/1.txt", tarfile.LNKTYPE),
+            ("b/3.jpg", "../a/1.jpg", tarfile.SYMTYPE),
+            ("b/4.jpg", "../nowhere.jpg", tarfile.SYMTYPE),
+        ):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            archive.addfile(member)
+    ran = run("corpus", "import", source, tmp_path / "out")
+    assert captions(tmp_path / "out") == {"alt": {image(1): "cap", image(2): "cap"}}
+    assert "1 copy merged, 1 set aside" in ran.out
+    assert "the link b/4.jpg leads to no file of it" in ran.out
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_an_import_that_was_stopped_says_what_one_that_was_not_says(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importing, "MOST_SAMPLES", 1)
+    files: dict[str, bytes | str] = {"x.txt": "of no image", "x.mp4": b"x"}
+    for i in range(6):
+        name = f"img_{i}.v1.{i}"
+        files |= {f"{name}.jpg": image(i), f"{name}.caption": f"cap {i}\n\nmore", f"{name}.gif": b"x"}
+    files |= {f"img_{i}.v1.{i}.txt": "tags" for i in (5, 1, 3)}
+    source = write_folder(tmp_path / "x", files) if kind == "folder" else write_tar(tmp_path / "x.tar", files)
+    what = Asked(str(source), "folder" if kind == "folder" else "webdataset")
+    whole = import_corpus(what, tmp_path / "whole", workers=1, report=lambda done, total: None)
+    assert whole["notes"]
+
+    for most in range(whole["samples"]):
+
+        def stop(done: int, total: int | None, most: int = most) -> None:
+            if done > most:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            import_corpus(what, tmp_path / "out", workers=1, report=stop)
+    again = import_corpus(what, tmp_path / "out", workers=1, report=lambda done, total: None)
+    assert again["notes"] == whole["notes"]
+    assert again["digest"] == whole["digest"]
+    assert captions(tmp_path / "out") == captions(tmp_path / "whole")
 
 
 # --- captions that are not used, and how to use them -----------------------------------------------------------------

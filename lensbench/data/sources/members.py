@@ -32,22 +32,40 @@ Grouped = dict[str, dict[str, Member]]  # key -> what follows the key and its do
 
 
 def members_of(stream: BinaryIO, report: Callable[[str], None]) -> Iterator[Member]:
-    """The files of a tar, in its order; `report` is told what is wrong with it, behind which nothing can be read."""
+    """The files of a tar, in its order, and behind them its links to files; `report` is told what is wrong with it.
+
+    Behind a damaged header nothing can be read.
+    """
     end = stream.seek(0, os.SEEK_END)
     stream.seek(0)
+    places: dict[str, Member] = {}
+    links: dict[str, str] = {}  # name -> that of the file
     try:
         with tarfile.open(fileobj=stream, mode="r:") as archive:
             for found in archive:
                 archive.members = []  # type: ignore[attr-defined]  # it would keep every header
                 if found.isfile() and found.offset_data + found.size > end:
                     raise tarfile.ReadError("unexpected end of data")
-                base = found.name.rpartition("/")[2]
-                if found.isfile() and not (base.startswith("__") and base.endswith("__")):
-                    yield Member(found.name, found.offset_data, found.size)
+                folder, _, base = found.name.rpartition("/")
+                if base.startswith("__") and base.endswith("__"):
+                    continue
+                if found.islnk():
+                    links[found.name] = os.path.normpath(found.linkname)
+                elif found.issym():
+                    links[found.name] = os.path.normpath(os.path.join(folder, found.linkname))
+                elif found.isfile():
+                    member = Member(found.name, found.offset_data, found.size)
+                    places[os.path.normpath(found.name)] = member
+                    yield member
             behind = archive.offset
     except tarfile.TarError as error:
         report(str(error))
         return
+    for name, target in links.items():
+        if target in places:
+            yield places[target]._replace(name=name)
+        else:
+            report(f"the link {name} leads to no file of it")
     # A reader takes the end of the file, and a header that it cannot read, for the end of the archive.
     stream.seek(behind)
     block = stream.read(BLOCK)
