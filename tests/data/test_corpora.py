@@ -68,7 +68,7 @@ def test_training_from_a_folder_reads_the_captions_that_its_import_has(tmp_path:
 
 def test_several_captions_of_an_image_are_further_sets(tmp_path: Path, run: Run) -> None:
     images = [image(i) for i in range(3)]
-    source = write_table(tmp_path / "x.parquet", images, caption=[["a 0", "b 0"], ["a 1", " "], []])
+    source = write_table(tmp_path / "x.parquet", images, captions=[["a 0", "b 0"], ["a 1", " "], []])
     assert run("corpus", "import", source, tmp_path / "out", "--strict").code == 0
     assert captions(tmp_path / "out") == {
         "alt": {images[0]: "a 0", images[1]: "a 1"},
@@ -223,6 +223,10 @@ UNUSED = {
     "two files of one caption": Case(
         in_folder({"k.jpg": image(0), "k.txt": "cap", "k.TXT": "other"}),
         "text files not used: 1, as k.txt: another file is the same caption",
+    ),
+    "a table with another separator": Case(
+        in_folder({"k.jpg": image(0), "k.txt": "cap", "metadata.csv": "file_name;text\nk.jpg;x\n"}),
+        "metadata.csv is not used: it has no rows with a file_name",
     ),
     "a row of no image": Case(
         in_folder({"k.jpg": image(0), "metadata.jsonl": '{"file_name": "j.jpg", "text": "x"}\n', "k.txt": "cap"}),

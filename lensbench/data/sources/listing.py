@@ -197,8 +197,11 @@ class _Lister:
                 continue
             for column, text in texts.items():
                 self._add(_normal(place), f"{TABLE}{column}", None, metadata.as_bytes(text))
-        if not rows:  # GenEval's, for instance, has no file_name
+        if not rows and path.suffix == ".jsonl":  # as that of a prompt in GenEval's layout
             self._count_other(order(path, self._folder), path.name)
+        elif not rows:
+            where = name_in(path, self._folder)
+            self._notes.append(Note(f"{where} is not used: it has no rows with a {metadata.FILE_NAME}"))
         if absent:
             where = name_in(path, self._folder)
             self._notes.append(

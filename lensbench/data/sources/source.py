@@ -11,7 +11,7 @@ from lensbench.data.sources.sidecars import clean, not_utf8
 
 Place = Any  # in a source, as JSON keeps it; each has its own kind, and None is the beginning
 # Columns, or extensions, that hold a caption by their name alone; the first that a source has becomes the set `alt`.
-ALT_NAMES = ("alt", "alt_text", "caption", "text", "txt")
+ALT_NAMES = ("alt", "alt_text", "caption", "captions", "text", "txt")
 SETS_BY_NAME = ("brief", "detailed")  # these become the sets of their names
 
 
