@@ -115,6 +115,8 @@ def check(
     there = contents(corpus)
     for table in _tables(there, console.width):
         console.print(table)
+    for said, _ in there.manifest.get("notes", ()):
+        console.print(plain(said), markup=False, soft_wrap=True)
     if verify:
         console.print("every image has the bytes of its key")
         for found in doubtful[:MOST_DOUBTS]:

@@ -76,6 +76,16 @@ def test_several_captions_of_an_image_are_further_sets(tmp_path: Path, run: Run)
     }
 
 
+def test_further_rows_of_an_image_in_a_table_are_further_captions(tmp_path: Path, run: Run) -> None:
+    name = unicodedata.normalize("NFD", "café.jpg")
+    rows = [("./a.jpg", "a 0"), (unicodedata.normalize("NFC", name), "b 0"), ("a.jpg", "a 1")]
+    lines = [json.dumps({"file_name": file, "caption": text}) for file, text in rows]
+    files = {"a.jpg": image(0), name: image(1), "metadata.jsonl": "\n".join(lines)}
+    ran = run("corpus", "import", write_folder(tmp_path / "photos", files), tmp_path / "out", "--strict")
+    assert (ran.code, ran.err) == (0, "")
+    assert captions(tmp_path / "out") == {"alt": {image(0): "a 0", image(1): "b 0"}, "alt2": {image(0): "a 1"}}
+
+
 def test_a_sidecar_of_several_lines_is_one_caption_and_said_so_or_with_lines_several(tmp_path: Path, run: Run) -> None:
     folder = write_folder(tmp_path / "photos", {"a.jpg": image(0), "a.txt": "a dog\n\ngrass\u2028here\n"})
     ran = run("corpus", "import", folder, tmp_path / "one", "--strict")
@@ -86,6 +96,9 @@ def test_a_sidecar_of_several_lines_is_one_caption_and_said_so_or_with_lines_sev
     assert "several lines" not in ran.out
     assert captions(tmp_path / "two") == {"alt": {image(0): "a dog"}, "alt2": {image(0): "grass here"}}
     assert "other options" in run("corpus", "import", folder, tmp_path / "two").err
+    cell = json.dumps({"file_name": "a.jpg", "text": "a dog\ngrass"})
+    table = write_folder(tmp_path / "more", {"a.jpg": image(0), "metadata.jsonl": cell})
+    assert "captions of several lines in alt: 1" in run("corpus", "import", table, tmp_path / "three").out
 
 
 @pytest.mark.parametrize("ending", ["tar", "tar.gz"])
@@ -269,6 +282,7 @@ def test_what_is_not_used_is_said_and_strict_fails(name: str, tmp_path: Path, ru
     assert f"lensbench: {tmp_path / 'out'}: {case.said}" in ran.err
     again = run("corpus", "import", source, tmp_path / "out", "--strict")
     assert (again.code, again.err) == (2, ran.err)
+    assert case.said in run("corpus", "check", tmp_path / "out").out
     if case.options:
         ran = run("corpus", "import", source, tmp_path / "other", "--strict", *case.options)
         assert (ran.code, ran.err) == (0, "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import cast
@@ -101,12 +100,11 @@ def _fields(said: Path | bytes) -> dict[str, str | list[str]]:
         return {}
 
 
-def text_of(said: Path | bytes) -> bytes | str | list[str]:
-    """What a sidecar, or a cell of a table, says; OSError for a file that cannot be read."""
+def text_of(said: Path | bytes) -> bytes | list[str]:
+    """What a sidecar, or the cells of a table, say; OSError for a file that cannot be read."""
     if isinstance(said, Path):
         return said.read_bytes()
-    text: str | list[str] = json.loads(said)
-    return text
+    return metadata.texts(said)
 
 
 def default_columns(there: Mapping[str, object]) -> dict[str, str]:

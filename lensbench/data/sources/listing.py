@@ -61,7 +61,7 @@ class Listing:
         with closing(sqlite3.connect(kept, isolation_level=None)) as database:
             if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'files'").fetchone():
                 with quiet():
-                    _Lister(folder, database).list(split)
+                    _Lister(folder, database).fill(split)
             (self.total,) = database.execute("SELECT count(*) FROM files").fetchone()
             found = database.execute("SELECT name, count, first FROM columns ORDER BY name").fetchall()
             self.columns: Mapping[str, tuple[int, str]] = {name: (count, first) for name, count, first in found}
@@ -73,7 +73,7 @@ class Listing:
             query = "SELECT place, reason FROM files WHERE place > ? ORDER BY place"
             for place, reason in database.execute(query, [after]):
                 file = Listed(place, self._path(place), reason)
-                owners = () if reason else (_stem(place), place)
+                owners = () if reason else (_stem(place), _normal(place))
                 said: dict[str, Path | bytes] = {}
                 for owner in owners:
                     rows = database.execute("SELECT name, file, text FROM captions WHERE owner = ?", [owner])
@@ -92,7 +92,7 @@ class _Lister:
         self._odd: Counter[str] = Counter()
         self._first: dict[str, str] = {}
 
-    def list(self, split: str | None) -> None:
+    def fill(self, split: str | None) -> None:
         """List the folder in one transaction."""
         for statement in _STATEMENTS:
             self._db.execute(statement)
@@ -186,17 +186,25 @@ class _Lister:
             self._db.execute(added, [name, first])
         return new == 1
 
+    def _add_cell(self, owner: bytes, name: str, text: str | list[str]) -> None:
+        """Keep a cell; those of further rows of the same image are its further captions."""
+        if not self._add(owner, name, None, metadata.as_bytes(text)):
+            of_image = (owner, name)
+            (had,) = self._db.execute("SELECT text FROM captions WHERE owner = ? AND name = ?", of_image).fetchone()
+            both = metadata.as_bytes(metadata.texts(had) + metadata.texts(metadata.as_bytes(text)))
+            self._db.execute("UPDATE captions SET text = ? WHERE owner = ? AND name = ?", [both, *of_image])
+
     def _read_table(self, path: Path) -> None:
         rows, absent, first = 0, 0, ""
         for name, texts in metadata.rows(path):
             rows += 1
-            within = path.parent / name
+            within = Path(os.path.normpath(path.parent / name))
             place = order(within, self._folder) if within.is_relative_to(self._folder) else b""
             if not self._db.execute("SELECT 1 FROM owners WHERE owner = ?", [_normal(place)]).fetchone():
                 absent, first = absent + 1, first or name
                 continue
             for column, text in texts.items():
-                self._add(_normal(place), f"{TABLE}{column}", None, metadata.as_bytes(text))
+                self._add_cell(_normal(place), f"{TABLE}{column}", text)
         if not rows and path.suffix == ".jsonl":  # as that of a prompt in GenEval's layout
             self._count_other(order(path, self._folder), path.name)
         elif not rows:

@@ -40,6 +40,12 @@ def as_bytes(text: str | list[str]) -> bytes:
     return json.dumps(text).encode()
 
 
+def texts(cell: bytes) -> list[str]:
+    """The texts of a cell that was kept."""
+    found = json.loads(cell)
+    return found if isinstance(found, list) else [found]
+
+
 def is_text(value: object) -> bool:
     """Whether a value of a table or of JSON is a text, or several."""
     return isinstance(value, str) or (

@@ -84,30 +84,23 @@ def captions_from(texts: Texts, lines: bool = False) -> tuple[dict[str, str], di
     faults: dict[str, str] = {}
     noted = []
     for name, given in texts.items():
+        parts = [given] if isinstance(given, bytes | str) else [part for part in given or () if part is not None]
+        by_line = [line for part in parts for line in _lines(part)]
         try:
-            said = [text for part in _parts(given, lines) if (text := clean(part))]
+            said = [text for part in (by_line if lines else parts) if (text := clean(part))]
         except UnicodeDecodeError as error:
             faults[name] = not_utf8(error)
             continue
         captions |= {f"{name}{i}" if i > 1 else name: text for i, text in enumerate(said, 1)}
-        if isinstance(given, bytes | str) and not lines and _line_count(given) > 1:
+        if len(by_line) > len(said):
             noted.append(several_lines(name))
     return captions, faults, tuple(noted)
 
 
-def _parts(given: bytes | str | Sequence[bytes | str | None] | None, lines: bool) -> list[bytes | str]:
-    if given is None:
-        return []
-    if not isinstance(given, bytes | str):
-        return [part for part in given if part is not None]
-    if not lines:
-        return [given]
-    return list(given.split(b"\n") if isinstance(given, bytes) else given.split("\n"))
-
-
-def _line_count(given: bytes | str) -> int:
-    parts: Sequence[bytes | str] = given.split(b"\n") if isinstance(given, bytes) else given.split("\n")
-    return sum(1 for part in parts if part.strip())
+def _lines(text: bytes | str) -> list[bytes | str]:
+    """The lines of a text that are not blank. They end at "\n" alone."""
+    found: Sequence[bytes | str] = text.split(b"\n") if isinstance(text, bytes) else text.split("\n")
+    return [line for line in found if line.strip()]
 
 
 def is_set_name(name: str) -> bool:
