@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,10 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the recipe of the demo
 from experiments.shapes import experiment as shapes
-from lensbench.experiment import Experiment
+from lensbench.experiment import Evaluation, Experiment
 from lensbench.sweep import cell as cell_module
 from lensbench.sweep import storage
-from lensbench.sweep.cellfiles import OUTCOME_COLUMNS, RECORD_COLUMNS
+from lensbench.sweep.cellfiles import EVALUATIONS, OUTCOME_COLUMNS, RECORD_COLUMNS, write_cell
 from lensbench.sweep.progress import Report
 from lensbench.sweep.provenance import hardware
 from lensbench.sweep.quiet import quiet
@@ -90,8 +90,15 @@ def overhead(steps: int) -> None:
     ends: list[float] = []
     with tempfile.TemporaryDirectory() as name, timed("train", trained), timed("_score_all", scored):
 
-        def run_cell(experiment: Experiment, directory: Path, *, cache: Path, report: Report) -> None:
-            cell_module.run_cell(experiment, directory, cache=cache, report=report)
+        def run_cell(
+            experiment: Experiment,
+            directory: Path,
+            *,
+            cache: Path,
+            report: Report,
+            evaluations: Sequence[Evaluation] = (),
+        ) -> None:
+            cell_module.run_cell(experiment, directory, cache=cache, report=report, evaluations=evaluations)
 
         class Ends(io.StringIO):
             def write(self, text: str) -> int:
@@ -112,11 +119,18 @@ def overhead(steps: int) -> None:
     print(f"in a cell of {full:,} steps, as the demo's, about {longer:.0f} s long, that is {beside / longer:.1%}")
 
 
-def nothing(experiment: Experiment, directory: Path, *, cache: Path, report: Report) -> None:
+def nothing(
+    experiment: Experiment,
+    directory: Path,
+    *,
+    cache: Path,
+    report: Report,
+    evaluations: Sequence[Evaluation] = (),
+) -> None:
     """A cell's records and nothing else."""
-    row = dict.fromkeys(RECORD_COLUMNS, 0) | {"experiment_hash": experiment.hash(), "metric": "geneval"}
-    pd.DataFrame([row | {"cell": experiment.cell_id()}]).to_parquet(directory / "records.parquet")
-    pd.DataFrame([dict.fromkeys(OUTCOME_COLUMNS, 0)]).to_parquet(directory / "outcomes.parquet")
+    row = dict.fromkeys(RECORD_COLUMNS, 0)
+    records = pd.DataFrame([row | {"metric": "geneval"}, row | {"metric": "cell_seconds"}])
+    write_cell(directory, experiment, records, pd.DataFrame([dict.fromkeys(OUTCOME_COLUMNS, 0)]))
 
 
 def queue(kinds: dict[str, str]) -> None:
@@ -159,10 +173,13 @@ def size(many: int) -> None:
         print(f"lensbench status, none begun: {command('status', 'large.py'):.2f} s (goal 2 s)")
         print(f"lensbench plan: {command('plan', 'large.py'):.2f} s (goal 2 s)")
         (folder / "runs" / every[0].id).mkdir(parents=True)
-        nothing(every[0].experiment, folder / "runs" / every[0].id, cache=folder, report=lambda progress: None)
+        first = folder / "runs" / every[0].id
+        nothing(every[0].experiment, first, cache=folder, report=lambda progress: None)
+        evaluation = f"{EVALUATIONS}/{every[0].experiment.evaluation_id()}"
         for cell in every[1:]:
-            (folder / "runs" / cell.id).mkdir()
-            os.link(folder / "runs" / every[0].id / "records.parquet", folder / "runs" / cell.id / "records.parquet")
+            (folder / "runs" / cell.id / evaluation).mkdir(parents=True)
+            for name in ("records.parquet", f"{evaluation}/records.parquet"):
+                os.link(first / name, folder / "runs" / cell.id / name)
         print(f"lensbench status, all complete: {command('status', 'large.py'):.2f} s (goal 2 s)")
         shutil.rmtree(folder / "runs")
         (folder / "runs").mkdir()

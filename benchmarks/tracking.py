@@ -15,7 +15,7 @@ import socket
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +25,9 @@ from PIL import Image
 from rich.console import Console
 
 from lensbench import spool
-from lensbench.experiment import Experiment
+from lensbench.experiment import Evaluation, Experiment
 from lensbench.streams import numpy_stream
+from lensbench.sweep.cellfiles import evaluation_folder, write_cell
 from lensbench.sweep.quiet import quiet
 from lensbench.sweep.sweep import Cell, Sweep, cells
 from lensbench.sweep.vitals import telling
@@ -46,7 +47,7 @@ SMALL = {
     "evaluation.images_per_task": 4,
     "evaluation.scene_images": 16,
     "evaluation.validation_images": 32,
-    "evaluation.watch_images": 0,
+    "training.watch_images": 0,
     "evaluation.sampling_steps": 4,
 }
 
@@ -57,7 +58,7 @@ def sweep_of(base: Experiment, seeds: int) -> Sweep:
     return Sweep(name="benchmark", base=base, factors=factors, reference={"captions.set": "alt"})
 
 
-def write_cell(runs: Path, cell: Cell) -> None:
+def finish_cell(runs: Path, cell: Cell) -> None:
     """A cell's directory as a finished run leaves it, with made-up numbers."""
     directory = runs / cell.id
     rng = numpy_stream(cell.experiment.seed, "benchmark")
@@ -67,20 +68,19 @@ def write_cell(runs: Path, cell: Cell) -> None:
             {"step": n, "train": dict(zip(spool.CURVES, rng.random(8).tolist(), strict=True))} for n in range(STEPS)
         ]
         spool.append(directory, lines)
-        (directory / "pictures").mkdir()
+        images = evaluation_folder(directory, cell.experiment) / "images"
+        images.mkdir(parents=True)
         for i in range(PICTURES):
             pixels = rng.integers(0, 256, (512, 1024, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(directory / "pictures" / f"grid-{i}.png")
+            Image.fromarray(pixels).save(images / f"grid-{i}.png")
         for step in (STEPS // 2, STEPS):
             folder = directory / "checkpoints" / f"step-{step:06d}"
             folder.mkdir(parents=True)
             (folder / "model.safetensors").write_bytes(rng.bytes(8_000_000))
         origin = dict.fromkeys(("corpus_digest", "captions_digest", "prompts_digest", "judge_digest"), "0" * 64)
         scores = {"metric": [f"metric-{i}" for i in range(60)], "prompt_form": "short", "value": rng.random(60)}
-        records = pd.DataFrame(scores | {"step": STEPS}).assign(
-            cell=cell.id, experiment_hash=cell.experiment.hash(), commit="0" * 12, hardware="cpu", **origin
-        )
-        records.to_parquet(directory / "records.parquet")
+        records = pd.DataFrame(scores | {"step": STEPS}).assign(commit="0" * 12, hardware="cpu", **origin)
+        write_cell(directory, cell.experiment, records, pd.DataFrame())
 
 
 def telling_seconds(runs: Path) -> float:
@@ -111,9 +111,16 @@ def train(folder: Path, tracking: str, seed: int) -> float:
 
     took = []
 
-    def timed(experiment: Experiment, directory: Path, *, cache: Path, report: Callable[..., None]) -> None:
+    def timed(
+        experiment: Experiment,
+        directory: Path,
+        *,
+        cache: Path,
+        report: Callable[..., None],
+        evaluations: Sequence[Evaluation] = (),
+    ) -> None:
         began = time.perf_counter()
-        run_cell(experiment, directory, cache=folder.parent / "cache", report=report)
+        run_cell(experiment, directory, cache=folder.parent / "cache", report=report, evaluations=evaluations)
         took.append(time.perf_counter() - began)
 
     folder.mkdir()
@@ -143,7 +150,7 @@ def main() -> None:
         sync(runs, sweep_of(Experiment(), given.cells), uri)
         print(f"sender: start, imports and a new store included   {computed() - began:8.3f} s of a core, once a sweep")
         for cell in cells(sweep_of(Experiment(), given.cells)):
-            write_cell(runs, cell)
+            finish_cell(runs, cell)
         began = computed()
         sync(runs, sweep_of(Experiment(), given.cells), uri)
         each = (computed() - began) / given.cells

@@ -45,7 +45,7 @@ from lensbench.model.flow import flow_loss
 from lensbench.model.sizes import denoiser_config
 from lensbench.model.text_encoder import open_text_encoder
 from lensbench.model.transformer import LensConfig
-from lensbench.scoring.evaluate import plan
+from lensbench.scoring.evaluation_plan import plan
 from lensbench.sweep.looking import Amount, look
 from lensbench.sweep.provenance import hardware
 from lensbench.sweep.quiet import quiet
@@ -83,7 +83,7 @@ def demo(depth: int, changes: dict[str, object], folder: Path) -> Workload:
             "images": 1024,
             "model.depth": depth,
             "training.steps": full // watches,
-            "evaluation.watch_steps": 1,
+            "training.watch_steps": 1,
             "evaluation.at": (1.0,),
         }
         | changes

@@ -201,7 +201,7 @@ def test_the_sweeps_of_the_project_load() -> None:
 WAITING = """
 import sys, time, types
 cell = sys.modules["lensbench.sweep.cell"] = types.ModuleType("lensbench.sweep.cell")
-def run_cell(experiment, directory, *, cache, report):
+def run_cell(experiment, directory, *, cache, report, evaluations):
     (directory / "begun").touch()
     if experiment.images == 5:
         raise RuntimeError("too few images")

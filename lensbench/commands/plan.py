@@ -64,9 +64,7 @@ def plan(
     paces = _pilot(console, every, devices) if pilot else None
     found = planning.planned(every, runs, paces)
     rate = rate_given() if usd_per_hour is None else usd_per_hour
-    done = sum(one.state == "complete" for one in found)
-    for n, line in enumerate(_title(sweep, len(found), done)):
-        console.print(line, style="bold" if n == 0 else "", markup=False)
+    console.print(_title(sweep, found), style="bold", markup=False)
     for head, words in (
         ("design", _design(sweep)),
         ("matched", _matched(sweep, every)),
@@ -112,11 +110,19 @@ def _pilot(console: Console, every: Sequence[Cell], threads: int) -> dict[tuple[
         return pilot.measured(kinds, threads, lambda n: say(n, len(kinds)))
 
 
-def _title(sweep: Sweep, total: int, done: int) -> list[str]:
-    left = f"{total - done:,} to run" if done else "none is done"
-    return [
-        f"{sweep.name}: {total:,} cell{'s' if total > 1 else ''}, {f'{done:,} of them done, ' if done else ''}{left}"
-    ]
+def _title(sweep: Sweep, found: Sequence[Planned]) -> str:
+    """How many cells there are, and what of them is to be trained and what to be scored."""
+    done = sum(one.state == "complete" for one in found)
+    trained = sum(one.trained and one.to_score > 0 for one in found)
+    evaluations = sum(one.to_score for one in found)
+    words = [f"{sweep.name}: {len(found):,} cell{'s' if len(found) > 1 else ''}"]
+    words += [f"{done:,} of them done"] if done else []
+    words += [f"{trained:,} of them trained"] if trained else []
+    if trained or any(one.cell.scored for one in found):
+        words += [f"{evaluations:,} evaluation{'s' if evaluations != 1 else ''} to make"]
+    to_train = len(found) - done - trained
+    words += [f"{to_train:,} to {'train' if trained else 'run'}"] if to_train and (done or trained) else []
+    return ", ".join(words if done or trained else [*words, "none is done"])
 
 
 def _design(sweep: Sweep) -> str:
@@ -170,7 +176,7 @@ def _questions(sweep: Sweep) -> list[tuple[str, str]]:
 
 
 def _compute(found: Sequence[Planned]) -> str:
-    left = [one for one in found if one.state != "complete"]
+    left = [one for one in found if one.state != "complete" and not one.trained]
     most = max(found, key=lambda one: one.flops)
     total = sum(one.flops for one in found)
     rest = f", {flops(sum(one.flops for one in left))} of it still to do" if 0 < len(left) < len(found) else ""

@@ -25,11 +25,12 @@ def prune_files(
     Records, outcomes, pictures, curves and the last checkpoint stay.
     """
     from lensbench.data.rowstore import shown
+    from lensbench.sweep.cellfiles import is_complete
     from lensbench.sweep.pruning import leftovers, remove
     from lensbench.sweep.sweep import cells
 
     every = cells(prepared(sweep_file, corpus))
-    done = sum((runs / cell.id / "records.parquet").exists() for cell in every)
+    done = sum(is_complete(runs / cell.id, cell) for cell in every)
     found = leftovers(every, runs, checkpoints=checkpoints)
     print(f"{done} of {len(every)} cells are complete in {runs}")
     for what in dict.fromkeys(leftover.what for leftover in found):

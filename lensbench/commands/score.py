@@ -12,6 +12,7 @@ import typer
 from lensbench.commands.counting import SPEAK_SECONDS
 from lensbench.commands.device import usable_device
 from lensbench.commands.drawn import Form, drawn, is_model
+from lensbench.commands.sweeps import CorpusFolder, ResultsFolder, Runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -26,9 +27,9 @@ def score(
     folder: Annotated[
         Path,
         typer.Argument(
-            metavar="FOLDER|CELL|CHECKPOINT",
-            help="Pictures, in it and below: JPEG, PNG, WebP, BMP or TIFF; of a cell or a checkpoint they are drawn "
-            "first.",
+            metavar="FOLDER|CELL|CHECKPOINT|SWEEP.py",
+            help="Images, in it and below: JPEG, PNG, WebP, BMP or TIFF; of a cell or a checkpoint they are sampled "
+            "first. Of a sweep every checkpoint is scored, and nothing is trained.",
         ),
     ],
     against: Annotated[
@@ -80,9 +81,14 @@ def score(
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
     batch: Annotated[int, typer.Option(min=1, help="Pictures at a time; changes nothing but speed and memory.")] = 32,
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads that decode; the cores if left out.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads that decode, of a sweep cells at a time; the cores if left out.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of subsets and halves.")] = 0,
     out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write every number with what made it.")] = None,
+    runs: Runs = Path("runs"),
+    results: ResultsFolder = Path("results"),
+    corpus: CorpusFolder = None,
 ) -> None:
     """Score a folder of pictures that anyone made: FID and its kin against real pictures, CLIPScore against prompts.
 
@@ -97,6 +103,13 @@ def score(
     from lensbench.scoring.folder_scores import Asked, score_folder
     from lensbench.scoring.metrics import parse
 
+    if folder.suffix == ".py":
+        from lensbench.commands.score_sweep import score_sweep
+
+        places = _weights(weights or [])
+        if not score_sweep(folder, metrics, places, runs, results, corpus, workers or 0, Console()):
+            raise typer.Exit(1)
+        return
     if out is not None:
         _check_place(out, "--out")
     if save_statistics is not None:

@@ -72,11 +72,12 @@ def status(
 def cancel(sweep_file: SweepFile, cell: CellIds = None, runs: Runs = Path("runs"), corpus: CorpusFolder = None) -> None:
     """Take cells out of the queue: what runs stops after its step, with its state kept, until `retry`."""
     from lensbench.sweep import claims
+    from lensbench.sweep.cellfiles import is_complete
 
     changed = 0
     for chosen in _chosen(sweep_file, corpus, cell):
         directory = runs / chosen.id
-        if not (directory / "records.parquet").exists() and not claims.state(directory).cancelled:
+        if not is_complete(directory, chosen) and not claims.state(directory).cancelled:
             claims.cancel(directory)
             changed += 1
     seconds = claims.beat_seconds()

@@ -95,15 +95,21 @@ def run(
             return
         failed = False  # a cell that failed is missing from the report
     else:
-        failed = not _work_here(sweep, runs, console, workers, tracking, storage, tries)
-    complete = _report(sweep, runs, results, tracking)
+        failed = not work_here(sweep, runs, console, workers, tracking, storage, tries)
+    complete = report_on(sweep, runs, results, tracking)
     _tell_cost(sweep, runs, console)
     if failed or not complete:
         raise typer.Exit(1)
 
 
-def _work_here(
-    sweep: Sweep, runs: Path, console: Console, workers: int, tracking: str | None, storage: str | None, tries: int
+def work_here(
+    sweep: Sweep,
+    runs: Path,
+    console: Console,
+    workers: int,
+    tracking: str | None,
+    storage: str | None,
+    tries: int = TRIES,
 ) -> bool:
     """Run the cells on this machine; whether none failed."""
     from lensbench.sweep.processes import default_workers
@@ -134,7 +140,7 @@ def report(
 
     sweep = prepared(sweep_file, corpus)
     check_writable(results / sweep.name)
-    if not _report(sweep, runs, results, tracking):
+    if not report_on(sweep, runs, results, tracking):
         raise typer.Exit(1)
 
 
@@ -205,8 +211,8 @@ def _tell_cost(sweep: Sweep, runs: Path, console: Console) -> None:
         console.print(words, highlight=False, markup=False, soft_wrap=True)
 
 
-def _report(sweep: Sweep, runs: Path, results: Path, tracking: str | None) -> bool:
-    # Whether every cell is in the report.
+def report_on(sweep: Sweep, runs: Path, results: Path, tracking: str | None) -> bool:
+    """Write the report of what is complete; whether every cell is in it."""
     from rich.console import Console
 
     from lensbench.sweep.sweep import collect
@@ -220,7 +226,6 @@ def _report(sweep: Sweep, runs: Path, results: Path, tracking: str | None) -> bo
     from lensbench.report.build import build
     from lensbench.report.captions import of_experiments
     from lensbench.report.freeze import is_complete
-    from lensbench.scoring.extractors import not_scored
     from lensbench.sweep.sweep import cells
     from lensbench.tracking import attach
 
@@ -235,7 +240,11 @@ def _report(sweep: Sweep, runs: Path, results: Path, tracking: str | None) -> bo
     about = [path for path in written if path.stem == "captions"]
     if reason := attach(runs, sweep, about, "captions", tracking):
         console.print(f"not in MLflow: {reason}", highlight=False, markup=False)
-    if sweep.base.corpus.kind == "folder":
-        for reason in not_scored():
-            print(f"not scored: {reason}")
+    from lensbench.scoring.measured import LOSS, words_of
+
+    if words_of(sweep.base) == (LOSS,):
+        print(
+            "scored by the held-out loss alone: name further metrics in evaluation.metrics, as in fid, kid or "
+            "clip_score; GenEval needs an evaluation.detector"
+        )
     return found.complete

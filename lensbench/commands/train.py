@@ -52,6 +52,7 @@ def _train(recipe_file: Path, out: Path, corpus: Path | None, devices: int) -> N
     from lensbench import ranks
     from lensbench.locks import file_lock
     from lensbench.stopping import STOPPING, handled
+    from lensbench.sweep.cellfiles import is_complete
     from lensbench.sweep.progress import board, weight
     from lensbench.sweep.worker import check_writable
 
@@ -74,7 +75,7 @@ def _train(recipe_file: Path, out: Path, corpus: Path | None, devices: int) -> N
                 raise ValueError(f"{out}: another process trains there")
             _refuse_another(cell, out)
             console = Console(highlight=False)
-            if not (out / "records.parquet").exists():
+            if not is_complete(out, cell):
                 shown = stack.enter_context(board(console, {cell.id: weight(cell.experiment)}, 1))
                 (lane,) = shown.lanes
                 lane.begin(cell)
@@ -121,9 +122,10 @@ def _the_cell(recipe_file: Path, corpus: Path | None, devices: int) -> Cell:
 
 def _refuse_another(cell: Cell, out: Path) -> None:
     from lensbench.experiment import Experiment
+    from lensbench.sweep.cellfiles import RECORDS
     from lensbench.training import files
 
-    if not any((out / name).exists() for name in ("records.parquet", *files.ALL)):
+    if not any((out / name).exists() for name in (RECORDS, *files.ALL)):
         return  # a run that came to nothing, such as one whose recipe was mended since
     try:
         there = Experiment.model_validate(json.loads((out / "experiment.json").read_text())).cell_id()

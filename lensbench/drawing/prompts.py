@@ -11,7 +11,7 @@ from typing import Any
 from lensbench.data.corpus import open_corpus
 from lensbench.experiment import Experiment, Form
 from lensbench.json_lines import json_lines
-from lensbench.scoring.evaluate import plan
+from lensbench.scoring.evaluation_plan import plan
 from lensbench.scoring.geneval import OFFICIAL_SAMPLES, official_prompts
 from lensbench.scoring.shapes_prompts import prompt_set
 

@@ -1,13 +1,13 @@
-"""`Experiment`: everything one training run needs, as one frozen value with a content hash.
+"""`Experiment`: everything one training run and its evaluation need, as one frozen value with two content hashes.
 
-Fields marked `Where` say where or how the work is done (paths, devices, labels), not what science it is: they are left
-out of the hash, so the same science has the same hash on every machine.
+`hash` is of the training: corpus, captions, model, recipe, seed. `evaluation_hash` is of what is measured afterwards.
+A training is done once; any number of evaluations can follow. Fields marked `Where` say where or how the work is done
+(paths, devices, labels), not what science it is: they are left out of the hashes, so the same science has the same
+hashes on every machine.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
@@ -23,10 +23,11 @@ from lensbench.experiment.encoders import (
     TextEncoder,
 )
 from lensbench.experiment.evaluation import Evaluation
-from lensbench.experiment.part import Added, Form, Part, Where, one_line
+from lensbench.experiment.part import Added, Form, Part, Where, canonical_json, one_line, sha256_of
 from lensbench.experiment.training import Buckets, Model, Start, Training
 
 __all__ = [
+    "DIRECTORY_DIGITS",
     "FLUX2",
     "LATENTS",
     "SHAPES_CAPTION_SETS",
@@ -48,9 +49,12 @@ __all__ = [
     "TextEncoder",
     "Training",
     "Where",
+    "canonical_json",
     "one_line",
+    "sha256_of",
 ]
 
+DIRECTORY_DIGITS = 12  # of a hash, in the name of a directory
 MOST_SHAPES = 10_000_000  # training images of the shapes world: whose keys fit in memory
 
 
@@ -137,16 +141,32 @@ class Experiment(Part):
         return buckets.groups * sum(map(self.group_images, range(len(buckets.sides)))) / len(buckets.sides)
 
     def canonical_json(self) -> str:
-        """The science as JSON with sorted keys and no spaces."""
-        return json.dumps(self.science(), sort_keys=True, separators=(",", ":"))
+        """The whole science, training and evaluation, as JSON with sorted keys and no spaces."""
+        return canonical_json(self.science())
+
+    def training_science(self) -> dict[str, Any]:
+        """The science of the training alone: what `hash` is of."""
+        return {name: said for name, said in self.science().items() if name != "evaluation"}
 
     def hash(self) -> str:
-        """sha256 of the canonical JSON, in hexadecimal."""
-        return hashlib.sha256(self.canonical_json().encode()).hexdigest()
+        """sha256 of the training's canonical JSON, in hexadecimal. The evaluation is no part of it."""
+        return sha256_of(self.training_science())
+
+    def evaluation_hash(self) -> str:
+        """sha256 of the evaluation's canonical JSON, in hexadecimal."""
+        return sha256_of(self.evaluation.science())
+
+    def hash_with_evaluation(self) -> str:
+        """sha256 of the whole science: it names scales of the ladder, and cells of results frozen before schema 2."""
+        return sha256_of(self.science())
 
     def cell_id(self) -> str:
-        """The name of this run's directory: the first 12 digits of the hash."""
-        return self.hash()[:12]
+        """The name of this training's directory: the first 12 digits of its hash."""
+        return self.hash()[:DIRECTORY_DIGITS]
+
+    def evaluation_id(self) -> str:
+        """The name of this evaluation's folder in the cell: the first 12 digits of its hash."""
+        return self.evaluation_hash()[:DIRECTORY_DIGITS]
 
     def replace(self, changes: dict[str, Any]) -> Experiment:
         """A copy with dotted fields changed, e.g. `{"model.depth": 8}`, validated afresh.

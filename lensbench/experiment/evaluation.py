@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lensbench.experiment.part import Added, Form, Part, Where
 
@@ -13,6 +13,12 @@ from lensbench.experiment.part import Added, Form, Part, Where
 class Evaluation(Part):
     """What is measured, on what prompts, how often."""
 
+    metrics: Annotated[tuple[str, ...], Added] = Field(
+        (),
+        description="what is measured beside the held-out loss, as in geneval, clip_score:clip-l14, fid, kid, cmmd, "
+        "fd:dinov2, prdc; if none, GenEval where somebody judges it and, on the shapes world, FD-shapes and "
+        "shapes-alignment",
+    )
     forms: tuple[Form, ...] = Field(
         ("short", "detailed"),
         min_length=1,
@@ -24,7 +30,24 @@ class Evaluation(Part):
     prompts_per_task: int = Field(32, ge=1, description="distinct prompts a GenEval task, at most")
     images_per_task: int = Field(64, ge=1, description="images a GenEval task and form, spread over its prompts")
     scene_images: int = Field(
-        256, ge=8, description="images for the distance and the alignment, from held-out captions"
+        256, ge=8, description="images for distances and image-text scores, sampled from held-out captions"
+    )
+    metric_images: Annotated[dict[str, Annotated[int, Field(ge=8)]], Added] = Field(
+        {}, description="metric of `metrics` -> how many of those images it takes; scene_images where it is not named"
+    )
+    reference: Annotated[Path | None, Where] = Field(
+        None,
+        description="real images that distances are taken to: a folder, or statistics (.npz); if none, the held-out "
+        "images whose captions are sampled",
+    )
+    reference_digest: Annotated[str | None, Added] = Field(
+        None, pattern="^[0-9a-f]{64}$", description="sha256 of those images or that file; an error tells it"
+    )
+    weights: Annotated[dict[str, str], Where] = Field(
+        {}, description="extractor (inception, dinov2, clip-l14, ...) -> the folder, file or hub id of its weights"
+    )
+    weights_digests: Annotated[dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]], Added] = Field(
+        {}, description="extractor -> the sha256 that its weights must have; every record says which they had"
     )
     validation_images: int = Field(256, ge=1, description="held-out images for the validation loss")
     validation_skip: Annotated[int, Added] = Field(
@@ -36,14 +59,6 @@ class Evaluation(Part):
         (),
         description="further guidance scales at which the last checkpoint is asked GenEval's prompts: tables then show "
         "each arm at its best too, chosen on half of the prompts and reported on the other half",
-    )
-    watch_steps: Annotated[int, Added] = Field(
-        5,
-        ge=0,
-        description="how often training is watched: after the last step, a half of them, a quarter, ...; 0 is never",
-    )
-    watch_images: Annotated[int, Added] = Field(
-        8, ge=0, description="prompts that are drawn then in each form, always from the same noise"
     )
     detector: Annotated[Literal["mask2former", "own"] | None, Added] = Field(
         None,
@@ -69,6 +84,33 @@ class Evaluation(Part):
         if sorted(self.at) != list(self.at) or self.at[-1] != 1.0 or self.at[0] <= 0:
             raise ValueError("at must rise from above 0 to exactly 1.0")
         return self
+
+    @field_validator("metrics")
+    @classmethod
+    def each_metric_once(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := [name for i, name in enumerate(metrics) if name in metrics[:i]]:
+            raise ValueError(f"metrics: {twice[0]} stands there twice")
+        return metrics
+
+    @model_validator(mode="after")
+    def reference_is_known(self) -> Self:
+        if (self.reference is None) != (self.reference_digest is None):
+            raise ValueError(
+                "reference and reference_digest go together: the path says where the real images are, the digest which"
+            )
+        if stray := [name for name in self.metric_images if name not in self.metrics]:
+            raise ValueError(f"metric_images: {stray[0]} is not among metrics ({', '.join(self.metrics) or 'none'})")
+        return self
+
+    @property
+    def most_scene_images(self) -> int:
+        """How many held-out captions are sampled in each form: as many as the metric that takes most."""
+        return max([self.scene_images, *self.metric_images.values()])
+
+    @property
+    def held_out_images(self) -> int:
+        """How many held-out images are used, for the loss or for their captions."""
+        return max(self.validation_images, self.most_scene_images)
 
     @model_validator(mode="after")
     def each_guidance_once(self) -> Self:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -42,6 +44,16 @@ def _science(value: Any) -> Any:
     if isinstance(value, Part):
         return value.science()
     return value if isinstance(value, PLAIN) else json.loads(json.dumps(value, default=str))
+
+
+def canonical_json(science: Mapping[str, Any]) -> str:
+    """A science as JSON with sorted keys and no spaces."""
+    return json.dumps(science, sort_keys=True, separators=(",", ":"))
+
+
+def sha256_of(science: Mapping[str, Any]) -> str:
+    """sha256 of a science's canonical JSON, in hexadecimal: what every content hash is."""
+    return hashlib.sha256(canonical_json(science).encode()).hexdigest()
 
 
 def one_line(error: ValidationError) -> str:

@@ -107,6 +107,14 @@ class Training(Part):
     data_workers: Annotated[int, Where] = Field(
         0, ge=0, description="processes that make the steps ahead of time; 0 makes each when it is needed"
     )
+    watch_steps: Annotated[int, Where] = Field(
+        5,
+        ge=0,
+        description="how often training is watched: after the last step, a half of them, a quarter, ...; 0 is never",
+    )
+    watch_images: Annotated[int, Where] = Field(
+        8, ge=0, description="prompts that are sampled then in each form, always from the same noise"
+    )
     devices: Annotated[int, Where] = Field(
         1,
         ge=1,

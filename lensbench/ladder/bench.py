@@ -17,7 +17,7 @@ from lensbench.ladder.against import multipliers
 from lensbench.ladder.card import Card
 from lensbench.ladder.checks import Checks, check, check_coverage
 from lensbench.ladder.scale import Scale
-from lensbench.scoring.evaluate import plan
+from lensbench.scoring.evaluation_plan import plan
 from lensbench.sweep.provenance import versions
 from lensbench.sweep.sweep import Results, Sweep, collect
 

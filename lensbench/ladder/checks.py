@@ -13,7 +13,7 @@ from lensbench.captions.given import Given
 from lensbench.captions.quality import describe, words_of
 from lensbench.data.corpus import Corpus, ShapesWorld
 from lensbench.experiment import Experiment
-from lensbench.scoring.evaluate import Plan
+from lensbench.scoring.evaluation_plan import Plan
 
 GRAM = 8  # words in a row that a caption and an evaluation prompt share
 # The commonest English function words (closed classes): a text in English has some, one in another language few.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensbench.report.freeze import EXPERIMENTS, Frozen, changes, commits_of, sha256
+from lensbench.report.freeze import EXPERIMENTS, Frozen, changes, commits_of, named
 from lensbench.sweep.cellfiles import judged_otherwise
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def problems(frozen: Frozen, *, allow_mixed: bool = False, allow_missing: bool =
     """Why a frozen result must not become a table: missing cells, several commits, records of other experiments."""
     results, found = frozen.results, []
     of_cells = results.records.drop_duplicates(["cell", "experiment_hash"])[["cell", "experiment_hash"]]
-    hashes = {cell: sha256(science) for cell, science in frozen.sciences.items()}
+    hashes = {cell: frozen.hash_of(cell) for cell in frozen.sciences}
     there = {str(cell) for cell in of_cells["cell"]}
     if not hashes:
         found.append(f"no {EXPERIMENTS}: nothing says what the records are of; freeze them again")
@@ -78,7 +78,7 @@ def summary_line(frozen: Frozen, folder: Path) -> str:
 
 def against_recipe(frozen: Frozen, cells: Iterable[Cell]) -> list[str]:
     """How the frozen experiments differ from a sweep's cells as its file has them now: stale, missing and left over."""
-    recipe = {cell.id: cell for cell in cells}
+    recipe = {named(cell.experiment, frozen.schema): cell for cell in cells}
     factors = [*frozen.results.factors]
     by_levels = {_levels(cell.levels, factors): cell for cell in recipe.values()}
     records = frozen.results.records.drop_duplicates("cell")
@@ -86,7 +86,7 @@ def against_recipe(frozen: Frozen, cells: Iterable[Cell]) -> list[str]:
     placed = {str(row["cell"]): _levels(row, factors) for row in rows}
     found, changed = [], {}
     for cell, science in frozen.sciences.items():
-        if cell in recipe and sha256(science) == recipe[cell].experiment.hash():
+        if cell in recipe and science == recipe[cell].experiment.science():
             continue
         now = by_levels.get(placed.get(cell, ()))
         changed[cell] = sorted(changes(science, now.experiment.science())) if now is not None else []

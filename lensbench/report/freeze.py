@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from lensbench.captions.quality import Accuracy, CaptionStatistics, Lengths
-from lensbench.experiment import Autoencoder, Experiment, Model, TextEncoder
+from lensbench.experiment import DIRECTORY_DIGITS, Autoencoder, Experiment, Model, TextEncoder, sha256_of
 from lensbench.publishing import publish, publish_text
 from lensbench.report.captions import CaptionReport
 from lensbench.sweep.cellfiles import read_table
@@ -42,6 +42,7 @@ DIGESTS = (
 )
 COSTS = ("train_seconds", "cell_seconds", "device_hours", "cost_usd", "energy_kwh", "energy_kwh_estimated")
 DIRTY = "-dirty"
+SCHEMA = 2  # of frozen files: 2 since evaluations have hashes of their own
 IMAGES = ("cell", "metric", "prompt_form", "step", "task", "prompt_index", "sample")  # what orders outcomes
 NEEDED = {  # columns that nothing can be told without
     RECORDS: ("cell", "experiment_hash", "metric", "prompt_form", "step", "value", "n"),
@@ -55,10 +56,20 @@ class Frozen:
 
     results: Results
     provenance: dict[str, Any]
-    sciences: dict[str, dict[str, Any]]  # cell -> the JSON that its hash is of
+    sciences: dict[str, dict[str, Any]]  # cell -> the science of its training and (first) evaluation
     parameters: dict[str, int]  # cell -> parameters of its denoiser
     captions: CaptionReport | None
     changed: tuple[str, ...] = ()  # files that are not as they were frozen, or are gone
+
+    @property
+    def schema(self) -> int:
+        """Of the frozen files. Up to 1 a cell was named by its training and evaluation together."""
+        return int(self.provenance.get("schema", 1))
+
+    def hash_of(self, cell: str) -> str:
+        """The hash that the cell's records name, by its frozen science."""
+        science = self.sciences[cell]
+        return sha256_of({k: v for k, v in science.items() if self.schema == 1 or k != "evaluation"})
 
     @property
     def evaluation(self) -> dict[str, Any]:
@@ -196,6 +207,11 @@ def captions_from(told: Mapping[str, Any]) -> CaptionReport:
     return CaptionReport(told["about"], TextEncoder.model_validate(told["encoder"]), found)
 
 
+def named(experiment: Experiment, schema: int) -> str:
+    """The name of an experiment's cell in frozen files of this schema."""
+    return experiment.cell_id() if schema > 1 else experiment.hash_with_evaluation()[:DIRECTORY_DIGITS]
+
+
 def is_complete(folder: Path) -> bool:
     """Whether a folder holds the report of a sweep from which no cell was missing."""
     try:
@@ -211,7 +227,11 @@ def _told(experiments: Mapping[str, Experiment]) -> str:
     base = next(iter(every.values())).science()
     lines = []
     for cell, experiment in every.items():
-        told = {"hash": experiment.hash(), "changes": changes(base, experiment.science())}
+        told = {
+            "hash": experiment.hash(),
+            "evaluation": experiment.evaluation_hash(),
+            "changes": changes(base, experiment.science()),
+        }
         lines.append(f'  "{cell}": {json.dumps(told | {"parameters": _parameters(experiment)})}')
     cells = ",\n".join(lines)
     return f'{{\n "base": {json.dumps(base)},\n "cells": {{\n{cells}\n }}\n}}\n'
@@ -286,12 +306,14 @@ def _provenance(
     of_cells = records.sort_values("step", kind="stable")
     cost: dict[str, float] = {}
     for name in COSTS:
-        rows = of_cells[of_cells["metric"] == name].drop_duplicates("cell", keep="last").sort_values("cell")
+        counted = ["cell", "evaluation_hash"] if "evaluation_hash" in of_cells and name != "train_seconds" else ["cell"]
+        rows = of_cells[of_cells["metric"] == name].drop_duplicates(counted, keep="last").sort_values("cell")
         if len(rows):
             cost[name] = float(rows["value"].sum())
     if len(records):
         cost["train_flops"] = float(records.groupby("cell")["train_flops"].max().sort_index().sum())
     told = {
+        "schema": SCHEMA,
         "sweep": results.sweep_name,
         "factors": results.factors,
         "reference": results.reference,
@@ -366,8 +388,3 @@ def _changed(base: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]
         else:
             node[leaf] = value
     return out
-
-
-def sha256(science: Mapping[str, Any]) -> str:
-    """The hash of an experiment by its science, as `Experiment.hash` gives it."""
-    return hashlib.sha256(json.dumps(science, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

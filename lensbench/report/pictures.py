@@ -9,11 +9,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from lensbench.report.grid import GENEVAL, Grid
 from lensbench.report.levels import Level
+from lensbench.sampling.image_sets import read_images
+from lensbench.sweep.cellfiles import image_folder
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -112,14 +113,21 @@ def _judged(grid: Grid, scale: Level, arm: Level, form: str, seed: Any, runs: Pa
     rows = rows[rows["seed"] == seed]
     if rows.empty:
         return None
-    path = runs / str(rows["cell"].iloc[0]) / "pictures" / f"geneval-{form}.npz"
-    if not path.is_file():
+    path = judged_images(runs, rows.iloc[0], form)
+    images = None if path is None else read_images(path)
+    if images is None:
         return None
-    with np.load(path) as file:
-        images = file["images"]
     if len(images) != len(rows):
-        raise ValueError(f"{path}: {len(images)} pictures for {len(rows)} judged images; run the cell again")
+        raise ValueError(f"{path}: {len(images)} images for {len(rows)} judged images; run the cell again")
     return rows.sort_values(["prompt_index", "sample"], kind="stable").assign(picture=list(images))
+
+
+def judged_images(runs: Path, row: pd.Series, form: str) -> Path | None:
+    """The folder of the images that a judged row of a cell is one of; None where nothing says which evaluation."""
+    evaluation = row.get("evaluation_hash")
+    if not isinstance(evaluation, str) or not evaluation:
+        return None
+    return image_folder(runs, str(row["cell"]), evaluation, f"{GENEVAL}-{form}")
 
 
 def _chosen(found: list[pd.DataFrame], tasks: tuple[str, ...]) -> list[tuple[str, int]]:

@@ -3,7 +3,6 @@ each read into the same shape."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +12,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lensbench.experiment import Experiment
 from lensbench.report.freeze import EXPERIMENTS, PROVENANCE, open_frozen
 from lensbench.report.grid import BOOKKEEPING, GENEVAL
 from lensbench.report.levels import factor_label
+from lensbench.report.pictures import judged_images
 from lensbench.report.placing import IMAGE
+from lensbench.sampling.image_sets import read_images
+from lensbench.sweep.cellfiles import RECORDS, read_cell
 
 CHECKPOINT = re.compile(r"step-(\d+)$")
 OUTCOMES = ["part", "cell", "metric", "prompt_form", *IMAGE, "prompt", "value", "reason"]
@@ -90,14 +93,15 @@ def _open_cell(path: Path) -> Side:
     step, directory = None, path
     if found := CHECKPOINT.search(path.name):
         step, directory = int(found.group(1)), path.parent.parent
-    for name in ("experiment.json", "records.parquet"):
+    for name in ("experiment.json", RECORDS):
         if not (directory / name).is_file():
             raise ValueError(f"{directory}: no {name}; give the directory of a cell that is complete")
-    told = json.loads((directory / "experiment.json").read_text())
-    records = pd.read_parquet(directory / "records.parquet")
-    outcomes = pd.DataFrame(columns=[*OUTCOMES, "step"])
-    if (directory / "outcomes.parquet").is_file():
-        outcomes = pd.read_parquet(directory / "outcomes.parquet")
+    experiment = Experiment.model_validate_json((directory / "experiment.json").read_text())
+    told = experiment.model_dump(mode="json")
+    try:
+        records, outcomes = read_cell(directory, experiment)
+    except ValueError as error:
+        raise ValueError(f"{directory}: {error}; give the directory of a cell that is complete") from None
     last = step is None or step == records["step"].max()
     if step is not None:
         records, outcomes = (frame[frame["step"] == step] for frame in (records, outcomes))
@@ -165,9 +169,11 @@ def _from_runs(runs: Path, outcomes: pd.DataFrame) -> Drawn:
 
     def picture(row: dict[str, Any]) -> np.ndarray | None:
         rows = groups[row["part"], row["seed"], row["prompt_form"]]
-        path = runs / str(rows["cell"].iloc[0]) / "pictures" / f"geneval-{row['prompt_form']}.npz"
+        path = judged_images(runs, rows.iloc[0], str(row["prompt_form"]))
+        if path is None:
+            return None
         if path not in opened:
-            opened[path] = _images(path)
+            opened[path] = read_images(path)
         images = opened[path]
         if images is None or len(images) != len(rows):
             return None
@@ -175,13 +181,6 @@ def _from_runs(runs: Path, outcomes: pd.DataFrame) -> Drawn:
         return np.asarray(images[int(np.flatnonzero(here)[0])])
 
     return picture
-
-
-def _images(path: Path) -> np.ndarray | None:
-    if not path.is_file():
-        return None
-    with np.load(path) as file:
-        return np.asarray(file["images"])
 
 
 def _from_files(paths: dict[tuple[int, int], Path]) -> Drawn:

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 
 from lensbench.publishing import publish_text
 from lensbench.report.checks import problems
-from lensbench.report.freeze import Frozen, publish_parquet
-from lensbench.sweep.cellfiles import read_cell
+from lensbench.report.freeze import Frozen, named
+from lensbench.sweep.cellfiles import read_complete, write_cell
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from lensbench.sweep.sweep import Cell
 
 
@@ -29,17 +31,19 @@ def thaw(frozen: Frozen, cells: Iterable[Cell], runs: Path) -> tuple[list[str], 
     if wrong := problems(frozen, allow_mixed=True, allow_missing=True):
         raise ValueError("; ".join(wrong))
     results = frozen.results
+    names = {named(cell.experiment, frozen.schema): cell for cell in cells}
     added = ["sweep", *results.factors]  # what collecting put beside a cell's own columns
     records, outcomes = (
         dict(list(frame.drop(columns=added, errors="ignore").groupby("cell", sort=False)))
         for frame in (results.records, results.outcomes)
     )
-    wanted = [cell for cell in cells if cell.id in records]
-    if not wanted:
+    if not names.keys() & records.keys():
         raise ValueError("none of the sweep's cells is among the frozen ones: the recipe has changed since")
     versions = frozen.provenance.get("versions", {})
     written, there = [], []
-    for cell in wanted:
+    for name, cell in names.items():
+        if name not in records:
+            continue
         directory = runs / cell.id
         if _complete(directory, cell):
             there.append(cell.id)
@@ -47,16 +51,26 @@ def thaw(frozen: Frozen, cells: Iterable[Cell], runs: Path) -> tuple[list[str], 
         directory.mkdir(parents=True, exist_ok=True)
         publish_text(directory / "experiment.json", cell.experiment.model_dump_json(indent=1) + "\n")
         publish_text(directory / "versions.json", json.dumps(versions) + "\n")
-        if cell.id in outcomes:
-            publish_parquet(outcomes[cell.id], directory / "outcomes.parquet")
-        publish_parquet(records[cell.id], directory / "records.parquet")
+        of_cell = outcomes.get(name, results.outcomes.iloc[:0])
+        for place in cell.evaluations:
+            mine, judged = (_of_evaluation(frame, place) for frame in (records[name], of_cell))
+            write_cell(directory, place.experiment, mine, judged)
         written.append(cell.id)
     return written, there
 
 
+def _of_evaluation(frame: pd.DataFrame, place: Cell) -> pd.DataFrame:
+    """The rows of a cell that are of this evaluation, and those of its training, each once."""
+    if "evaluation_hash" not in frame:
+        return frame
+    of_training = frame["evaluation_hash"] == ""
+    mine = frame[(frame["evaluation_hash"] == place.experiment.evaluation_hash()) | of_training]
+    return mine.drop_duplicates(["metric", "prompt_form", "step"]) if of_training.any() else mine
+
+
 def _complete(directory: Path, cell: Cell) -> bool:
     try:
-        read_cell(directory, cell.experiment)
+        read_complete(directory, cell)
     except ValueError:
         return False
     return True

@@ -1,300 +1,241 @@
-"""Score one checkpoint: draw the evaluation prompts, judge every image, reduce to numbers with intervals.
+"""Score one checkpoint: sample the evaluation's images, look at each once, reduce to numbers with intervals.
 
-Everything here is the same for every arm: prompts, noise and held-out images depend on the evaluation plan and the
-corpus, never on the captions a model was trained on.
+Everything here is the same for every arm: prompts, noise and real images depend on the evaluation and the corpus,
+never on the captions a model was trained on.
 """
 
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from lensbench.captions.texts import captions
-from lensbench.data.corpus import Corpus
 from lensbench.data.features import TextFeatures
 from lensbench.data.latents import Latents
-from lensbench.experiment import Captions, Experiment, Form
+from lensbench.experiment import Form
 from lensbench.model.autoencoder import Autoencoder
-from lensbench.model.flow import draw_timesteps, flow_loss, timestep_mean
 from lensbench.model.transformer import LensTransformer
-from lensbench.scoring.coco_prompts import coco_prompts
-from lensbench.scoring.detectors import ShapesJudge
-from lensbench.scoring.extractors import inception_if_present
-from lensbench.scoring.frechet import distance
+from lensbench.sampling.image_sets import FEATURES, IMAGES, ImageSet, Key, sampled
+from lensbench.scoring.evaluation_plan import Plan
+from lensbench.scoring.feature_file import FeatureWriter, file_of, set_features
 from lensbench.scoring.generate import generate, sampling_noise
 from lensbench.scoring.geneval import summary, verdict
-from lensbench.scoring.geneval_folder import Judge, Seen
-from lensbench.scoring.shapes_prompts import Prompt, digest, prompt_set, repeated
-from lensbench.scoring.statistics import stratified_mean
-from lensbench.streams import torch_stream
+from lensbench.scoring.geneval_folder import Seen
+from lensbench.scoring.instruments import Instruments
+from lensbench.scoring.metrics import MEASURES
+from lensbench.scoring.protocol import of_distance, of_image_text, of_judge, of_sampling
+from lensbench.scoring.scores import Scores
+from lensbench.scoring.set_scores import distance_rows, image_text_rows
+from lensbench.scoring.validation import validation_losses, validation_texts
 
-JUDGED_AT_A_TIME = 256  # pictures
-GUIDED = "geneval_guided"  # the metric of verdicts at other guidance scales than the plan's own
-SHAPES_PROMPT_SETS: dict[Form, str] = {"short": "brief", "detailed": "detailed"}
+GUIDED = "geneval_guided"  # the metric of verdicts at other guidance scales than the evaluation's own
+SCENES = "scenes"  # the protocol whose noise images of held-out captions are sampled from
+SEED = 0  # of random halves and subsets of images
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What every cell of a sweep is scored on: GenEval's prompts, held-out keys and their texts in each form."""
+class Checkpoint:
+    """A model and all that scoring it takes.
 
-    experiment: Experiment
-    corpus: Corpus
-    prompts: list[Prompt]
-    keys: list[str]
-    held_out: dict[Form, list[str]]
-
-    @property
-    def of_shapes(self) -> bool:
-        """Whether the pictures are of the shapes world, whose judge is trained on it."""
-        return self.experiment.corpus.kind == "shapes"
-
-    def texts(self) -> list[str]:
-        """Every text the denoiser will be given."""
-        prompts = [prompt.texts[form] for prompt in self.prompts for form in self.experiment.evaluation.forms]
-        return prompts + [text for form in self.held_out for text in self.held_out[form]]
-
-    def digest(self) -> str:
-        """sha256 over the prompts in every form."""
-        return digest(self.prompts, {str(form): texts for form, texts in self.held_out.items()})
-
-    def images(self, final: bool) -> int:
-        """How many images a checkpoint is asked for."""
-        e = self.experiment.evaluation
-        scenes = min(e.scene_images, len(self.keys)) if final else 0
-        times = 1 + len(e.guidances) if final else 1
-        return len(e.forms) * (times * sum(prompt.samples for prompt in self.prompts) + scenes)
-
-
-def plan(experiment: Experiment, corpus: Corpus) -> Plan:
-    """The evaluation plan of an experiment: the same for all experiments with this corpus and `evaluation`."""
-    e = experiment.evaluation
-    keys = corpus.validation_keys[e.validation_skip :][: max(e.validation_images, e.scene_images)]
-    if not keys:
-        raise ValueError(f"evaluation.validation_skip={e.validation_skip} leaves no held-out image of this corpus")
-    if experiment.corpus.kind == "shapes":
-        sets, prompts = SHAPES_PROMPT_SETS, prompt_set(e, experiment.corpus.max_objects)
-    else:
-        sets = {"short": experiment.corpus.short_prompts, "detailed": experiment.corpus.detailed_prompts}
-        prompts = coco_prompts(e) if e.detector is not None else []
-    return Plan(experiment, corpus, prompts, keys, _held_out_texts(corpus, sets, keys, e.forms))
-
-
-def _held_out_texts(
-    corpus: Corpus, sets: Mapping[Form, str], keys: list[str], forms: tuple[Form, ...]
-) -> dict[Form, list[str]]:
-    """The text of each held-out image in each form; the repeated ones are made of the two others."""
-    found = {form: captions(corpus, Captions(set=name), keys) for form, name in sets.items()}
-    both = zip(found["short"], found["detailed"], strict=True)
-    found["repeated"] = [repeated(short, detailed) for short, detailed in both]
-    return {form: found[form] for form in forms}
-
-
-@dataclass
-class Scores:
-    """Outcomes (one row a judged image), records (one row a number) and the pictures of one checkpoint."""
-
-    outcomes: list[dict[str, Any]] = field(default_factory=list)
-    records: list[dict[str, Any]] = field(default_factory=list)
-    pictures: dict[str, np.ndarray] = field(default_factory=dict)
-
-    def add_record(
-        self,
-        metric: str,
-        form: str,
-        value: float,
-        n: int,
-        low: float = np.nan,
-        high: float = np.nan,
-        *,
-        extractor: str = "",
-    ) -> None:
-        row = {"metric": metric, "prompt_form": form, "value": value, "low": low, "high": high, "n": n}
-        self.records.append(row | {"extractor": extractor})
-
-    def add_mean(self, metric: str, form: str, rows: list[dict[str, Any]]) -> None:
-        """The mean over tasks of the rows' values, with its interval over prompts."""
-        values = np.array([row["value"] for row in rows])
-        clusters = np.array([row["prompt_index"] for row in rows])
-        strata = np.array([row["task"] for row in rows])
-        mean = stratified_mean(values, clusters, strata)
-        self.add_record(metric, form, mean.estimate, len(rows), mean.low, mean.high)
-
-    def add_outcomes(self, metric: str, record: str, form: str, texts: list[str], values: np.ndarray) -> None:
-        """One outcome for each held-out text, and their mean."""
-        rows = [
-            {"metric": metric, "prompt_form": form, "task": "scenes", "prompt_index": i, "sample": 0}
-            | {"prompt": text, "value": float(value), "reason": ""}
-            for i, (text, value) in enumerate(zip(texts, values, strict=True))
-        ]
-        self.outcomes += rows
-        self.add_mean(record, form, rows)
-
-
-def score(
-    denoiser: LensTransformer,
-    judge: ShapesJudge,
-    plan: Plan,
-    features: TextFeatures,
-    autoencoder: Autoencoder,
-    real: Latents,
-    *,
-    final: bool,
-    report: Callable[[int], None],
-    detector: Judge | None = None,
-) -> Scores:
-    """Scores of a checkpoint; the distance, the alignment and the validation loss only of the final one.
-
-    `real` are the latents of the held-out images, in the order of `plan.keys`; `detector` judges GenEval's prompts
-    where the pictures are photographs.
+    weights: sha256 of its weights; text_encoder: digest of the text encoder; real: latents of the held-out images, in
+    the order of `plan.keys`; folder: of the evaluation, where its images are kept; cache: of what cells share; report:
+    told of every n images.
     """
-    sees = judge if detector is None else detector
-    checkpoint = _Checkpoint(denoiser.eval(), judge, sees, plan, features, autoencoder, real, report, Scores())
+
+    denoiser: LensTransformer
+    step: int
+    weights: str
+    plan: Plan
+    instruments: Instruments
+    features: TextFeatures
+    text_encoder: str
+    autoencoder: Autoencoder
+    real: Latents
+    folder: Path
+    cache: Path
+    report: Callable[[int], None]
+    scores: Scores = field(default_factory=Scores)
+
+
+def evaluate(checkpoint: Checkpoint, *, final: bool) -> Scores:
+    """Scores of a checkpoint; only of the final one distances, image-text scores, the held-out loss and further
+    guidance scales."""
+    plan = checkpoint.plan
+    checkpoint.denoiser.eval()
     for form in plan.experiment.evaluation.forms:
         if plan.prompts:
-            checkpoint.geneval(form)
-        if final:
-            if plan.prompts:
+            _geneval(checkpoint, form, final)
+            if final:
                 for scale in plan.experiment.evaluation.guidances:
-                    checkpoint.guided(form, scale)
-            checkpoint.held_out(form)
-            checkpoint.validation(form)
+                    _guided(checkpoint, form, scale)
+        if final:
+            if plan.scene_images:
+                _scenes(checkpoint, form)
+            _held_out_loss(checkpoint, form)
     return checkpoint.scores
 
 
-@dataclass(frozen=True)
-class _Checkpoint:
-    """A model and all that scoring it takes; each method adds to `scores`."""
-
-    denoiser: LensTransformer
-    judge: ShapesJudge
-    sees: Judge
-    plan: Plan
-    features: TextFeatures
-    autoencoder: Autoencoder
-    real: Latents
-    report: Callable[[int], None]
-    scores: Scores
-
-    def draw(
-        self, protocol: str, texts: list[str], keys: list[tuple[int, int]], guidance: float | None = None
-    ) -> np.ndarray:
-        """Images (n, S, S, 3) uint8 of texts, each from the noise of its (prompt index, sample)."""
-        of = (self.plan, self.features, self.autoencoder)
-        return draw(self.denoiser, *of, protocol, texts, keys, self.report, guidance)
-
-    def geneval(self, form: Form) -> None:
-        """GenEval's tasks: the verdict on every image, the mean of each task and the mean of the tasks."""
-        rows, images = self._verdicts(form, None)
-        self.scores.outcomes += rows
-        self.scores.pictures[f"geneval-{form}"] = images
-        for task in dict.fromkeys(prompt.task for prompt in self.plan.prompts):
-            self.scores.add_mean(f"geneval.{task}", form, [row for row in rows if row["task"] == task])
-        self.scores.add_mean("geneval", form, rows)
-
-    def guided(self, form: Form, guidance: float) -> None:
-        """The same prompts from the same noise at another guidance scale."""
-        rows, _ = self._verdicts(form, guidance)
-        self.scores.outcomes += [row | {"metric": GUIDED, "guidance": guidance} for row in rows]
-        self.scores.add_mean(f"{GUIDED}.{guidance:g}", form, rows)
-
-    def _verdicts(self, form: Form, guidance: float | None) -> tuple[list[dict[str, Any]], np.ndarray]:
-        prompts = self.plan.prompts
-        wanted = [(prompt, number) for prompt in prompts for number in range(prompt.samples)]
-        texts = [prompt.texts[form] for prompt, _ in wanted]
-        # The noise does not depend on the form: the two wordings of a prompt are drawn from the same noise.
-        images = self.draw("geneval", texts, [(prompt.index, number) for prompt, number in wanted], guidance)
-        rows = []
-        for start in range(0, len(wanted), JUDGED_AT_A_TIME):
-            some = slice(start, start + JUDGED_AT_A_TIME)
-            seen = self.sees.look(list(images[some]))
-            for (prompt, number), text, found in zip(wanted[some], texts[some], seen, strict=True):
-                said = verdict(prompt.row, found.detections, found.color)
-                row = {"metric": "geneval", "prompt_form": form, "task": prompt.task, "prompt_index": prompt.index}
-                told = {"value": float(said.correct), "reason": said.reason}
-                boxes = boxes_json(found, colors=self.plan.of_shapes)
-                rows.append(row | {"sample": number, "prompt": text, **told, "boxes": boxes})
-        summary(rows, {(prompt.task, prompt.index): prompt.samples for prompt in prompts})  # refuses an incomplete set
-        return rows, images
-
-    def held_out(self, form: Form) -> None:
-        """Distances between pictures of the held-out captions and the held-out images, and the alignment."""
-        texts = self.plan.held_out[form][: self.plan.experiment.evaluation.scene_images]
-        images = self.draw("scenes", texts, [(i, 0) for i in range(len(texts))])
-        self.scores.pictures[f"scenes-{form}"] = images
-        real = self.plan.corpus.images(self.plan.keys[: len(texts)]).permute(0, 2, 3, 1).numpy()
-        drawn, judge = _as_floats(images), self.judge
-        with warnings.catch_warnings():  # fewer images than features: the record holds n, and the table says it
-            warnings.simplefilter("ignore", UserWarning)
-            fd_shapes = distance(judge.features(drawn), judge.features(_as_floats(real)))
-            name = f"shapes judge {judge.digest[:12]}"
-            self.scores.add_record("fd_shapes", form, fd_shapes, len(texts), extractor=name)
-            if not self.plan.of_shapes and (inception := inception_if_present()):
-                # FID where it is FID: by other weights it is a distance of another name
-                metric = "fid" if inception.name == "inception" else f"fd_{inception.name}"
-                name = f"{inception.name} {inception.digest[:12]}, {inception.resize}"
-                value = distance(inception(images), inception(real))
-                self.scores.add_record(metric, form, value, len(texts), extractor=name)
-        if self.plan.of_shapes:  # the alignment is trained on the world's captions: it says nothing about photographs
-            self.scores.add_outcomes("alignment", "shapes_alignment", form, texts, judge.alignment(drawn, texts))
-
-    def validation(self, form: Form) -> None:
-        """Flow-matching loss on held-out images."""
-        texts = validation_texts(self.plan, form)
-        values = validation_losses(self.denoiser, texts, self.plan.experiment, self.features, self.real)
-        self.scores.add_outcomes("validation_loss", "validation_loss", form, texts, values)
+def _geneval(checkpoint: Checkpoint, form: Form, final: bool) -> None:
+    """GenEval's tasks: the verdict on every image, the mean of each task and the mean of the tasks."""
+    plan, scores = checkpoint.plan, checkpoint.scores
+    name = f"geneval-{form}" if final else f"geneval-{form}-step-{checkpoint.step:06d}"
+    rows = _verdicts(checkpoint, form, None, name)
+    scores.outcomes += rows
+    protocol = _sampling(checkpoint, None) | of_judge(plan, checkpoint.instruments)
+    for task in dict.fromkeys(prompt.task for prompt in plan.prompts):
+        scores.add_mean(f"geneval.{task}", form, [row for row in rows if row["task"] == task], protocol)
+    scores.add_mean("geneval", form, rows, protocol)
 
 
-def validation_texts(plan: Plan, form: Form) -> list[str]:
-    """The texts of the held-out images that the validation loss is taken on."""
-    return plan.held_out[form][: plan.experiment.evaluation.validation_images]
+def _guided(checkpoint: Checkpoint, form: Form, guidance: float) -> None:
+    """The same prompts from the same noise at another guidance scale."""
+    rows = _verdicts(checkpoint, form, guidance, f"geneval-{form}-guidance-{guidance:g}")
+    checkpoint.scores.outcomes += [row | {"metric": GUIDED, "guidance": guidance} for row in rows]
+    protocol = _sampling(checkpoint, guidance) | of_judge(checkpoint.plan, checkpoint.instruments)
+    checkpoint.scores.add_mean(f"{GUIDED}.{guidance:g}", form, rows, protocol)
 
 
-@torch.inference_mode()
-def validation_losses(
-    denoiser: LensTransformer,
-    texts: list[str],
-    experiment: Experiment,
-    features: TextFeatures,
-    real: Latents,
-    batch: int = 128,
-) -> np.ndarray:
-    """The loss (N,) of each held-out image with its text, at noise and a timestep that depend on its place alone."""
-    device = next(denoiser.parameters()).device
-    losses = []
-    for start in range(0, len(texts), batch):
-        latents = real.gather(np.arange(start, min(start + batch, len(texts))))
-        seed = experiment.evaluation.prompt_seed
-        noise = torch.randn(latents.shape, generator=torch_stream(seed, "validation noise", start))
-        stream = torch_stream(seed, "validation timesteps", start)
-        timesteps = draw_timesteps(stream, len(latents), timestep_mean(latents.shape[1]))
-        text_features, text_mask = features.gather(texts[start : start + len(latents)])
-        loss = flow_loss(
-            denoiser,
-            latents.to(device),
-            noise.to(device),
-            timesteps.to(device),
-            [layer.to(device) for layer in text_features],
-            text_mask.to(device),
-            real.grid,
+def _verdicts(checkpoint: Checkpoint, form: Form, guidance: float | None, name: str) -> list[dict[str, Any]]:
+    plan, sees = checkpoint.plan, checkpoint.instruments.sees
+    assert sees is not None
+    wanted = [(prompt, number) for prompt in plan.prompts for number in range(prompt.samples)]
+    texts = [prompt.texts[form] for prompt, _ in wanted]
+    # The noise does not depend on the form: the wordings of a prompt are sampled from the same noise.
+    keys = [(prompt.index, number) for prompt, number in wanted]
+    rows = []
+    for chunk, images in _images(checkpoint, name, "geneval", texts, keys, guidance):
+        seen = sees.look(list(images))
+        for (prompt, number), text, found in zip(wanted[chunk], texts[chunk], seen, strict=True):
+            said = verdict(prompt.row, found.detections, found.color)
+            row = {"metric": "geneval", "prompt_form": form, "task": prompt.task, "prompt_index": prompt.index}
+            told = {"value": float(said.correct), "reason": said.reason}
+            boxes = boxes_json(found, colors=plan.of_shapes)
+            rows.append(row | {"sample": number, "prompt": text, **told, "boxes": boxes})
+    summary(rows, {(prompt.task, prompt.index): prompt.samples for prompt in plan.prompts})  # refuses an incomplete set
+    return rows
+
+
+def _scenes(checkpoint: Checkpoint, form: Form) -> None:
+    """Images of held-out captions, each seen once: alignment, image-text scores, and distances to real images."""
+    plan, tools, scores = checkpoint.plan, checkpoint.instruments, checkpoint.scores
+    texts = plan.held_out[form][: plan.scene_images]
+    name = f"{SCENES}-{form}"
+    features = checkpoint.folder / IMAGES / name / FEATURES
+    writers: dict[str, FeatureWriter] = {}
+    for extractor_name, counts in plan.asked.extractors.items():
+        extractor, count = tools.extractors[extractor_name], min(max(counts), len(texts))
+        writers[extractor_name] = FeatureWriter(file_of(features, extractor, count), extractor, count)
+    alignment: list[np.ndarray] = []
+    cosines: dict[str, list[np.ndarray]] = {metric.extractor: [] for metric in plan.asked.image_text}
+    for chunk, images in _images(checkpoint, name, SCENES, texts, [(i, 0) for i in range(len(texts))], None):
+        for writer in writers.values():
+            writer.take(images)
+        for metric, wanted in plan.asked.image_text.items():
+            some = images[: max(0, wanted - chunk.start)]
+            cosines[metric.extractor].append(tools.cosines(metric.extractor, some, texts[chunk][: len(some)]))
+        some = images[: max(0, plan.asked.alignment - chunk.start)]
+        if len(some):
+            assert tools.judge is not None
+            alignment.append(tools.judge.alignment(_as_floats(some), texts[chunk][: len(some)]))
+    sampling = _sampling(checkpoint, None)
+    if alignment:
+        values = np.concatenate(alignment)
+        rows = scores.add_outcomes("alignment", form, texts[: len(values)], values)
+        scores.add_mean("shapes_alignment", form, rows, sampling | of_judge(plan, tools))
+    for name_of_clip, parts in cosines.items():
+        _image_text(checkpoint, form, name_of_clip, texts, np.concatenate(parts), sampling)
+    _distances(checkpoint, form, writers, sampling)
+
+
+def _image_text(
+    checkpoint: Checkpoint, form: Form, name: str, texts: list[str], found: np.ndarray, sampling: dict[str, Any]
+) -> None:
+    scorer = checkpoint.instruments.image_text[name]
+    texts = texts[: len(found)]
+    cut = scorer.too_long(texts)
+    for row in image_text_rows(scorer, found, cut, texts):
+        if row.metric.startswith("clip_cosine"):
+            checkpoint.scores.add_outcomes(row.metric, form, texts, found)
+        about = f"{row.extractor} {row.weights[:12]}, {row.resize}"
+        protocol = sampling | of_image_text(row)
+        checkpoint.scores.add_record(
+            row.metric, form, row.value, row.images, row.low, row.high, extractor=about, protocol=protocol
         )
-        losses.append(loss.cpu())
-    return torch.cat(losses).double().numpy()
 
 
-def draw(
+def _distances(
+    checkpoint: Checkpoint, form: Form, writers: Mapping[str, FeatureWriter], sampling: dict[str, Any]
+) -> None:
+    plan, tools = checkpoint.plan, checkpoint.instruments
+    for metric, wanted in plan.asked.distances.items():
+        extractor, writer = tools.extractors[metric.extractor], writers[metric.extractor]
+        count = min(wanted, writer.count)
+        keep = any(MEASURES[metric.measure].rows)
+        ours = set_features(writer.read()[:count], SEED, keep=keep).whole()
+        real = tools.real.features(extractor, count, checkpoint.cache, keep=keep, seed=SEED)
+        for row in distance_rows(metric, extractor, ours, real.whole, real.halves, None, SEED):
+            about = f"{row.extractor} {row.weights[:12]}, {row.resize}"
+            protocol = sampling | of_distance(row, tools.real)
+            checkpoint.scores.add_record(
+                row.metric, form, row.value, count, extractor=about, floor=row.floor, protocol=protocol
+            )
+
+
+def _held_out_loss(checkpoint: Checkpoint, form: Form) -> None:
+    """Flow-matching loss on held-out images."""
+    plan = checkpoint.plan
+    texts = validation_texts(plan, form)
+    values = validation_losses(checkpoint.denoiser, texts, plan.experiment, checkpoint.features, checkpoint.real)
+    rows = checkpoint.scores.add_outcomes("validation_loss", form, texts, values)
+    protocol = {"held_out": plan.held_out_digest()[:12], "prompt_seed": plan.experiment.evaluation.prompt_seed}
+    checkpoint.scores.add_mean("validation_loss", form, rows, protocol)
+
+
+def _images(
+    checkpoint: Checkpoint, name: str, noise: str, texts: list[str], keys: list[Key], guidance: float | None
+) -> Any:
+    """The images of texts, chunk by chunk: (slice, uint8 (n, S, S, 3)). Those that are kept are not sampled again."""
+    e = checkpoint.plan.experiment
+    made_by = {
+        "weights": checkpoint.weights,
+        "text_encoder": checkpoint.text_encoder,
+        "autoencoder": checkpoint.autoencoder.digest,
+        "noise": noise,
+        "prompt_seed": e.evaluation.prompt_seed,
+        "sampling_steps": e.evaluation.sampling_steps,
+        "guidance": e.evaluation.guidance if guidance is None else guidance,
+    }
+    wanted = ImageSet(name, texts, keys, e.corpus.size_px, made_by)
+
+    def sample(some: Sequence[str], of: Sequence[Key]) -> np.ndarray:
+        return sample_images(
+            checkpoint.denoiser,
+            checkpoint.plan,
+            checkpoint.features,
+            checkpoint.autoencoder,
+            noise,
+            list(some),
+            list(of),
+            checkpoint.report,
+            guidance,
+        )
+
+    return sampled(wanted, checkpoint.folder, sample, checkpoint.report)
+
+
+def sample_images(
     denoiser: LensTransformer,
     plan: Plan,
     features: TextFeatures,
     autoencoder: Autoencoder,
-    protocol: str,
+    noise: str,
     texts: list[str],
-    keys: list[tuple[int, int]],
+    keys: list[Key],
     report: Callable[[int], None] | None = None,
     guidance: float | None = None,
 ) -> np.ndarray:
@@ -307,12 +248,16 @@ def draw(
         autoencoder,
         features,
         texts,
-        sampling_noise(e.evaluation.prompt_seed, protocol, keys, side * side, autoencoder.channels),
+        sampling_noise(e.evaluation.prompt_seed, noise, keys, side * side, autoencoder.channels),
         (side, side),
         steps=e.evaluation.sampling_steps,
         guidance=e.evaluation.guidance if guidance is None else guidance,
         report=report,
     )
+
+
+def _sampling(checkpoint: Checkpoint, guidance: float | None) -> dict[str, Any]:
+    return of_sampling(checkpoint.plan, next(checkpoint.denoiser.parameters()), guidance)
 
 
 def boxes_json(seen: Seen, *, colors: bool) -> str:

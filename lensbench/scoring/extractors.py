@@ -175,30 +175,13 @@ class FunctionExtractor:
 
 def inception(path: Path | None = None, *, resize: Resize = "clean", device: str = "cpu") -> Inception:
     """The FID extractor from `path`, else from the cache folder; ValueError saying what to put where if absent."""
-    if reason := _inception_missing(path):
+    if reason := inception_missing(path):
         raise ValueError(reason)
     return Inception(path or cache_folder() / INCEPTION_FILE, resize=resize, device=device)
 
 
-@functools.cache
-def inception_if_present() -> Inception | None:
-    """The FID extractor, read once a process, where its weights are in the cache folder."""
-    return None if _inception_missing(None) else inception()
-
-
-def not_scored() -> list[str]:
-    """What is not scored on photographs here and what to do about it, one sentence each."""
-    inception_missing = _inception_missing(None)
-    return [
-        *([inception_missing] if inception_missing else []),
-        "GenEval is not scored on photographs within a sweep; draw its prompts with lensbench generate --prompts "
-        "geneval, then lensbench geneval PICTURES.",
-        "CLIPScore is not computed within a sweep; draw with lensbench generate, "
-        "then lensbench score PICTURES --metrics clip-score.",
-    ]
-
-
-def _inception_missing(path: Path | None) -> str:
+def inception_missing(path: Path | None) -> str:
+    """What to put where, if the weights of FID are not at `path` (None: the cache folder); else nothing."""
     wanted = path or cache_folder() / INCEPTION_FILE
     return "" if wanted.is_file() else f"FID needs the Inception weights: put {INCEPTION_URL} at {wanted}."
 

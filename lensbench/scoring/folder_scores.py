@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from lensbench.scoring import metrics as registry
 from lensbench.scoring.extractors import Extractor, Resize
 from lensbench.scoring.feature_pass import Sample, SetFeatures, Timing, cosines, extract
 from lensbench.scoring.image_prompts import Prompted
 from lensbench.scoring.images_folder import Images, open_images, refuse_equal, warnings_about
-from lensbench.scoring.metrics import CLIP_SCORE, MEASURES, NAN, Metric, Name, Value, name_of, open_extractor
-from lensbench.scoring.reference import Reference, about_extractor, read_reference, write_reference
+from lensbench.scoring.metrics import CLIP_SCORE, MEASURES, Metric, open_extractor
+from lensbench.scoring.reference import Reference, read_reference, write_reference
+from lensbench.scoring.set_scores import Row, distance_rows, halves, halves_of_rows, image_text_rows
 
 Report = Callable[[str, int, int], None]
 
@@ -43,28 +42,6 @@ class Asked:
     seed: int = 0
     save: Path | None = None  # where the statistics of `folder` go
     save_features: bool = False
-
-
-@dataclass(frozen=True)
-class Row:
-    """One number with its provenance. `floor` is NaN where there is none and `floor_of` says what it is of, or why."""
-
-    metric: str
-    shown: str
-    value: float
-    low: float
-    high: float
-    spread: float
-    spread_of: str
-    images: int
-    reference_images: int | None
-    floor: float
-    floor_of: str
-    extractor: str
-    weights: str
-    resize: str
-    dimensions: int | None
-    details: Mapping[str, Any]
 
 
 @dataclass
@@ -184,14 +161,16 @@ def _against(asked: Asked, pairs: Sequence[Metric], images: Images, scores: Scor
     for metric in pairs:
         name = metric.extractor
         if real is not None:
-            whole, halves = real[name].whole(), _halves(real[name])
+            whole, in_halves = real[name].whole(), halves(real[name])
         else:
             assert stored is not None
             whole = Sample(stored.mean, stored.covariance, stored.count, stored.rows)
-            halves = _halves_of_rows(stored.rows, asked.seed)
+            in_halves = halves_of_rows(stored.rows, asked.seed)
         other_real = floor[name].whole() if floor is not None else None
         report(":".join(metric), 0, 0)
-        scores.rows += _rows(metric, extractors[name], drawn[name].whole(), whole, halves, other_real, asked.seed)
+        scores.rows += distance_rows(
+            metric, extractors[name], drawn[name].whole(), whole, in_halves, other_real, asked.seed
+        )
     if floor_images is None and any(row.floor != row.floor for row in scores.rows):
         scores.warn([row.floor_of for row in scores.rows if row.floor != row.floor])
 
@@ -216,87 +195,8 @@ def _save(path: Path, found: SetFeatures, extractor: Extractor, images: Images, 
     write_reference(path, both, extractor, images.digest, found.rows if features else None)
 
 
-def _halves(found: SetFeatures) -> tuple[Sample, Sample] | None:
-    return (found.half(0), found.half(1)) if min(half.count for half in found.halves) > 1 else None
-
-
-def _halves_of_rows(rows: np.ndarray | None, seed: int) -> tuple[Sample, Sample] | None:
-    from lensbench.scoring.feature_pass import in_two
-
-    if rows is None or len(rows) < 4:
-        return None
-    second = in_two(len(rows), seed)
-    return Sample.of_rows(rows[~second]), Sample.of_rows(rows[second])
-
-
-def _rows(
-    metric: Metric,
-    extractor: Extractor,
-    drawn: Sample,
-    real: Sample,
-    halves: tuple[Sample, Sample] | None,
-    other: Sample | None,
-    seed: int,
-) -> list[Row]:
-    """A metric's numbers, each with its floor."""
-    measure = MEASURES[metric.measure]
-
-    def name(part: str) -> Name:
-        return name_of(part, extractor.name)
-
-    pair = (other, real) if other is not None else halves
-    floors, floor_of = _floor(measure, pair, name, seed, other is None)
-    about = about_extractor(extractor)
-    return [
-        Row(
-            metric=value.name.record,
-            shown=value.name.shown,
-            value=value.value,
-            low=NAN,
-            high=NAN,
-            spread=value.spread,
-            spread_of=value.spread_of,
-            images=drawn.count or 0,
-            reference_images=real.count,
-            floor=floors.get(value.name.record, NAN),
-            floor_of=floor_of,
-            extractor=about["extractor"],
-            weights=about["weights"],
-            resize=about["resize"],
-            dimensions=extractor.dimensions,
-            details=value.details,
-        )
-        for value in measure.compute(drawn, real, name, seed)
-    ]
-
-
-def _floor(
-    measure: registry.Measure,
-    pair: tuple[Sample, Sample] | None,
-    name: Callable[[str], Name],
-    seed: int,
-    halved: bool,
-) -> tuple[dict[str, float], str]:
-    """The measure between real pictures and real ones by record name, and what it is of, or why there is none."""
-    if pair is None:
-        return {}, "no floor: the reference's own pictures are not known; give real ones with --floor FOLDER"
-    first, second = pair
-    counts = [f"{side.count:,}" if side.count is not None else "?" for side in pair]
-    what = (
-        f"{'halves of the reference' if halved else '--floor against the reference'}, {' and '.join(counts)} pictures"
-    )
-    try:
-        measure.check(first.count, second.count, first.dimensions)
-    except ValueError as error:
-        return {}, f"no floor from {what}: {error}"
-    values: list[Value] = measure.compute(first, second, name, seed)
-    if halved and measure is MEASURES["fd"]:
-        what += ", and higher than with more"  # its bias is about 1 / N
-    return {value.name.record: value.value for value in values}, what
-
-
 def _clip_score(asked: Asked, metric: Metric, images: Images, scores: Scores, report: Report) -> None:
-    from lensbench.scoring.clip_score import ClipScorer, scales
+    from lensbench.scoring.clip_score import ClipScorer
 
     if asked.prompts is None:
         raise ValueError("CLIPScore needs the prompts: give them with --prompts FILE")
@@ -320,35 +220,9 @@ def _clip_score(asked: Asked, metric: Metric, images: Images, scores: Scores, re
         workers=asked.workers,
         report=lambda done, total: report(f"CLIPScore {scorer.name}", done, total),
     )
-    details = {
-        "prefix": asked.prefix,
-        "window": scorer.window,
-        "cut": int(cut.sum()),
-        "prompts": len({prompted.cluster for prompted in prompts}),
-    }
     outcomes = [
         asdict(prompted) | {"image": images.name(i), "cosine": float(found[i]), "cut": bool(cut[i])}
         for i, prompted in enumerate(prompts)
     ]
-    for scale, interval in scales(found, [prompted.cluster for prompted in prompts]).items():
-        record, shown = ("clip_cosine", "CLIP cosine") if scale == "cosine" else (f"clip_score_{scale}", "CLIPScore")
-        scores.rows.append(
-            Row(
-                metric=f"{record}_{scorer.name.removeprefix('clip_')}",
-                shown=f"{shown} {scorer.name.removeprefix('clip_')}" + ("" if scale == "cosine" else f" x{scale}"),
-                value=interval.estimate,
-                low=interval.low,
-                high=interval.high,
-                spread=NAN,
-                spread_of="95 % over prompts",
-                images=len(images),
-                reference_images=None,
-                floor=NAN,
-                floor_of="",
-                extractor=scorer.name,
-                weights=scorer.digest,
-                resize=scorer.resize,
-                dimensions=None,
-                details=details | ({"outcomes": outcomes} if scale == "cosine" else {}),
-            )
-        )
+    first, *others = image_text_rows(scorer, found, cut, [prompted.cluster for prompted in prompts])
+    scores.rows += [replace(first, details={**first.details, "outcomes": outcomes}), *others]

@@ -58,19 +58,20 @@ class Metric(NamedTuple):
     extractor: str
 
 
-def parse(text: str) -> list[Metric]:
-    """The metrics of "fid,kid,prdc:dinov2". Raises ValueError, one line, naming what there is."""
+def parse(text: str, where: str = "--metrics") -> list[Metric]:
+    """The metrics of "fid,kid,prdc:dinov2". Raises ValueError, one line, naming what there is and `where` it stood."""
     asked = []
     for word in (part.strip() for part in text.split(",")):
         measure, colon, extractor = word.partition(":")
-        metric = Metric(measure, extractor) if colon else PUBLISHED.get(word)
+        measure = measure.replace("_", "-")
+        metric = Metric(measure, extractor) if colon else PUBLISHED.get(measure)
         if metric is None or (metric.measure not in MEASURES and metric.measure != CLIP_SCORE):
             known = ", ".join(PUBLISHED)
-            raise ValueError(f"--metrics: no metric {word!r}; there are {known}, and MEASURE:EXTRACTOR of {_all()}")
+            raise ValueError(f"{where}: no metric {word!r}; there are {known}, and MEASURE:EXTRACTOR of {_all()}")
         if metric.extractor not in EXTRACTORS:
-            raise ValueError(f"--metrics: no extractor {metric.extractor!r} for {word!r}; there are {_extractors()}")
+            raise ValueError(f"{where}: no extractor {metric.extractor!r} for {word!r}; there are {_extractors()}")
         if metric.measure == CLIP_SCORE and not metric.extractor.startswith("clip-"):
-            raise ValueError(f"--metrics: {word}: CLIPScore needs a CLIP, as in {CLIP_SCORE}:clip-l14")
+            raise ValueError(f"{where}: {word}: CLIPScore needs a CLIP, as in {CLIP_SCORE}:clip-l14")
         if metric not in asked:
             asked.append(metric)
     return asked

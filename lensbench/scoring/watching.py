@@ -15,8 +15,11 @@ from lensbench.data.latents import Latents
 from lensbench.experiment import Form
 from lensbench.model.autoencoder import Autoencoder
 from lensbench.model.transformer import LensTransformer
-from lensbench.scoring.evaluate import Plan, Scores, draw, validation_losses, validation_texts
+from lensbench.scoring.evaluate import sample_images
+from lensbench.scoring.evaluation_plan import Plan
+from lensbench.scoring.scores import Scores
 from lensbench.scoring.shapes_prompts import Prompt
+from lensbench.scoring.validation import validation_losses, validation_texts
 
 
 class Samples(NamedTuple):
@@ -34,7 +37,7 @@ def held_out_losses(denoiser: LensTransformer, plan: Plan, features: TextFeature
         texts = validation_texts(plan, form)
         values = validation_losses(denoiser, texts, plan.experiment, features, real)
         if np.isfinite(values).all():
-            found.add_outcomes("validation_loss", "validation_loss", form, texts, values)
+            found.add_mean("validation_loss", form, found.add_outcomes("validation_loss", form, texts, values))
         else:  # the training itself says so, and ends when it lasts
             found.add_record("validation_loss", form, np.nan, len(texts))
     return found
@@ -53,7 +56,7 @@ def first_samples(
         texts = {form: plan.held_out[form][:prompts] for form in forms}
         protocol, keys = "scenes", [(i, 0) for i in range(min(prompts, len(plan.keys)))]
     # All forms at once: a step of so few pictures costs nearly as much as one of twice as many.
-    images = draw(
+    images = sample_images(
         denoiser, plan, features, autoencoder, protocol, [t for form in forms for t in texts[form]], keys * len(forms)
     )
     return Samples(texts, dict(zip(forms, np.split(images, len(forms)), strict=True)))

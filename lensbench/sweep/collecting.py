@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensbench.sweep import constraints
-from lensbench.sweep.design import Cell, Sweep, cells
+from lensbench.sweep.design import Cell, Sweep, cells, scored_cells
 
 if TYPE_CHECKING:
     from lensbench.sweep.questions import Question
@@ -38,22 +38,23 @@ def collect(sweep: Sweep, runs: Path) -> Results:
     """Read every cell of the sweep from `runs`; a cell that cannot be read, or compared, is listed as missing."""
     import pandas as pd
 
-    from lensbench.sweep.cellfiles import OUTCOME_COLUMNS, RECORD_COLUMNS, read_cell, why_unfinished
+    from lensbench.sweep.cellfiles import OUTCOME_COLUMNS, RECORD_COLUMNS, is_complete, read_complete, why_unfinished
 
     found: list[tuple[Cell, pd.DataFrame, pd.DataFrame]] = []
     missing: dict[str, str] = {}
-    every = cells(sweep)
-    for cell in every:
+    trainings = cells(sweep)
+    for cell in trainings:
         directory = runs / cell.id
-        if not (directory / "records.parquet").exists():
+        if not is_complete(directory, cell):
             missing[cell.id] = why_unfinished(directory)
             continue
         try:
-            found.append((cell, *read_cell(directory, cell.experiment)))
+            found += read_complete(directory, cell)
         except ValueError as error:
             missing[cell.id] = str(error)
     missing |= _scored_otherwise(found)
     found = [entry for entry in found if entry[0].id not in missing]
+    every = scored_cells(trainings)
 
     def joined(frames: list[tuple[Cell, pd.DataFrame]], columns: tuple[str, ...]) -> pd.DataFrame:
         factor_names = list(every[0].levels)
@@ -92,13 +93,14 @@ def _scored_otherwise(found: list[tuple[Cell, Any, Any]]) -> dict[str, str]:
         groups: dict[str, list[tuple[str, frozenset[str]]]] = {}
         for cell, records, _ in found:
             plan = cell.experiment.evaluation.model_dump_json() + str(cell.experiment.corpus.size_px)
-            groups.setdefault(plan, []).append((cell.id, frozenset(records[column].dropna().astype(str))))
+            digests = frozenset(records[column].dropna().astype(str)) - {""}
+            groups.setdefault(plan, []).append((cell.id, digests))
         for group in groups.values():
-            digests = [digest for _, digest in group]
-            usual = max(digests, key=digests.count)
+            there = [digest for _, digest in group]
+            usual = max(there, key=there.count)
             for cell_id, digest in group:
                 if digest != usual:
-                    odd[cell_id] = f"scored with other {word} than most cells; delete its directory to run it again"
+                    odd[cell_id] = f"scored with other {word} than most cells; delete its evaluations to score it again"
     return odd
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -19,17 +19,28 @@ from lensbench.sweep.search import Tuning
 
 NONE = "none"  # how a level that is None stands in tables
 ARM_PREFIX = "captions."  # factors under it say what is compared; every other one but the seed is a scale
+EVALUATION_PREFIX = "evaluation."  # factors under it multiply evaluations, not trainings
 STEPS = "training.steps"
 Match = Literal["flops", "samples", "caption_tokens"]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One training run of a sweep: its id (directory name), its factor levels and its experiment."""
+    """One training run of a sweep: its id (directory name), its factor levels and its experiment.
+
+    Where fields of the evaluation are factors, `scored` has a cell for each of their levels: the same training, with
+    all levels and an evaluation of its own. Then `experiment` is that of the first.
+    """
 
     id: str
     levels: dict[str, Any]  # dotted field -> level, as it stands in tables; the seed is always one
     experiment: Experiment
+    scored: tuple[Cell, ...] = ()
+
+    @property
+    def evaluations(self) -> tuple[Cell, ...]:
+        """This training with each of its evaluations, in the order of the factors' levels: itself if there is one."""
+        return self.scored or (self,)
 
     def label(self) -> str:
         """The levels for people, e.g. `set=alt depth=2 seed=0`."""
@@ -160,11 +171,12 @@ class Sweep(Part):
         if not drafted:
             raise ValueError("exclude drops every cell")
         wanted = {dotted: self.table_level(dotted, level) for dotted, level in self.reference.items()}
-        if not any(wanted.items() <= cell.levels.items() for cell in drafted):
+        places = scored_cells(drafted)
+        if not any(wanted.items() <= place.levels.items() for place in places):
             shown = " ".join(f"{dotted}={level}" for dotted, level in wanted.items())
             raise ValueError(f"reference: no cell is the reference arm ({shown})")
         for question in self.questions:
-            question.check(drafted, self.reference_arm())
+            question.check(places, self.reference_arm())
         if self.match:
             self._check_match()
         if self.tuning:
@@ -205,14 +217,23 @@ def cells(sweep: Sweep) -> list[Cell]:
         return list(drafted)
     out: dict[str, Cell] = {}
     for cell, changes in zip(drafted, sweep.derived, strict=True):
-        experiment = cell.experiment.replace(changes) if changes else cell.experiment
-        final = Cell(experiment.cell_id(), cell.levels, experiment)
+        final = cell
+        if changes:
+            experiment = cell.experiment.replace(changes)
+            changed_id = experiment.cell_id()
+            scored = tuple(Cell(changed_id, one.levels, one.experiment.replace(changes)) for one in cell.scored)
+            final = Cell(changed_id, cell.levels, experiment, scored)
         if final.id in out:
             raise ValueError(
                 f"the cells [{out[final.id].label()}] and [{cell.label()}] come out as the same experiment"
             )
         out[final.id] = final
     return list(out.values())
+
+
+def scored_cells(cells: Iterable[Cell]) -> list[Cell]:
+    """One cell for each evaluation: where fields of the evaluation are factors, several have one id."""
+    return [place for cell in cells for place in cell.evaluations]
 
 
 def drafts(sweep: Sweep) -> list[Cell]:
@@ -231,8 +252,9 @@ def _expand(sweep: Sweep) -> list[Cell]:
     dropped = [0] * len(sweep.exclude)
     combinations = list(_combinations(sweep))
     of_first_seed: dict[int, Experiment] = {}
-    out: dict[str, Cell] = {}
-    given: dict[str, tuple[int, dict[str, Any]]] = {}
+    evaluation_ids: dict[int, str] = {}
+    scored: dict[str, list[Cell]] = {}  # by the id of the training
+    given: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {}
     for seed in sweep.factors.get("seed", (sweep.base.seed,)):
         canonical = _replaced(sweep.base, {"seed": seed}).seed
         for number, (block, levels_given) in enumerate(combinations):
@@ -244,24 +266,38 @@ def _expand(sweep: Sweep) -> list[Cell]:
                 continue
             if number not in of_first_seed:
                 of_first_seed[number] = _replaced(sweep.base, changes)
+                evaluation_ids[number] = of_first_seed[number].evaluation_id()
             experiment = of_first_seed[number]
             levels = {dotted: _table_level(_field(experiment, dotted), beside) for dotted, beside in every.items()}
             levels["seed"] = canonical
             own = canonical if sweep.paired is None else own_seed(canonical, levels, sweep.paired)
             experiment = experiment.model_copy(update={"seed": own})
             cell = Cell(experiment.cell_id(), levels, experiment)
-            if cell.id in out:
+            key = (cell.id, evaluation_ids[number])
+            if key in given:
                 # Blocks meet in the base; and a set is as long as itself: the level says nothing beside it.
                 matched = {"captions.length_matched_to": None}
-                if given[cell.id][0] != block or changes | matched == given[cell.id][1] | matched:
+                if given[key][0] != block or changes | matched == given[key][1] | matched:
                     continue
-                twice = f"the cells [{out[cell.id].label()}] and [{cell.label()}] are the same experiment"
+                twice = f"the cells [{scored[cell.id][0].label()}] and [{cell.label()}] are the same experiment"
                 raise ValueError(f"factors: {twice}")
-            out[cell.id], given[cell.id] = cell, (block, changes)
+            scored.setdefault(cell.id, []).append(cell)
+            given[key] = (block, changes)
     for choice, n in zip(sweep.exclude, dropped, strict=True):
         if not n:
             raise ValueError(f"exclude: no cell has {' and '.join(f'{d}={v!r}' for d, v in choice.items())}")
-    return list(out.values())
+    return [_training(found) for found in scored.values()]
+
+
+def _training(scored: list[Cell]) -> Cell:
+    """The one training of cells that differ in their evaluations alone."""
+    first = scored[0]
+    levels = {d: level for d, level in first.levels.items() if not d.startswith(EVALUATION_PREFIX)}
+    if len(levels) == len(first.levels):
+        if len(scored) == 1:
+            return first
+        raise AssertionError("without a factor of the evaluation a training has one evaluation")
+    return Cell(first.id, levels, first.experiment, tuple(scored))
 
 
 def _combinations(sweep: Sweep) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -283,7 +319,11 @@ def _replaced(base: Experiment, changes: dict[str, Any]) -> Experiment:
 
 def own_seed(seed: int, levels: dict[str, Any], paired: tuple[str, ...]) -> int:
     """The seed of a cell whose unpaired factors have these levels: `seed` itself where every factor is paired."""
-    own = {dotted: level for dotted, level in sorted(levels.items()) if dotted not in (*paired, "seed")}
+    own = {
+        dotted: level
+        for dotted, level in sorted(levels.items())
+        if dotted not in (*paired, "seed") and not dotted.startswith(EVALUATION_PREFIX)
+    }
     if not own:
         return seed
     return int.from_bytes(hashlib.sha256(json.dumps([seed, own]).encode()).digest()[:4]) // 2

@@ -25,8 +25,8 @@ from lensbench.data.rowstore import Cost, check_room
 from lensbench.data.sized import encode_sizes
 from lensbench.experiment import Experiment
 from lensbench.model.autoencoder import Autoencoder
-from lensbench.scoring.evaluate import plan
-from lensbench.sweep.cell import autoencoder_of, corpus_of, device, encoder_of
+from lensbench.scoring.evaluation_plan import plan
+from lensbench.sweep.cell_parts import autoencoder_of, corpus_of, device, encoder_of
 from lensbench.sweep.processes import cores, gpus
 from lensbench.sweep.quiet import quiet
 

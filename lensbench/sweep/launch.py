@@ -17,13 +17,13 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
 from lensbench import ranks
-from lensbench.experiment import Experiment
+from lensbench.experiment import Evaluation, Experiment
 from lensbench.stopping import STOPPING, handled
 from lensbench.sweep.processes import GRACE_SECONDS, cores
 from lensbench.sweep.progress import Progress
@@ -33,7 +33,12 @@ LINGER_SECONDS = 10.0  # that the others have to end by themselves once one has 
 
 
 def run_in_processes(
-    experiment: Experiment, directory: Path, *, cache: Path, report: Callable[[Progress], None]
+    experiment: Experiment,
+    directory: Path,
+    *,
+    cache: Path,
+    report: Callable[[Progress], None],
+    evaluations: Sequence[Evaluation] = (),
 ) -> None:
     """Run a cell in `training.devices` processes, which share the cores that this one may use.
 
@@ -42,7 +47,7 @@ def run_in_processes(
     """
     count = experiment.training.devices
     reading, writing = os.pipe()
-    task = {"experiment": experiment.model_dump(mode="json"), "directory": str(directory), "cache": str(cache)}
+    task = task_of(experiment, directory, cache, evaluations)
     crew = _Crew()
     with handled(STOPPING, crew.stop):
         try:
@@ -66,6 +71,16 @@ def run_in_processes(
         signal.raise_signal(crew.asked)
         raise KeyboardInterrupt
     crew.raise_failure()
+
+
+def task_of(experiment: Experiment, directory: Path, cache: Path, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
+    """A cell as JSON, for `carry_out` in another process."""
+    return {
+        "experiment": experiment.model_dump(mode="json"),
+        "evaluations": [evaluation.model_dump(mode="json") for evaluation in evaluations],
+        "directory": str(directory),
+        "cache": str(cache),
+    }
 
 
 class _Crew:
@@ -201,6 +216,7 @@ def carry_out(task: dict[str, Any], write: Callable[..., None], longest: int = 1
             Path(task["directory"]),
             cache=Path(task["cache"]),
             report=lambda progress: write("report", progress=asdict(progress)),
+            evaluations=[Evaluation.model_validate(told) for told in task["evaluations"]],
         )
     except Exception as error:
         kind = "OSError" if isinstance(error, OSError) else "ValueError" if type(error) is ValueError else "other"

@@ -18,7 +18,7 @@ from lensbench.experiment import Form
 from lensbench.model.autoencoder import Autoencoder
 from lensbench.model.transformer import LensTransformer
 from lensbench.publishing import publish
-from lensbench.scoring.evaluate import Plan
+from lensbench.scoring.evaluation_plan import Plan
 from lensbench.scoring.watching import first_samples, held_out_losses
 from lensbench.training import files
 
@@ -58,7 +58,7 @@ def look(
     """
     so_far = amount(step)
     losses = {row["prompt_form"]: row for row in held_out_losses(denoiser, plan, features, real).records}
-    if prompts := plan.experiment.evaluation.watch_images:
+    if prompts := plan.experiment.training.watch_images:
         samples = first_samples(denoiser, plan, features, autoencoder, prompts)
         heads: dict[Form, str] = {
             form: f"{form} prompts, held-out loss {row['value']:.4f}" for form, row in losses.items()

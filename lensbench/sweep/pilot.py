@@ -22,7 +22,7 @@ from lensbench.experiment import Experiment
 from lensbench.model.checkpoint import load
 from lensbench.model.sizes import denoiser_config
 from lensbench.scoring.generate import generate, sampling_noise
-from lensbench.sweep.cell import autoencoder_of, corpus_of, device, encoder_of
+from lensbench.sweep.cell_parts import autoencoder_of, corpus_of, device, encoder_of
 from lensbench.sweep.design import Cell
 from lensbench.sweep.planning import Pace, kind
 from lensbench.sweep.quiet import quiet

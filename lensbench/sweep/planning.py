@@ -11,9 +11,10 @@ from typing import Any
 from lensbench.experiment import Experiment
 from lensbench.model.sizes import denoiser_config, parameter_count
 from lensbench.sweep.amounts import distinct_texts, train_flops, training_images
-from lensbench.sweep.cellfiles import read_records, why_unfinished
+from lensbench.sweep.cellfiles import is_complete, is_evaluated, is_trained, read_records, why_unfinished
 from lensbench.sweep.design import Cell
 from lensbench.sweep.progress import weight
+from lensbench.training import files
 from lensbench.training.milestones import scoring_steps, watched_steps
 
 PACED = 40  # complete cells whose time is read, at most
@@ -37,18 +38,20 @@ class Planned:
 
     cell: Cell
     state: str  # "complete", or why it is not
+    trained: bool  # and all checkpoints that are still to be scored are there
+    to_score: int  # evaluations to make
     parameters: int
     images: int  # unique training images that the corpus has for it
     samples: float
     flops: float
     kept_bytes: float  # checkpoints and pictures
     resume_bytes: float  # while it trains
-    seconds: float | None
+    seconds: float | None  # of all that it takes; of a trained cell, of its evaluations that are to be made
 
 
 def planned(every: Sequence[Cell], runs: Path, paces: Mapping[tuple[Any, ...], Pace] | None = None) -> list[Planned]:
     """Every cell with what it takes. Times are those of `paces` (see lensbench.sweep.pilot), or from complete cells."""
-    states = {cell.id: _state(runs / cell.id) for cell in every}
+    states = {cell.id: _state(runs / cell.id, cell) for cell in every}
     largest: dict[Any, Experiment] = {}
     for cell in every:
         known = largest.setdefault(cell.experiment.corpus, cell.experiment)
@@ -63,20 +66,32 @@ def planned(every: Sequence[Cell], runs: Path, paces: Mapping[tuple[Any, ...], P
         key = (e.model, e.autoencoder, e.text_encoder)
         if key not in parameters:
             parameters[key] = parameter_count(denoiser_config(e, e.text_encoder.width))
+        directory = runs / cell.id
+        to_score = [one for one in cell.evaluations if not is_evaluated(directory, one.experiment)]
+        trained = is_trained(directory) and not _lacking(directory, to_score)
+        scored = to_score if trained and to_score else cell.evaluations
         if paces is not None:
-            seconds: float | None = of_pace(e, paces[kind(e)])
+            times = [of_pace(one.experiment, paces[kind(e)], training=False) for one in scored]
+            seconds: float | None = sum(times) + (
+                0.0 if trained and to_score else of_pace(e, paces[kind(e)]) - times[0]
+            )
         else:
-            seconds = None if pace is None else pace * weight(e)
-        side, drawn = e.corpus.size_px, drawn_images(e)
+            weights = [weight(one.experiment, training=False) for one in scored]
+            whole = sum(weights) + (0.0 if trained and to_score else weight(e) - weights[0])
+            seconds = None if pace is None else pace * whole
+        side = e.corpus.size_px
+        drawn = sum(drawn_images(one.experiment) for one in scored)
         out.append(
             Planned(
                 cell,
                 states[cell.id],
+                trained,
+                len(to_score),
                 parameters[key],
                 min(e.images, available[e.corpus]),
                 e.training.steps * e.images_a_step,
                 train_flops(e),
-                4.0 * parameters[key] * len(scoring_steps(e)) + drawn / len(e.evaluation.at) * 3 * side**2,
+                4.0 * parameters[key] * len(scoring_steps(e)) + drawn * 3 * side**2,
                 4.0 * parameters[key] * STATES[e.training.optimizer] * RESUME_POINTS,
                 seconds,
             )
@@ -92,19 +107,30 @@ def kind(experiment: Experiment) -> tuple[Any, ...]:
     return (e.model, e.corpus, e.autoencoder, e.text_encoder, policy, how, e.evaluation.sampling_steps)
 
 
-def of_pace(experiment: Experiment, pace: Pace) -> float:
-    """Seconds of a cell's training, watching and scoring; captions are encoded once for all cells."""
+def of_pace(experiment: Experiment, pace: Pace, *, training: bool = True) -> float:
+    """Seconds of a cell's training, watching and scoring, or of scoring alone; captions are encoded once for all."""
     recipe = experiment.training
-    return recipe.steps * experiment.images_a_step * pace.trained + drawn_images(experiment) * pace.drawn
+    trained = recipe.steps * experiment.images_a_step * pace.trained + watched_images(experiment) * pace.drawn
+    return drawn_images(experiment) * pace.drawn + (trained if training else 0.0)
+
+
+def _lacking(directory: Path, to_score: Sequence[Cell]) -> bool:
+    """Whether a checkpoint that is to be scored is not there."""
+    steps = {step for one in to_score for step in scoring_steps(one.experiment)}
+    return not all(files.checkpoint(directory, step).is_dir() for step in steps)
+
+
+def watched_images(experiment: Experiment) -> int:
+    """Images that are sampled while a cell is watched."""
+    return len(experiment.evaluation.forms) * len(watched_steps(experiment)) * experiment.training.watch_images
 
 
 def drawn_images(experiment: Experiment) -> int:
-    """Images that are drawn for a cell's scores and while it is watched, at most."""
+    """Images that are sampled for one evaluation of a cell, at most."""
     e = experiment.evaluation
     judged = experiment.corpus.kind == "shapes" or e.detector is not None
     prompts = 6 * e.images_per_task if judged else 0
-    watched = len(watched_steps(experiment)) * e.watch_images
-    return len(e.forms) * (prompts * (len(e.at) + len(e.guidances)) + e.scene_images + watched)
+    return len(e.forms) * (prompts * (len(e.at) + len(e.guidances)) + e.most_scene_images)
 
 
 def seconds_a_weight(every: Sequence[Cell], states: Mapping[str, str], runs: Path) -> float | None:
@@ -142,5 +168,5 @@ def encoding(every: Sequence[Cell], paces: Mapping[tuple[Any, ...], Pace] | None
     return nbytes, seconds
 
 
-def _state(directory: Path) -> str:
-    return "complete" if (directory / "records.parquet").exists() else why_unfinished(directory)
+def _state(directory: Path, cell: Cell) -> str:
+    return "complete" if is_complete(directory, cell) else why_unfinished(directory)

@@ -169,21 +169,22 @@ def _follow(
     board: Board,
     completed: Callable[[Cell], None],
 ) -> int:
-    waiting, begun = {cell.id: cell for cell in todo}, 0
+    every, begun = {cell.id: cell for cell in todo}, 0
+    waiting = dict(every)
     for line in events:
         event = json.loads(line)
         lane = board.lanes[event["lane"]]
         match event["event"]:
             case "begin":
                 begun += 1
-                lane.begin(waiting[event["cell"]])
+                lane.begin(every[event["cell"]])  # one that failed elsewhere before this worker looked is tried again
             case "report":
                 lane.report(Progress(**event["progress"]))
             case "end" if event["cell"] in waiting:  # each worker tells the end of every cell: the first is its own
                 cell = waiting.pop(event["cell"])
                 todo.remove(cell)
                 lane.end(event["line"], cell.id, event["seconds"])
-                if (runs / cell.id / "records.parquet").exists():
+                if cellfiles.is_complete(runs / cell.id, cell):
                     session.complete.append(cell.id)
                     completed(cell)
                 else:

@@ -41,13 +41,14 @@ class Progress:
         return low + (high - low) * min(1.0, self.done / max(1, self.total))
 
 
-def weight(experiment: Experiment) -> float:
-    """The relative cost of a cell: images through the model, times the cost of one, in arbitrary units.
+def weight(experiment: Experiment, *, training: bool = True) -> float:
+    """The relative cost of a cell, or of its evaluation alone: images through the model, times the cost of one, in
+    arbitrary units.
 
     Training counts three passes an image (forward and backward), sampling two a step (with and without text).
     """
     plan, recipe = experiment.evaluation, experiment.training
-    trained = 3 * recipe.steps * experiment.images_a_step
+    trained = 3 * recipe.steps * experiment.images_a_step if training else 0.0
     judged = 6 * plan.images_per_task * len(plan.forms) + plan.scene_images
     sampled = 2 * plan.sampling_steps * judged * len(plan.at)
     tokens, depth = experiment.image_tokens, experiment.model.depth

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lensbench.sweep import claims
+from lensbench.sweep.cellfiles import EVALUATIONS, RECORDS, is_complete, is_trained
 from lensbench.sweep.design import Cell
 from lensbench.training import files
 
@@ -36,7 +37,7 @@ def leftovers(cells: Iterable[Cell], runs: Path, *, checkpoints: bool = False) -
     out, every = [], list(cells)
     for cell in every:
         directory = runs / cell.id
-        if not (directory / "records.parquet").exists() or claims.state(directory).held:
+        if not is_complete(directory, cell) or claims.state(directory).held:
             continue
         out += _leftover(directory / files.RESUME, "resume points")
         for pattern in ATTIC:
@@ -62,7 +63,17 @@ def remove(found: Iterable[Leftover]) -> None:
 def _unfinished(runs: Path, cells: Iterable[Cell]) -> bool:
     # Any cell of this sweep, or of another that has begun here, that would read the features again.
     begun = [path for path in runs.iterdir() if (path / "experiment.json").exists() or (path / claims.CLAIMS).exists()]
-    return any(not (path / "records.parquet").exists() for path in (*begun, *(runs / cell.id for cell in cells)))
+    ours = list(cells)
+    others = [path for path in begun if path.name not in {cell.id for cell in ours}]
+    return any(not is_trained(path) or not _scored(path) for path in others) or not all(
+        is_complete(runs / cell.id, cell) for cell in ours
+    )
+
+
+def _scored(directory: Path) -> bool:
+    """Whether each evaluation that has begun there is complete, and one has."""
+    begun = [path for path in (directory / EVALUATIONS).glob("*") if path.is_dir()]
+    return bool(begun) and all((path / RECORDS).exists() for path in begun)
 
 
 def _leftover(path: Path, what: str) -> list[Leftover]:

@@ -95,7 +95,9 @@ class Tuning(Part):
         reported = {cell.experiment.seed for cell in cells}
         if shared := sorted(reported & set(self.seeds)):
             raise ValueError(f"tuning: seed {shared[0]} is reported: tune on other seeds")
-        if self.prompt_seed in {cell.experiment.evaluation.prompt_seed for cell in cells}:
+        if self.prompt_seed in {
+            scored.experiment.evaluation.prompt_seed for cell in cells for scored in cell.evaluations
+        }:
             raise ValueError(f"tuning: prompt_seed={self.prompt_seed} is reported: tune on other prompts")
         if self.objective == "geneval" and base.corpus.kind != "shapes" and base.evaluation.detector is None:
             raise ValueError("tuning: objective='geneval' needs, on photographs, evaluation.detector")
@@ -106,7 +108,7 @@ class Tuning(Part):
 
     def _check_at(self, cells: Sequence[Cell], factors: dict[str, tuple[Any, ...]]) -> None:
         for dotted, level in self.at.items():
-            if dotted not in factors or dotted == "seed" or dotted.startswith("captions."):
+            if dotted not in factors or dotted == "seed" or dotted.startswith(("captions.", "evaluation.")):
                 raise ValueError(f"tuning: at: {dotted} is no scale factor of the sweep; every arm is tuned by itself")
             if level not in factors[dotted]:
                 raise ValueError(f"tuning: at: {dotted}={level!r} is not one of its levels")
@@ -143,13 +145,13 @@ class Tuning(Part):
             "evaluation.prompt_seed": self.prompt_seed,
             "evaluation.validation_skip": reported,
             "evaluation.validation_images": FEWEST_HELD_OUT if geneval else self.images,
+            "evaluation.metrics": (self.objective,),
+            "evaluation.metric_images": {},
             "evaluation.scene_images": FEWEST_HELD_OUT,
-            "evaluation.watch_steps": 5 if self.pruner == "asha" else 0,
-            "evaluation.watch_images": 0,
+            "training.watch_steps": 5 if self.pruner == "asha" else 0,
+            "training.watch_images": 0,
         }
         if not geneval and experiment.evaluation.detector is not None:
             scoring["evaluation.detector"] = None
-        if not geneval:  # GenEval is scored all the same: as little of it as there can be
-            scoring |= {"evaluation.prompts_per_task": 1, "evaluation.images_per_task": 1}
         steps = experiment.training.steps if self.steps is None else self.steps
         return experiment.replace(values | scoring | {"seed": seed, "training.steps": steps, "name": ""})

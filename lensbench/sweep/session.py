@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from lensbench.stopping import STOPPING, handled
 from lensbench.sweep import claims
+from lensbench.sweep.cellfiles import is_complete
 from lensbench.sweep.processes import run_in_processes
 from lensbench.sweep.progress import board, weight
 from lensbench.sweep.quiet import quiet
@@ -127,7 +128,7 @@ def work(
                     )
         except (KeyboardInterrupt, SystemExit):
             # libraries turn a signal into SystemExit of their own accord; any exit inside a cell ends the sweep
-            kept = sum((runs / cell.id / "records.parquet").exists() for cell in every)
+            kept = sum(is_complete(runs / cell.id, cell) for cell in every)
             raise StoppedError(received[-1] if received else signal.SIGTERM, kept, len(every)) from None
         except Exception as error:
             if full := no_room(error, runs):

@@ -277,10 +277,10 @@ def why_left(runs: Path, array: Array, left: list[Cell]) -> list[str]:
 
 
 def _complete(runs: Path, cell: Cell) -> bool:
-    if not (runs / cell.id / "records.parquet").exists():
+    if not cellfiles.is_complete(runs / cell.id, cell):
         return False
     try:
-        cellfiles.read_cell(runs / cell.id, cell.experiment)
+        cellfiles.read_complete(runs / cell.id, cell)
     except ValueError:
         return False
     return True

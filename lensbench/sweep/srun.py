@@ -14,14 +14,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lensbench import ranks
-from lensbench.experiment import Experiment
+from lensbench.experiment import Evaluation, Experiment
 from lensbench.stopping import STOPPING, handled
-from lensbench.sweep.launch import carry_out
+from lensbench.sweep.launch import carry_out, task_of
 from lensbench.sweep.processes import GRACE_SECONDS
 from lensbench.sweep.progress import Progress
 from lensbench.sweep.quiet import quiet
@@ -36,14 +36,21 @@ def asked() -> bool:
     return bool(os.environ.get(OPTIONS)) and ranks.place() is None
 
 
-def run_in_step(experiment: Experiment, directory: Path, *, cache: Path, report: Callable[[Progress], None]) -> None:
+def run_in_step(
+    experiment: Experiment,
+    directory: Path,
+    *,
+    cache: Path,
+    report: Callable[[Progress], None],
+    evaluations: Sequence[Evaluation] = (),
+) -> None:
     """Run a cell by srun, in the processes that the job has been given for it.
 
     Raises ValueError and OSError as `run_cell` does, RuntimeError for any other end, KeyboardInterrupt when a signal
     asked to stop: the processes then keep their state after the step that is under way.
     """
     command = ["srun", "--kill-on-bad-exit=1", "--unbuffered", *shlex.split(os.environ[OPTIONS])]
-    task = {"experiment": experiment.model_dump(mode="json"), "directory": str(directory), "cache": str(cache)}
+    task = task_of(experiment, directory, cache, evaluations)
     received: list[int] = []
     failures: list[dict[str, Any]] = []
     # In a group of its own: Ctrl-C and what Slurm sends to the worker's group are passed on, once, by `stop`.

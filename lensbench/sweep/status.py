@@ -6,14 +6,13 @@ Nothing here needs the sweep's storage or a worker: `lensbench status` works whi
 from __future__ import annotations
 
 import json
-import statistics
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lensbench.sweep import claims
+from lensbench.sweep import cellfiles, claims
 from lensbench.sweep.cellfiles import why_unfinished
 from lensbench.sweep.design import ARM_PREFIX, Cell
 from lensbench.sweep.progress import Estimate, Progress, weight
@@ -58,7 +57,7 @@ def standings(cells: Iterable[Cell], runs: Path, tries: int = claims.TRIES) -> l
 
 
 def _standing(cell: Cell, directory: Path, tries: int) -> CellStatus:
-    if (directory / "records.parquet").exists():
+    if cellfiles.is_complete(directory, cell):
         return CellStatus(cell, "done")
     found = claims.state(directory)
     common: dict[str, Any] = {"failures": found.failures, "tried": found.number}
@@ -83,8 +82,11 @@ def _standing(cell: Cell, directory: Path, tries: int) -> CellStatus:
         left_alone = found.failures >= tries
         shown = tuple(lines[-TRACEBACK_LINES:]) if left_alone else ()
         return CellStatus(cell, "failed" if left_alone else "waiting", why, shown, **common)
-    stopped = found.number > 0
-    return CellStatus(cell, "waiting", "begun; goes on where it stopped" if stopped else "", **common)
+    reason = "begun; goes on where it stopped" if found.number > 0 else ""
+    if cellfiles.is_trained(directory):
+        missing = sum(not cellfiles.is_evaluated(directory, place.experiment) for place in cell.evaluations)
+        reason = f"trained; {missing} of {len(cell.evaluations)} evaluations to make"
+    return CellStatus(cell, "waiting", reason, **common)
 
 
 def by_arm(every: Sequence[CellStatus]) -> dict[str, dict[Standing, int]]:
@@ -121,12 +123,16 @@ def _pace(cell: Cell, directory: Path) -> float | None:
     # Seconds per unit of weight. The report's reader checks a whole table: here two columns of it are enough.
     import pyarrow.parquet
 
-    try:
-        table = pyarrow.parquet.read_table(directory / "records.parquet", columns=["metric", "value"]).to_pydict()
-    except Exception:  # pyarrow has no one class for a corrupt file
-        return None
-    seconds = [value for metric, value in zip(table["metric"], table["value"], strict=True) if metric == "cell_seconds"]
-    return statistics.mean(seconds) / weight(cell.experiment) if seconds else None
+    seconds = 0.0
+    for folder in (directory, cellfiles.evaluation_folder(directory, cell.experiment)):
+        try:
+            path = folder / cellfiles.RECORDS
+            table = pyarrow.parquet.read_table(path, columns=["metric", "value"]).to_pydict()
+        except Exception:  # pyarrow has no one class for a corrupt file
+            return None
+        found = zip(table["metric"], table["value"], strict=True)
+        seconds += sum(value for metric, value in found if metric == "cell_seconds")
+    return seconds / weight(cell.experiment) if seconds else None
 
 
 def as_json(name: str, every: Sequence[CellStatus], runs: Path) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from lensbench.experiment import Captions, Experiment
 from lensbench.publishing import publish_text
-from lensbench.sweep.design import Cell, Sweep, drafts
+from lensbench.sweep.design import Cell, Sweep, drafts, scored_cells
 
 
 def tuned_file(sweep_file: Path) -> Path:
@@ -34,8 +34,8 @@ def units(sweep: Sweep) -> dict[str, Cell]:
 
 def reported_images(sweep: Sweep) -> int:
     """How many held-out images the sweep's cells are scored on."""
-    plans = [cell.experiment.evaluation for cell in drafts(sweep)]
-    return max(plan.validation_skip + max(plan.validation_images, plan.scene_images) for plan in plans)
+    plans = [cell.experiment.evaluation for cell in scored_cells(drafts(sweep))]
+    return max(plan.validation_skip + plan.held_out_images for plan in plans)
 
 
 def trial_experiment(sweep: Sweep, cell: Cell, values: dict[str, Any], seed: int) -> Experiment:
@@ -47,7 +47,7 @@ def trial_experiment(sweep: Sweep, cell: Cell, values: dict[str, Any], seed: int
 def tuning_digest(sweep: Sweep) -> str:
     """sha256 of the search, its budget, and what its trials train apart from what is searched."""
     assert sweep.tuning is not None
-    trained = {name: trial_experiment(sweep, cell, {}, 0).hash() for name, cell in units(sweep).items()}
+    trained = {name: trial_experiment(sweep, cell, {}, 0).hash_with_evaluation() for name, cell in units(sweep).items()}
     told = json.dumps([sweep.tuning.model_dump(mode="json"), trained], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()
 
@@ -69,7 +69,7 @@ def values_elsewhere(sweep: Sweep, other: Sweep, told: Mapping[str, Any]) -> dic
     where = f"tuned_by={sweep.tuned_by!r}"
     if taken := sorted(set(other.tuning.search) & set(sweep.every_factor())):
         raise ValueError(f"{where}: {taken[0]} was tuned there and is a factor here: tune it or vary it")
-    reported = [cell.experiment for cell in drafts(sweep)]
+    reported = [cell.experiment for cell in scored_cells(drafts(sweep))]
     if shared := sorted({experiment.seed for experiment in reported} & set(other.tuning.seeds)):
         raise ValueError(f"{where}: seed {shared[0]} is reported here and was tuned on there")
     if other.tuning.prompt_seed in {experiment.evaluation.prompt_seed for experiment in reported}:

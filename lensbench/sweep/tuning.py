@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensbench.locks import file_lock
-from lensbench.sweep.cellfiles import read_records
+from lensbench.sweep.cellfiles import is_evaluated, is_trained, read_records
 from lensbench.sweep.design import Cell, Sweep
 from lensbench.sweep.progress import Progress
 from lensbench.sweep.search import Range, Tuning
@@ -197,7 +197,7 @@ class Tuner:
         for number, seed in enumerate(self.tuning.seeds):
             experiment = trial_experiment(self.sweep, unit.cell, self._values(trial), seed)
             directory = self.folder / experiment.cell_id()
-            if not (directory / "records.parquet").exists():
+            if not (is_trained(directory) and is_evaluated(directory, experiment)):
                 _clear(directory)
                 follow = _Follow(self.tuning, trial, directory, len(experiment.evaluation.forms))
                 run_cell(experiment, directory, cache=self.cache, report=follow)

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,19 +28,27 @@ from lensbench.sweep.sweep import Cell
 from lensbench.training import files
 
 if TYPE_CHECKING:
-    from lensbench.experiment import Experiment
+    from lensbench.experiment import Evaluation, Experiment
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # every further cell would fail as well
 NO_ROOM_WORDS = re.compile(r"No space left on device|disk is full|\d+ requested and \d+ written")
 
 
 class RunCell(Protocol):
-    """Train and score one experiment into `directory`, `records.parquet` last and atomically.
+    """Train an experiment in `directory` and make its `evaluations` there: see lensbench.sweep.cellfiles.
 
     `cache` is a directory that cells share.
     """
 
-    def __call__(self, experiment: Experiment, directory: Path, *, cache: Path, report: Report) -> None: ...
+    def __call__(
+        self,
+        experiment: Experiment,
+        directory: Path,
+        *,
+        cache: Path,
+        report: Report,
+        evaluations: Sequence[Evaluation] = (),
+    ) -> None: ...
 
 
 @dataclass
@@ -165,10 +173,13 @@ def _run_one(study: Study, claim: claims.Claim, cell: Cell, session: Session, sh
 
     try:
         clear(claim.directory)
+        cellfiles.remove_damaged(claim.directory, cell)
         show.begin(cell)
         claim.beat()
         with claims.beating(claim, heart):
-            run_cell(cell.experiment, claim.directory, cache=claim.cell.parent / "cache", report=report)
+            cache = claim.cell.parent / "cache"
+            wanted = [place.experiment.evaluation for place in cell.evaluations]
+            run_cell(cell.experiment, claim.directory, cache=cache, report=report, evaluations=wanted)
         records = cellfiles.read_records(claim.cell, cell.experiment)
         metric, score = cellfiles.main_score(records)
     except (KeyboardInterrupt, SystemExit):
@@ -209,9 +220,13 @@ def _run_one(study: Study, claim: claims.Claim, cell: Cell, session: Session, sh
 
 
 def clear(directory: Path) -> None:
-    """Empty a cell's directory of an earlier attempt, but for its claims, its cost and what training can go on from."""
+    """Empty a cell's directory of an earlier attempt, but for its claims, its cost, its evaluations, and what training
+    left or can go on from."""
+    kept = [spool.NAME, cellfiles.EVALUATIONS, *files.ALL]
+    if cellfiles.is_trained(directory):
+        kept += [cellfiles.RECORDS, "experiment.json", "versions.json"]
     for entry in directory.iterdir():
-        if entry.name.startswith(".") or entry.name in (spool.NAME, *files.ALL) or entry.match(cost.FILES):
+        if entry.name.startswith(".") or entry.name in kept or entry.match(cost.FILES):
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
@@ -234,10 +249,10 @@ def check_writable(directory: Path) -> None:
 
 def adopt(study: Study, runs: Path, cell: Cell) -> bool:
     """Whether the cell's directory is complete; the study then agrees."""
-    if not (runs / cell.id / "records.parquet").exists():
+    if not cellfiles.is_complete(runs / cell.id, cell):
         return False
     try:
-        records, _ = cellfiles.read_cell(runs / cell.id, cell.experiment)
+        (_, records, _), *_ = cellfiles.read_complete(runs / cell.id, cell)
     except ValueError:  # corrupt: as good as absent
         return False
     study.adopt(cell.id, cellfiles.main_score(records)[1])
@@ -245,7 +260,7 @@ def adopt(study: Study, runs: Path, cell: Cell) -> bool:
 
 
 def real_run_cell() -> RunCell:
-    """Train and score for real; imported when it is needed, for it brings torch."""
+    """Trains and scores for real; imported when it is needed, for it brings torch."""
     from lensbench.sweep.cell import run_cell
 
     return run_cell

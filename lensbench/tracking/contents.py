@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lensbench import spool
+from lensbench.sampling.image_sets import IMAGES
+from lensbench.sweep.cellfiles import EVALUATIONS, RECORDS
 from lensbench.sweep.vitals import alive
 from lensbench.training import files
 
-RECORDS = "records.parquet"
+TRAINING = "training"  # whose records are no evaluation's
 SILENCE_SECONDS = 60.0  # of a run on another machine, after which it is taken for dead
 ORIGIN = ("corpus_digest", "captions_digest", "prompts_digest", "commit", "hardware")
 
@@ -116,27 +118,40 @@ def curves(directory: Path) -> list[Point]:
     return out
 
 
-def records(directory: Path) -> tuple[list[Point], dict[str, str]]:
-    """The scores of a complete cell, by step, and where they come from (ORIGIN and the experiment's hash)."""
+def records(directory: Path, own: str) -> tuple[list[Point], dict[str, str]]:
+    """The facts and scores of a trained cell, by step, and where they come from (ORIGIN and the experiment's hash).
+
+    Scores of other evaluations than `own` have its id at the end of their names.
+    """
     import pyarrow.parquet
 
-    rows = pyarrow.parquet.read_table(directory / RECORDS).to_pylist()
-    t = _modified(directory / RECORDS)
-    out = []
-    for row in sorted(rows, key=lambda row: int(row["step"])):
-        if row["value"] is not None and not math.isnan(row["value"]):
-            # MLflow's names allow no "@"; a form reads like a folder of its metric
-            name = f"{row['metric']}/{row['prompt_form']}" if row["prompt_form"] else str(row["metric"])
-            out.append(Point(name, int(row["step"]), float(row["value"]), t, int(row["step"])))
-    return out, {name: str(rows[0][name]) for name in (*ORIGIN, "experiment_hash")}
+    found: dict[tuple[str, int], Point] = {}
+    origin: dict[str, str] = {}
+    for evaluation, path in _records_files(directory).items():
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+        t = _modified(path)
+        for row in sorted(rows, key=lambda row: int(row["step"])):
+            if row["value"] is not None and not math.isnan(row["value"]):
+                # MLflow's names allow no "@"; a form reads like a folder of its metric
+                parts = (row["metric"], row["prompt_form"], evaluation if evaluation not in (TRAINING, own) else "")
+                point = Point("/".join(filter(None, parts)), int(row["step"]), float(row["value"]), t, int(row["step"]))
+                found.setdefault((point.name, point.step), point)
+        if evaluation in (TRAINING, own):
+            origin |= {name: str(rows[0][name]) for name in (*ORIGIN, "experiment_hash")}
+    return list(found.values()), origin
 
 
-def records_digest(directory: Path) -> str | None:
-    """The sha256 of a complete cell's records; None of any other."""
-    try:
-        return hashlib.sha256((directory / RECORDS).read_bytes()).hexdigest()
-    except FileNotFoundError:
-        return None
+def records_digests(directory: Path) -> dict[str, str]:
+    """What a cell's records are: the sha256 of the training's (TRAINING) and of each evaluation's, by its id."""
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in _records_files(directory).items()}
+
+
+def _records_files(directory: Path) -> dict[str, Path]:
+    """The files of records by evaluation; those of an evaluation whose training is not complete do not count."""
+    if not (directory / RECORDS).exists():
+        return {}
+    scored = {path.parent.name: path for path in sorted(directory.glob(f"{EVALUATIONS}/*/{RECORDS}"))}
+    return scored | {TRAINING: directory / RECORDS}
 
 
 def parameters(directory: Path) -> dict[str, str]:
@@ -147,9 +162,17 @@ def parameters(directory: Path) -> dict[str, str]:
         return {}
 
 
-def pictures(directory: Path) -> list[Path]:
-    """The sheets along training and the pictures of the scored checkpoint."""
-    return [path for folder in (files.SAMPLES, "pictures") for path in sorted((directory / folder).glob("*.png"))]
+def pictures(directory: Path, own: str) -> list[tuple[Path, str]]:
+    """The sheets along training and the images of the last checkpoint, each with the folder that it is shown in.
+
+    Images of other evaluations than `own` are in folders with their ids.
+    """
+    found = [(path, files.SAMPLES) for path in sorted((directory / files.SAMPLES).glob("*.png"))]
+    for path in sorted(directory.glob(f"{EVALUATIONS}/*/{IMAGES}/*.png")):
+        evaluation = path.parent.parent.name
+        if "-step-" not in path.name:
+            found.append((path, IMAGES if evaluation == own else f"{IMAGES}-{evaluation}"))
+    return found
 
 
 def checkpoints(directory: Path) -> dict[int, Path]:

@@ -22,6 +22,7 @@ class Listing:
     name: str
     note: str
     cells: dict[str, dict[str, Any]]
+    evaluations: dict[str, tuple[str, ...]]  # cell -> the ids of what it is scored on
 
 
 def listing(sweep: Sweep) -> Listing:
@@ -29,7 +30,9 @@ def listing(sweep: Sweep) -> Listing:
     from lensbench.sweep.sweep import cells
 
     note = "Factors: " + ", ".join(f"{dotted} = {list(levels)}" for dotted, levels in sweep.factors.items())
-    return Listing(sweep.name, note, {cell.id: cell.levels for cell in cells(sweep)})
+    every = cells(sweep)
+    evaluations = {cell.id: tuple(one.experiment.evaluation_id() for one in cell.evaluations) for cell in every}
+    return Listing(sweep.name, note, {cell.id: cell.levels for cell in every}, evaluations)
 
 
 def name_of(folder: Path) -> str:

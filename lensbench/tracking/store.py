@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 EXPERIMENT = "lensbench"
 SWEEP, CELL, RUNS = "lensbench.sweep", "lensbench.cell", "lensbench.runs"  # tags
 IDENTITY, RECORDS = "lensbench.identity", "lensbench.records"
+OWN = "lensbench.evaluation"  # tag: the evaluation whose scores have plain names
 PARENT = "mlflow.parentRunId"
 BATCH = 1000  # metrics in one request, MLflow's limit
 PAGE = 500  # runs in one answer
@@ -165,7 +166,8 @@ class Mirror:
             cell_id, digest = run.data.tags.get(CELL), run.data.tags.get(RECORDS)
             if cell_id in self.listed.cells and self._mine().items() <= run.data.tags.items():
                 assert cell_id is not None
-                if digest is not None and digest == contents.records_digest(self.runs / cell_id):
+                digests = contents.records_digests(self.runs / cell_id)
+                if self._is_whole(cell_id, digests) and digest == _in_a_tag(digests):
                     self.whole.add(cell_id)
 
     def _end_parent(self, session: bool) -> None:
@@ -210,20 +212,24 @@ class Mirror:
         shown = self.shown.get(cell_id)
         reading = shown.reading if shown else Reading(directory)
         reading.advance()
-        digest = contents.records_digest(directory)
-        if reading.attempt is None and digest is None:
+        digests = contents.records_digests(directory)
+        if reading.attempt is None and not digests:
             return
-        if shown is None or not _fits(shown.tags, reading.identity, digest):
+        if shown is None or not _fits(shown.tags, reading.identity, digests):
             if shown is not None:  # what was shown is another run's: read again all that is this one's
                 reading = Reading(directory)
                 reading.advance()
-            shown = self.shown[cell_id] = self._opened(cell_id, reading, digest)
-        if digest is None:
-            self._show_unfinished(shown, directory)
-        else:
-            self._show_whole(cell_id, shown, directory, digest)
+            shown = self.shown[cell_id] = self._opened(cell_id, reading, digests)
+        if self._is_whole(cell_id, digests):
+            self._show_whole(cell_id, shown, directory, digests)
             del self.shown[cell_id]
             self.whole.add(cell_id)
+        else:
+            self._show_unfinished(shown, directory)
+
+    def _is_whole(self, cell_id: str, digests: dict[str, str]) -> bool:
+        """Whether a cell is trained and everything that the sweep scores it on is there."""
+        return {contents.TRAINING, *self.listed.evaluations[cell_id]} <= digests.keys()
 
     def _show_unfinished(self, shown: _Shown, directory: Path) -> None:
         reading = shown.reading
@@ -236,11 +242,11 @@ class Mirror:
         self._send_files(shown, directory)
         self._send_models(shown, directory)
 
-    def _show_whole(self, cell_id: str, shown: _Shown, directory: Path, digest: str) -> None:
+    def _show_whole(self, cell_id: str, shown: _Shown, directory: Path, digests: dict[str, str]) -> None:
         assert self.client is not None
-        scores, origin = contents.records(directory)
+        scores, origin = contents.records(directory, shown.tags.get(OWN) or self.listed.evaluations[cell_id][0])
         origin = shown.reading.origin | origin
-        shown.tags = self._tag(shown.run_id, shown.tags, {RECORDS: digest})
+        shown.tags = self._tag(shown.run_id, shown.tags, {RECORDS: _in_a_tag(digests)})
         self._describe(shown, directory, origin)
         self._send_models(shown, directory)
         self._send_points(shown, [*shown.reading.points, *contents.curves(directory), *scores])
@@ -249,16 +255,17 @@ class Mirror:
         ended = max((point.t for point in scores), default=None)
         self.client.set_terminated(shown.run_id, status="FINISHED", end_time=ended)
 
-    def _opened(self, cell_id: str, reading: Reading, digest: str | None) -> _Shown:
+    def _opened(self, cell_id: str, reading: Reading, digests: dict[str, str]) -> _Shown:
         assert self.client is not None
         found = self._found(f"tags.`{CELL}` = '{cell_id}'")
-        run = next((run for run in found if _fits(run.data.tags, reading.identity, digest)), None)
+        run = next((run for run in found if _fits(run.data.tags, reading.identity, digests)), None)
         levels = self.listed.cells[cell_id]
         tags = {CELL: cell_id, RUNS: self.name} | self._mine()
         tags |= {f"factor.{dotted}": str(level) for dotted, level in levels.items()}
         if run is None:
             name = " ".join(f"{dotted.rpartition('.')[2]}={level}" for dotted, level in levels.items()) or cell_id
             tags |= {PARENT: self.parent, "mlflow.source.name": "lensbench run"}
+            tags |= {OWN: self.listed.evaluations[cell_id][0]}
             run = self.client.create_run(self.experiment, reading.began or None, tags, name)
             self.sent["runs"] += 1
         self._only(cell_id, run.info.run_id)
@@ -342,11 +349,12 @@ class Mirror:
 
     def _send_files(self, shown: _Shown, directory: Path) -> None:
         assert self.client is not None
-        for file in (directory / "experiment.json", *contents.pictures(directory)):
-            path = file.relative_to(directory)
-            if str(path) not in shown.files and file.exists():
-                self.client.log_artifact(shown.run_id, str(file), str(path.parent) if path.parent.name else None)
-                shown.files.add(str(path))
+        own = shown.tags.get(OWN) or self.listed.evaluations[directory.name][0]
+        for file, folder in ((directory / "experiment.json", ""), *contents.pictures(directory, own)):
+            path = f"{folder}/{file.name}" if folder else file.name
+            if path not in shown.files and file.exists():
+                self.client.log_artifact(shown.run_id, str(file), folder or None)
+                shown.files.add(path)
                 self.sent["files"] += 1
 
     def _send_models(self, shown: _Shown, directory: Path) -> None:
@@ -382,7 +390,15 @@ class Mirror:
         return list(self.client.search_logged_models([self.experiment], f"source_run_id = '{run_id}'"))
 
 
-def _fits(tags: dict[str, str], identity: str | None, digest: str | None) -> bool:
-    """Whether a run with these tags is that of a cell: the same code and data, and the same records if it has any."""
+def _in_a_tag(digests: dict[str, str]) -> str:
+    return " ".join(f"{name}:{digest[:16]}" for name, digest in sorted(digests.items()))
+
+
+def _fits(tags: dict[str, str], identity: str | None, digests: dict[str, str]) -> bool:
+    """Whether a run with these tags is that of a cell: the same code and data, and no record that has changed since.
+
+    Records of further evaluations join the run.
+    """
     same = identity is None or tags.get(IDENTITY, identity) == identity
-    return same and (digest is None or tags.get(RECORDS, digest) == digest)
+    shown = dict(entry.partition(":")[::2] for entry in tags.get(RECORDS, "").split())
+    return same and all(name in digests and digests[name].startswith(digest) for name, digest in shown.items())

@@ -8,11 +8,12 @@ from pathlib import Path
 CHECKPOINTS = "checkpoints"  # the averaged weights at every step that is scored
 LOSSES = "train.csv"
 SUMMARY = "training.json"  # how fast it was, and what that is of what the machine can do
+AMOUNTS = "amounts.json"  # images seen and FLOPs at every checkpoint
 WATCHED = "watch.csv"  # the held-out loss of each prompt form along training
 SAMPLES = "samples"  # the same prompts drawn from the same noise along training
 REPRODUCER = "no_number.pt"  # the batch and the weights of a loss that is no number
 RESUME = "resume"  # the state of a run that is not finished
-ALL = (CHECKPOINTS, LOSSES, SUMMARY, WATCHED, SAMPLES, REPRODUCER, RESUME)
+ALL = (CHECKPOINTS, LOSSES, SUMMARY, AMOUNTS, WATCHED, SAMPLES, REPRODUCER, RESUME)
 
 
 def checkpoint(directory: Path, step: int) -> Path:

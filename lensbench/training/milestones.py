@@ -17,5 +17,5 @@ def watched_steps(experiment: Experiment) -> tuple[int, ...]:
     A run of twice the steps shares all of them.
     """
     last = experiment.training.steps
-    halves = (last / 2**n for n in range(experiment.evaluation.watch_steps))
+    halves = (last / 2**n for n in range(experiment.training.watch_steps))
     return tuple(sorted({round(step) for step in halves if step >= 1}))

@@ -35,11 +35,14 @@ def train(
     report: Callable[[int, int, str], None],
     identity: Mapping[str, str],
     probe: Probe | None = None,
+    *,
+    keep: Sequence[int] = (),
 ) -> None:
     """Train, from where an earlier call stopped, and leave the files of lensbench.training.files in `directory`.
 
     It goes on only where `identity` (the experiment, its data, the code) is the same; otherwise it starts anew.
-    `probe` is asked about the model along the way, and its answers are kept: see lensbench.training.watch.
+    The checkpoints that the experiment's own evaluation scores are kept, and those of the steps `keep`. `probe` is
+    asked about the model along the way, and its answers are kept: see lensbench.training.watch.
 
     Of several processes that have joined (lensbench.ranks) each calls this, with a `report` and a `probe` of its own;
     they must see the same `directory`, and the first one's `identity` counts.
@@ -48,7 +51,7 @@ def train(
     ranks.PeerLostError when another process has ended.
     """
     resume, losses = directory / files.RESUME, directory / files.LOSSES
-    done = scoring_steps(experiment)
+    done = tuple(sorted({*scoring_steps(experiment), *keep}))
     watched = watched_steps(experiment) if probe else ()
     left = [losses, directory / files.SUMMARY, *([directory / files.WATCHED] if watched else [])]
     trained, point = ranks.told(_begun(directory, done, left, identity) if ranks.rank() == 0 else (False, None))

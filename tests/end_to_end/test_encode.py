@@ -27,6 +27,7 @@ from lensbench.model.flux2_autoencoder import Flux2Autoencoder
 from lensbench.model.text_encoder import open_text_encoder
 from lensbench.sweep import encoding
 from lensbench.sweep.cell import run_cell
+from lensbench.sweep.cellfiles import read_records
 from lensbench.sweep.progress import Progress
 from lensbench.training.datamodule import TrainingBatches
 
@@ -139,7 +140,7 @@ def test_a_cell_reads_what_was_encoded_and_one_online_writes_nothing(on_latents:
     assert not (tmp_path / "none").exists()
     losses = [pd.read_csv(tmp_path / name / "train.csv")["loss"].tolist() for name in ("kept", "online")]
     assert losses[0] == losses[1]
-    records = [pd.read_parquet(tmp_path / name / "records.parquet") for name in ("kept", "online")]
+    records = [read_records(tmp_path / name, on_latents) for name in ("kept", "online")]
     scores = [frame[frame["metric"].str.match("geneval|validation|fd_|shapes_|caption")] for frame in records]
     assert len(scores[0]) > 8
     assert np.array_equal(scores[0]["value"], scores[1]["value"], equal_nan=True)
@@ -166,9 +167,9 @@ def test_online_features_and_data_workers_do_not_go_together() -> None:
 def test_a_cell_says_what_it_will_write_and_refuses_what_does_not_fit(
     on_latents: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lensbench.sweep import cell
+    from lensbench.sweep import cell_parts
 
-    monkeypatch.setattr(cell, "WORTH_TELLING", 1000)
+    monkeypatch.setattr(cell_parts, "WORTH_TELLING", 1000)
     monkeypatch.setattr(rowstore, "free_bytes", lambda folder: 40_000)
     seen: list[Progress] = []
     with pytest.raises(OSError, match=r"kB are to be written and the disk has 40\.0 kB free"):

@@ -9,8 +9,9 @@ import pytest
 from lensbench.experiment import Experiment
 from lensbench.model.checkpoint import load
 from lensbench.model.flux2_autoencoder import Flux2Autoencoder
+from lensbench.sampling.image_sets import read_images
 from lensbench.sweep.cell import run_cell
-from lensbench.sweep.cellfiles import read_outcomes, read_records
+from lensbench.sweep.cellfiles import evaluation_folder, read_outcomes, read_records
 from lensbench.sweep.progress import Progress
 
 BASE = Experiment().replace(
@@ -25,7 +26,7 @@ BASE = Experiment().replace(
         "training.batch": 8,
         "evaluation.prompts_per_task": 1,
         "evaluation.images_per_task": 1,
-        "evaluation.scene_images": 8,
+        "evaluation.scene_images": 20,
         "evaluation.validation_images": 8,
         "evaluation.sampling_steps": 2,
     }
@@ -47,8 +48,9 @@ def test_a_cell_on_latents_is_trained_and_scored(flux2_folder: Path, tmp_path: P
         assert np.isfinite(records["value"]).all()
         assert set(records["autoencoder_digest"]) == {digest}
         assert len(read_outcomes(tmp_path / arm, experiment, records))
-        pictures = np.load(tmp_path / arm / "pictures" / "scenes-short.npz")["images"]
-        assert pictures.shape == (8, 32, 32, 3)
+        images = read_images(evaluation_folder(tmp_path / arm, experiment) / "images" / "scenes-short")
+        assert images is not None
+        assert images.shape == (20, 32, 32, 3)
         losses[arm] = pd.read_csv(tmp_path / arm / "train.csv")["loss"]
     # The images are encoded for the first arm, and read by the second.
     assert "latents" in stages[0]

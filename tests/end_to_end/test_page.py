@@ -21,6 +21,7 @@ from lensbench.report.headline import headline
 from lensbench.report.page.write import write_page
 from lensbench.report.tables import tables
 from lensbench.sweep.sweep import Results
+from tests.images import keep_images
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 TASKS = ("single_object", "counting", "position")
@@ -74,8 +75,7 @@ def write(results: Results, folder: Path) -> Path:
     for (cell, form), rows in results.outcomes.groupby(["cell", "prompt_form"]):
         images = np.zeros((len(rows), SIDE, SIDE, 3), np.uint8)
         images[:] = np.array([color_of(str(cell), str(form), i) for i in range(len(rows))])[:, None, None]
-        (folder / "runs" / str(cell) / "pictures").mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(folder / "runs" / str(cell) / "pictures" / f"geneval-{form}.npz", images=images)
+        keep_images(folder / "runs", str(cell), str(form), images)
     grid = arrange(results)
     missing = [f"missing: {row['cell']}: {row['reason']}" for row in results.missing]
     return write_page(grid, tables(grid), headline(grid), missing, {"sweep": "study"}, [], folder / "runs", folder)

@@ -87,7 +87,7 @@ def test_a_stopped_sweep_goes_on_within_its_cells(
     out, err = process.communicate(timeout=100)
     # A cell that was far ahead of the other when both had begun has trained to its end, and says so.
     kept = sorted((tmp_path / "runs").glob("*/resume/*.json"))
-    complete = {path.parent.name for path in (tmp_path / "runs").glob("*/records.parquet")}
+    complete = {path.parents[2].name for path in (tmp_path / "runs").glob("*/evaluations/*/records.parquet")}
     if how != signal.SIGKILL:
         assert process.returncode == 128 + how
         assert "stopping: what is being trained is kept; Ctrl-C again stops at once" in out

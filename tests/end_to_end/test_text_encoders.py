@@ -10,7 +10,8 @@ from lensbench.experiment import Experiment, TextEncoder
 from lensbench.model import causal_encoder
 from lensbench.model.checkpoint import load
 from lensbench.model.text_encoder import open_text_encoder
-from lensbench.sweep.cell import encoder_of, run_cell
+from lensbench.sweep.cell import run_cell
+from lensbench.sweep.cell_parts import encoder_of
 from lensbench.sweep.cellfiles import read_records
 
 BASE = Experiment().replace(

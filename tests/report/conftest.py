@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from lensbench.sweep.sweep import Results
+from tests.images import EVALUATION, keep_images
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 HARD = dict(zip(TASKS, (0.15, -0.05, -0.1, 0.05, -0.2, -0.15), strict=True))
@@ -136,23 +137,23 @@ def simulate(
         factors=factors,
         reference=reference or {"captions.set": "alt"},
         records=pd.DataFrame(records),
-        outcomes=pd.DataFrame(outcomes) if outcomes else pd.DataFrame(columns=[*columns, "value", "reason"]),
+        outcomes=pd.DataFrame(outcomes).assign(evaluation_hash=EVALUATION)
+        if outcomes
+        else pd.DataFrame(columns=[*columns, "value", "reason"]),
         missing=gone,
         notes=[],
     )
 
 
-def draw_pictures(results: Results, runs: Path, side: int = 8) -> None:
+def draw_pictures(results: Results, runs: Path, side: int = 8, evaluation: str = EVALUATION) -> None:
     """Each cell's pictures as a run leaves them: a color for its arm, one image a judged row."""
     judged = results.outcomes[results.outcomes["metric"] == "geneval"]
     for (cell, form), rows in judged.groupby(["cell", "prompt_form"]):
         rows = rows[rows["step"] == rows["step"].max()]
-        folder = runs / str(cell) / "pictures"
-        folder.mkdir(parents=True, exist_ok=True)
         shade = np.random.default_rng(zlib.crc32(str(cell).encode())).integers(40, 220, (1, 1, 1, 3))
         images = np.broadcast_to(shade, (len(rows), side, side, 3)).astype(np.uint8).copy()
         images[:, 2:5, 2:5] = 255
-        np.savez_compressed(folder / f"geneval-{form}.npz", images=images)
+        keep_images(runs, str(cell), str(form), images, evaluation)
 
 
 @pytest.fixture(scope="session")

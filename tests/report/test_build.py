@@ -25,6 +25,7 @@ from lensbench.report.paper import main as paper_main
 from lensbench.report.pictures import sheets
 from lensbench.report.scales_figure import scales
 from lensbench.report.tables import tables
+from tests.images import keep_images
 
 ROOT = Path(__file__).resolve().parents[2]
 FACTORS = {"captions.set": ["alt", "brief", "detailed"], "model.depth": [4], "seed": [0, 1]}
@@ -221,9 +222,9 @@ def test_pictures_that_were_not_judged_are_refused(report, tmp_path):
     results, folder, _, _ = report
     runs = tmp_path / "runs"
     shutil.copytree(folder / "runs", runs)
-    for other in runs.glob("*/pictures/geneval-short.npz"):
-        np.savez_compressed(other, images=np.zeros((3, 8, 8, 3), np.uint8))
-    with pytest.raises(ValueError, match="3 pictures for 96 judged images"):
+    for cell in results.outcomes["cell"].unique():
+        keep_images(runs, str(cell), "short", np.zeros((3, 8, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match="3 images for 96 judged images"):
         sheets(arrange(results), runs, tmp_path / "pictures")
 
 

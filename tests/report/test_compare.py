@@ -17,9 +17,13 @@ from lensbench.cli import app
 from lensbench.report.changes import at_commit, changes_table, frame_changes
 from lensbench.report.compare import differences, flips, flips_csv, flips_table, matched, refuse_otherwise
 from lensbench.report.flipped import flipped_sheet
+from lensbench.report.freeze import open_frozen
 from lensbench.report.sides import open_sides
-
-FROZEN = Path(__file__).parent / "frozen"
+from lensbench.report.thaw import thaw
+from lensbench.sampling.image_sets import read_images
+from lensbench.sweep.cellfiles import image_folder
+from lensbench.sweep.sweep import cells, collect
+from tests.report.test_freeze import FROZEN, sweep
 
 
 @pytest.fixture
@@ -128,38 +132,36 @@ def test_a_sweep_is_not_compared_with_a_folder(tmp_path):
 @pytest.fixture
 def runs(tmp_path, drawn) -> Path:
     """The cells of the frozen result as a run leaves them."""
-    records, outcomes = (pd.read_parquet(FROZEN / f"{name}.parquet") for name in ("records", "outcomes"))
     folder = tmp_path / "runs"
-    for cell, rows in records.groupby("cell"):
-        (folder / cell).mkdir(parents=True)
-        rows.to_parquet(folder / cell / "records.parquet")
-        outcomes[outcomes["cell"] == cell].to_parquet(folder / cell / "outcomes.parquet")
-        (folder / cell / "experiment.json").write_text('{"evaluation": {"guidance": 3.0}}')
-    drawn(type("Results", (), {"outcomes": outcomes}), folder)
+    thaw(open_frozen(FROZEN), cells(sweep()), folder)
+    drawn(collect(sweep(), folder), folder, evaluation=sweep().base.evaluation_hash())
     return folder
 
 
-def cell_ids(**wanted) -> list[str]:
-    records = pd.read_parquet(FROZEN / "records.parquet")
-    return sorted(set(records[cell_of(records, **wanted)]["cell"]))
+def cell_id(**wanted) -> str:
+    names = {"set": "captions.set", "depth": "model.depth"}
+    levels = {names.get(name, name): value for name, value in wanted.items()}
+    (found,) = (cell.id for cell in cells(sweep()) if levels.items() <= cell.levels.items())
+    return found
 
 
 def test_cells_are_compared_with_their_pictures_side_by_side(runs, tmp_path):
-    (alt,), (detailed,) = (cell_ids(set=name, depth=2, seed=0) for name in ("alt", "detailed"))
+    alt, detailed = (cell_id(set=name, depth=2, seed=0) for name in ("alt", "detailed"))
     a, b = open_sides(runs / alt, runs / detailed, runs)
     refuse_otherwise(a, b)
     both = matched(a, b)
     assert len(flips(both)) > 0
     sheet = flipped_sheet(a, b, both, tmp_path / "flipped.png")
     pixels = np.asarray(Image.open(sheet).convert("RGB")).reshape(-1, 3)
+    evaluation = sweep().base.evaluation_hash()
     shades = {
-        tuple(np.load(runs / cell / "pictures" / "geneval-short.npz")["images"][0, 0, 0]) for cell in (alt, detailed)
+        tuple(read_images(image_folder(runs, cell, evaluation, "geneval-short"))[0, 0, 0]) for cell in (alt, detailed)
     }
     assert shades <= {tuple(pixel) for pixel in np.unique(pixels, axis=0)}  # both cells' pictures are on it
 
 
 def test_the_command_writes_tables_flips_and_pictures(runs, tmp_path):
-    (alt,), (detailed,) = (cell_ids(set=name, depth=2, seed=0) for name in ("alt", "detailed"))
+    alt, detailed = (cell_id(set=name, depth=2, seed=0) for name in ("alt", "detailed"))
     out = tmp_path / "out"
     done = CliRunner().invoke(app, ["compare", str(runs / alt), str(runs / detailed), "--out", str(out)])
     assert done.exit_code == 0, done.output

@@ -13,6 +13,7 @@ import zlib
 from collections import Counter
 from html import unescape
 from html.parser import HTMLParser
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from lensbench.report.page import comparer
 from lensbench.report.page.comparer import Sheet, choose, compare, earlier_sheets, script_json, sheets_json
 from lensbench.report.page.write import write_page
 from lensbench.report.tables import tables
+from tests.images import keep_images
 
 FACTORS = {"captions.set": ["alt", "brief", "detailed"], "model.depth": [4, 8], "seed": [0, 1]}
 GONE = ({"captions.set": "brief", "model.depth": 8, "seed": 1},)
@@ -68,9 +70,7 @@ def noise_pictures(results, runs: Path, side: int = 16) -> dict[tuple[str, str],
         images = np.broadcast_to(rng.integers(0, 255, (len(rows), 1, 1, 3)), (len(rows), side, side, 3)).astype(
             np.uint8
         )
-        folder = runs / str(cell) / "pictures"
-        folder.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(folder / f"geneval-{form}.npz", images=images)
+        keep_images(runs, str(cell), str(form), images)
         drawn[str(cell), str(form)] = images
     return drawn
 
@@ -147,13 +147,13 @@ def test_each_verdict_has_its_own_picture_prompt_and_reason(study):
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(sheet["jpeg"]))).convert("RGB")).astype(int)
         for at, item in enumerate(panel["items"]):
             task, index, sample, *texts = data["items"][item]
-            row = place[panel["cell"], form, tasks[task], index, sample]
+            row = place[panel["cell"].partition("/")[0], form, tasks[task], index, sample]
             assert data["texts"][texts[panel["form"]]] == row.prompt
             assert panel["right"][at] == ("1" if row.value else "0")
             assert data["reasons"][panel["reasons"][at]] == row.reason
             y, x = (sheet["side"] * n for n in divmod(at, sheet["columns"]))
             tile = pixels[y : y + sheet["side"], x : x + sheet["side"]]
-            wanted = drawn[panel["cell"], form][at].astype(int)
+            wanted = drawn[panel["cell"].partition("/")[0], form][at].astype(int)
             assert np.abs(tile - wanted).max() <= 6
 
 
@@ -194,9 +194,9 @@ def test_an_earlier_page_that_cannot_be_read_lends_no_pictures(tmp_path, earlier
 def test_pictures_that_were_not_judged_are_refused(study, tmp_path):
     results, *_ = study
     noise_pictures(results, tmp_path / "runs")
-    for other in (tmp_path / "runs").glob("*/pictures/*.npz"):
-        np.savez_compressed(other, images=np.zeros((3, 8, 8, 3), np.uint8))
-    with pytest.raises(ValueError, match="3 pictures for 36 judged images"):
+    for cell, form in product(results.outcomes["cell"].unique(), ("short", "detailed")):
+        keep_images(tmp_path / "runs", str(cell), form, np.zeros((3, 8, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match="3 images for 36 judged images"):
         compare(arrange(results), tmp_path / "runs", {})
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,13 +15,17 @@ from lensbench.data.latents import PatchedImages
 from lensbench.data.shapes import render, scene_matching
 from lensbench.experiment import Experiment
 from lensbench.model.autoencoder import Pixels
+from lensbench.model.checkpoint import weights_digest
 from lensbench.model.minilm import MiniLM
 from lensbench.model.sizes import denoiser_config
 from lensbench.model.transformer import LensTransformer
+from lensbench.sampling.image_sets import read_images
 from lensbench.scoring import evaluate
-from lensbench.scoring.detectors import ShapesJudge
-from lensbench.scoring.evaluate import Plan, Scores, plan, score
+from lensbench.scoring.evaluate import Checkpoint
+from lensbench.scoring.evaluation_plan import Plan, plan
 from lensbench.scoring.geneval import verdict
+from lensbench.scoring.instruments import open_instruments
+from lensbench.scoring.scores import Scores
 from lensbench.scoring.watching import first_samples, held_out_losses
 from lensbench.streams import numpy_stream
 
@@ -47,10 +53,31 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> TextFeatures:
     return encode_texts(plan_of(BASE).texts(), MiniLM(layers=(0,)), tmp_path_factory.mktemp("cache"))
 
 
-def scored(denoiser: LensTransformer, what: Plan, features: TextFeatures, **how) -> Scores:  # type: ignore[no-untyped-def]
+def scored(
+    denoiser: LensTransformer,
+    what: Plan,
+    features: TextFeatures,
+    folder: Path,
+    *,
+    final: bool = True,
+    report: Callable[[int], None] = lambda n: None,
+) -> Scores:
     pixels = Pixels(BASE.model.patch_size)
-    real = PatchedImages(what.corpus.images(what.keys), pixels)
-    return score(denoiser, ShapesJudge.load(), what, features, pixels, real, **how)
+    checkpoint = Checkpoint(
+        denoiser=denoiser,
+        step=7,
+        weights=weights_digest(denoiser),
+        plan=what,
+        instruments=open_instruments(what, "cpu"),
+        features=features,
+        text_encoder="minilm",
+        autoencoder=pixels,
+        real=PatchedImages(what.corpus.images(what.keys), pixels),
+        folder=folder / "evaluations" / "e",
+        cache=folder / "cache",
+        report=report,
+    )
+    return evaluate.evaluate(checkpoint, final=final)
 
 
 @pytest.mark.parametrize(
@@ -73,26 +100,26 @@ def test_held_out_images_are_not_trained_on() -> None:
 
 
 def perfect(  # type: ignore[no-untyped-def]
-    self, protocol: str, texts: list[str], keys: list[tuple[int, int]], guidance: float | None = None
+    denoiser, plan, features, autoencoder, noise, texts, keys, report=None, guidance=None
 ) -> np.ndarray:
-    """Draws what was asked: a scene that satisfies the prompt's row, or the held-out scene itself; and nothing at a
+    """Samples what was asked: a scene that satisfies the prompt's row, or the held-out scene itself; and nothing at a
     guidance of 9."""
-    side = self.plan.experiment.corpus.size_px
-    self.report(len(texts))
-    if protocol == "scenes":
-        return self.plan.corpus.images(self.plan.keys[: len(texts)]).permute(0, 2, 3, 1).numpy()
-    rows = {prompt.index: prompt.row for prompt in self.plan.prompts}
+    side = plan.experiment.corpus.size_px
+    report(len(texts))
+    if noise == "scenes":
+        return plan.corpus.images([plan.keys[index] for index, _ in keys]).permute(0, 2, 3, 1).numpy()
+    rows = {prompt.index: prompt.row for prompt in plan.prompts}
     scenes = [scene_matching(rows[index], numpy_stream(3, f"perfect/{index}", number)) for index, number in keys]
     return np.stack([render(scene, side) for scene in scenes]) * np.uint8(guidance != 9)
 
 
 def test_a_model_that_draws_what_it_is_asked_scores_full_marks(
-    features: TextFeatures, monkeypatch: pytest.MonkeyPatch
+    features: TextFeatures, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(evaluate._Checkpoint, "draw", perfect)
+    monkeypatch.setattr(evaluate, "sample_images", perfect)
     what, drawn = plan_of(BASE.replace({"evaluation.guidances": (1.5, 9.0)})), []
     denoiser = LensTransformer(denoiser_config(BASE, 384))
-    scores = scored(denoiser, what, features, final=True, report=drawn.append)
+    scores = scored(denoiser, what, features, tmp_path, report=drawn.append)
     found = {(row["metric"], row["prompt_form"]): row for row in scores.records}
     for form in ("short", "detailed"):
         assert found["geneval", form]["value"] == pytest.approx(1.0, abs=0.03)
@@ -119,32 +146,36 @@ def test_a_model_that_draws_what_it_is_asked_scores_full_marks(
     assert sum(len(row["boxes"]) > 2 for row in judged) > len(judged) / 2
 
 
-def test_a_model_that_draws_noise_scores_nothing(features: TextFeatures) -> None:
+def test_a_model_that_draws_noise_scores_nothing(features: TextFeatures, tmp_path: Path) -> None:
     torch.manual_seed(0)
     denoiser = LensTransformer(denoiser_config(BASE, 384))
     what = plan_of(BASE)
-    scores = scored(denoiser, what, features, final=False, report=lambda n: None)
+    scores = scored(denoiser, what, features, tmp_path, final=False)
     assert {row["metric"] for row in scores.records} == {"geneval", *(f"geneval.{p.task}" for p in what.prompts)}
     assert all(row["value"] <= 0.05 for row in scores.records if row["metric"] == "geneval")
 
 
-def test_what_is_watched_is_what_is_scored(features: TextFeatures) -> None:
+def test_what_is_watched_is_what_is_scored(features: TextFeatures, tmp_path: Path) -> None:
     torch.manual_seed(1)
     denoiser = LensTransformer(denoiser_config(BASE, 384))
     with torch.no_grad():  # the last projection is zero at first: nothing would differ
         denoiser.proj_out.weight.normal_(std=0.1)
     what, pixels = plan_of(BASE), Pixels(BASE.model.patch_size)
     real = PatchedImages(what.corpus.images(what.keys), pixels)
-    scores = scored(denoiser, what, features, final=True, report=lambda n: None)
+    scores = scored(denoiser, what, features, tmp_path)
     seen = held_out_losses(denoiser, what, features, real)
-    assert seen.records == [row for row in scores.records if row["metric"] == "validation_loss"]
+    losses = [row for row in scores.records if row["metric"] == "validation_loss"]
+    numbers = ("prompt_form", "value", "low", "high", "n")
+    assert [[row[name] for name in numbers] for row in seen.records] == [[row[n] for n in numbers] for row in losses]
     samples = first_samples(denoiser, what, features, pixels, prompts=8)
+    kept = tmp_path / "evaluations" / "e" / "images"
+    images = {form: read_images(kept / f"geneval-{form}") for form in ("short", "detailed")}
     rows = {
         (row["prompt_form"], row["prompt"]): image
         for form in ("short", "detailed")
         for row, image in zip(
             [r for r in scores.outcomes if r["metric"] == "geneval" and r["prompt_form"] == form],
-            scores.pictures[f"geneval-{form}"],
+            images[form],
             strict=True,
         )
         if row["sample"] == 0

@@ -63,7 +63,8 @@ def worker(folder: Path, log: Path, tracking: str = "none", **environment: str) 
 
 def records(runs: Path) -> pd.DataFrame:
     """Every number of every cell but what a clock or a meter gave."""
-    tables = [pd.read_parquet(path) for path in sorted(runs.glob("*/records.parquet"))]
+    paths = [path for name in ("records.parquet", "evaluations/*/records.parquet") for path in runs.glob(f"*/{name}")]
+    tables = [pd.read_parquet(path) for path in sorted(paths)]
     table = pd.concat(tables, ignore_index=True)
     return table[~table["metric"].str.contains(CLOCK)].reset_index(drop=True)
 
@@ -135,8 +136,9 @@ def test_kills_and_a_restart_change_no_byte_and_no_cell_is_made_twice(tmp_path: 
     assert shown.keys() == {cell.id for cell in every}  # one run a cell, and each point once: see `seen`
     assert {cell[0] for cell in shown.values()} == {parent.info.status} == {"FINISHED"}
     pd.testing.assert_frame_equal(records(loud / "runs"), records(quiet / "runs"), check_exact=True)
-    files = ("outcomes.parquet", "checkpoints/*/*", "pictures/*", "samples/*", "watch.csv")
+    outcomes = "evaluations/*/outcomes.parquet"
+    files = (outcomes, "evaluations/*/images/*/*", "checkpoints/*/*", "samples/*", "watch.csv")
     assert made(loud / "runs", files) == made(quiet / "runs", files)
-    assert len(made(quiet / "runs", ("outcomes.parquet",))) == 24
+    assert len(made(quiet / "runs", (outcomes,))) == 24
     for log in (*logs, *(path for path in (loud / "runs").rglob("*") if path.is_file())):
         assert PASSWORD.encode() not in log.read_bytes(), log

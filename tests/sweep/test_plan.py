@@ -83,7 +83,7 @@ def test_a_column_without_room_is_left_out_and_none_is_cut(
     out = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True).stdout
     rows = [" ".join(line.split()) for line in out.splitlines()]
     assert " ".join(("cell set shuffled images depth seed", *numbers)) in rows
-    assert " ".join(("ee9efc24dbb1 alt False 256 2 0", *numbers.values())) in rows
+    assert " ".join(("3d5c7a8687a2 alt False 256 2 0", *numbers.values())) in rows
     assert (f"no room for {left_out}:" in out) if left_out else ("no room" not in out)
 
 
@@ -149,7 +149,7 @@ def test_many_cells_are_folded_over_their_seeds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("at", [(1.0,), (0.5, 1.0)])
 def test_drawn_images_are_at_least_those_that_are_drawn(at: tuple[float, ...]) -> None:
-    from lensbench.scoring.evaluate import plan as plan_of
+    from lensbench.scoring.evaluation_plan import plan as plan_of
 
     experiment = Experiment().replace({"evaluation.at": at, "evaluation.guidances": (1.0, 5.0)})
     what = plan_of(experiment, open_corpus(experiment.corpus, 10))
@@ -158,7 +158,7 @@ def test_drawn_images_are_at_least_those_that_are_drawn(at: tuple[float, ...]) -
 
 
 def test_flops_are_those_of_cells() -> None:
-    from lensbench.sweep import cell
+    from lensbench.sweep import cell_training
 
-    assert cell.flops_per_image is flops_per_image
+    assert cell_training.flops_per_image is flops_per_image
     assert seconds_a_weight([], {}, Path()) is None

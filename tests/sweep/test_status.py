@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lensbench.sweep import claims
+from lensbench.sweep.cellfiles import evaluation_folder
 from lensbench.sweep.pruning import leftovers, remove
 from lensbench.sweep.status import by_arm, seconds_left, standings
 from lensbench.sweep.sweep import Cell, cells, load
@@ -40,6 +41,15 @@ def lensbench(folder: Path, *words: str, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
+def complete(runs: Path, cell: Cell) -> None:
+    """The files that say that a cell is complete."""
+    for place in cell.evaluations:
+        folder = evaluation_folder(runs / cell.id, place.experiment)
+        folder.mkdir(parents=True)
+        (folder / "records.parquet").touch()
+    (runs / cell.id / "records.parquet").touch()
+
+
 def claim_of(runs: Path, cell: Cell) -> claims.Claim:
     (runs / cell.id).mkdir(parents=True, exist_ok=True)
     claim = claims.take(runs / cell.id, claims.state(runs / cell.id))
@@ -51,7 +61,7 @@ def test_every_standing_is_told_with_its_reason(tmp_path: Path, every: list[Cell
     runs = tmp_path / "runs"
     done, running, failing, alone, dead, _ = every
     claim_of(runs, done).end("complete")
-    (runs / done.id / "records.parquet").touch()
+    complete(runs, done)
     held = claim_of(runs, running)
     held.beat({"stage": "training", "done": 60, "total": 240, "note": "loss 0.5, 100 images/s"})
     claim_of(runs, failing).end("failed", "ValueError: too few images")
@@ -109,17 +119,17 @@ def test_pruning_frees_what_complete_cells_leave_and_nothing_that_is_needed(tmp_
             (directory / "checkpoints" / f"step-{step:06d}").mkdir(parents=True)
             (directory / "checkpoints" / f"step-{step:06d}" / "model").write_bytes(bytes(100))
         (directory / "experiment.json").touch()
-    (done / "records.parquet").touch()
+    complete(tmp_path, every[0])
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "features").write_bytes(bytes(10))
     assert {(of.what, of.bytes) for of in leftovers(every, tmp_path)} == {("resume points", 1000)}
     found = leftovers(every, tmp_path, checkpoints=True)
     assert {(of.what, of.bytes) for of in found} == {("resume points", 1000), ("earlier checkpoints", 100)}
     remove(found)
-    assert sorted(path.name for path in done.iterdir()) == ["checkpoints", "experiment.json", "records.parquet"]
+    left = ["checkpoints", "evaluations", "experiment.json", "records.parquet"]
+    assert sorted(path.name for path in done.iterdir()) == left
     assert [path.name for path in (done / "checkpoints").iterdir()] == ["step-000020"]
     assert len(list(begun.rglob("*"))) == 8
     for cell in every[1:]:
-        (tmp_path / cell.id).mkdir(exist_ok=True)
-        (tmp_path / cell.id / "records.parquet").touch()
+        complete(tmp_path, cell)
     assert {of.what for of in leftovers(every, tmp_path)} == {"resume points", "features and latents"}

@@ -16,6 +16,7 @@ from lensbench.commands.sweeps import prepared
 from lensbench.data.corpus import open_corpus
 from lensbench.experiment import Experiment, FolderCorpus, one_line
 from lensbench.report.grid import arrange
+from lensbench.sweep import cellfiles
 from lensbench.sweep.cellfiles import OUTCOME_COLUMNS, RECORD_COLUMNS
 from lensbench.sweep.sweep import Cell, Sweep, cells, collect, load
 
@@ -34,8 +35,6 @@ def write_cell(runs: Path, cell: Cell, value: float = 0.5, **changes: Any) -> Pa
     directory = runs / cell.id
     directory.mkdir(parents=True, exist_ok=True)
     row: dict[str, Any] = dict.fromkeys(RECORD_COLUMNS, 0) | {
-        "cell": cell.id,
-        "experiment_hash": cell.experiment.hash(),
         "prompt_form": "short",
         "metric": "geneval",
         "value": value,
@@ -45,10 +44,11 @@ def write_cell(runs: Path, cell: Cell, value: float = 0.5, **changes: Any) -> Pa
         "commit": "c",
         "hardware": "h",
     }
-    pd.DataFrame([row | changes]).to_parquet(directory / "records.parquet")
-    outcome = dict.fromkeys(OUTCOME_COLUMNS, 0) | {"cell": cell.id, "metric": "geneval"}
-    pd.DataFrame([outcome] * 4).to_parquet(directory / "outcomes.parquet")
-    return directory
+    outcomes = pd.DataFrame([dict.fromkeys(OUTCOME_COLUMNS, 0) | {"metric": "geneval"}] * 4)
+    for place in cell.evaluations:
+        records = pd.DataFrame([row | changes, row | changes | {"metric": "train_seconds"}])
+        cellfiles.write_cell(directory, place.experiment, records, outcomes)
+    return cellfiles.evaluation_folder(directory, cell.experiment)
 
 
 factor_sets = st.fixed_dictionaries(
@@ -190,7 +190,8 @@ def test_collected_rows_carry_their_factor_levels(tmp_path: Path) -> None:
     assert results.missing == results.notes == []
     assert results.reference == {"captions.set": "alt"}
     assert results.factors == {"captions.set": list(ARMS), "model.depth": [2, 3], "seed": [0, 1]}
-    assert len(results.outcomes) == 4 * len(results.records) == 4 * 12
+    assert len(results.outcomes) == 4 * 12
+    assert len(results.records) == 2 * 12, "a score and a fact each"
     for i, cell in enumerate(cells(sweep)):
         row = results.records[results.records["cell"] == cell.id].iloc[0]
         assert {dotted: row[dotted] for dotted in cell.levels} == cell.levels
@@ -213,7 +214,8 @@ def test_every_kind_of_missing_cell_is_listed_with_its_reason(tmp_path: Path) ->
     (tmp_path / failed.id / "error.txt").write_text("Traceback\n  File x\nValueError: the loss is no number\n")
     records = write_cell(tmp_path, corrupt) / "records.parquet"
     records.write_bytes(records.read_bytes()[:-40])
-    write_cell(tmp_path, other, experiment_hash="0" * 64)
+    path = write_cell(tmp_path, other) / "records.parquet"
+    pd.read_parquet(path).assign(experiment_hash="0" * 64).to_parquet(path)
     path = write_cell(tmp_path, columns) / "records.parquet"
     pd.read_parquet(path).drop(columns="value").to_parquet(path)
     (write_cell(tmp_path, lost) / "outcomes.parquet").unlink()

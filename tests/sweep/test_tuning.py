@@ -18,7 +18,7 @@ import pytest
 from lensbench.commands.sweeps import on_corpus, prepared
 from lensbench.experiment import Experiment
 from lensbench.report.tuning import tuning_figure, tuning_table
-from lensbench.sweep.cellfiles import RECORD_COLUMNS
+from lensbench.sweep.cellfiles import RECORD_COLUMNS, write_cell
 from lensbench.sweep.collecting import collect
 from lensbench.sweep.progress import Progress
 from lensbench.sweep.storage import address
@@ -37,7 +37,7 @@ base = Experiment().replace(
         "corpus.size_px": 16, "images": 16, "text_encoder.layers": (0,), "model.depth": 1, "training.steps": 16,
         "training.batch": 4, "evaluation.prompts_per_task": 1, "evaluation.images_per_task": 1,
         "evaluation.scene_images": 8, "evaluation.validation_images": 8, "evaluation.sampling_steps": 1,
-        "evaluation.watch_images": 0,
+        "training.watch_images": 0,
     }
 )
 sweep = Sweep(
@@ -268,7 +268,9 @@ class Losses:
         self.ran: list[Experiment] = []
         self.bad, self.dies, self.best = bad, dies, best
 
-    def __call__(self, experiment: Experiment, directory: Path, *, cache: Path, report: Any) -> None:
+    def __call__(
+        self, experiment: Experiment, directory: Path, *, cache: Path, report: Any, evaluations: Any = ()
+    ) -> None:
         self.ran.append(experiment)
         if len(self.ran) <= self.dies:
             raise RuntimeError("the device fell off")
@@ -284,11 +286,12 @@ class Losses:
         found = []
         for form, loss in self.by_form(experiment, last).items():
             row = dict.fromkeys(RECORD_COLUMNS, 0) | {
-                "cell": experiment.cell_id(), "experiment_hash": experiment.hash(), "metric": "validation_loss",
-                "prompt_form": form, "value": loss, "step": last,
+                "metric": "validation_loss", "prompt_form": form, "value": loss, "step": last,
+                "evaluation_hash": experiment.evaluation_hash(), "held_out_digest": "h",
             }  # fmt: skip
-            found.append(row)
-        pd.DataFrame(found).to_parquet(directory / "records.parquet")
+            found += [row]
+        fact = row | {"metric": "train_seconds", "prompt_form": "", "evaluation_hash": ""}
+        write_cell(directory, experiment, pd.DataFrame([*found, fact]), pd.DataFrame())
 
     def by_form(self, experiment: Experiment, step: int) -> dict[str, float]:
         """Alt-text does well on short prompts, whatever else on detailed ones; far from well on the other wording."""
@@ -370,7 +373,7 @@ def test_a_trial_whose_process_died_is_queued_again_and_one_that_fails_is_tried_
 def test_a_users_mistake_ends_the_tuning_in_its_own_words(tmp_path: Path) -> None:
     worker = tuner(tmp_path)
 
-    def wrong(experiment: Experiment, directory: Path, *, cache: Path, report: Any) -> None:
+    def wrong(experiment: Experiment, directory: Path, **how: Any) -> None:
         raise ValueError("the corpus holds no image")
 
     with pytest.raises(ValueError, match="the corpus holds no image"):

@@ -16,6 +16,7 @@ import pytest
 
 from lensbench.experiment import Experiment
 from lensbench.sweep import claims
+from lensbench.sweep.cellfiles import evaluation_folder, is_complete
 from lensbench.sweep.status import standings
 from lensbench.sweep.sweep import Sweep, cells, collect
 from lensbench.sweep.worker import check_writable, clear
@@ -29,7 +30,7 @@ import numpy as np, pandas as pd
 from rich.console import Console
 from lensbench.experiment import Experiment
 from lensbench.streams import numpy_stream
-from lensbench.sweep.cellfiles import OUTCOME_COLUMNS, RECORD_COLUMNS
+from lensbench.sweep.cellfiles import OUTCOME_COLUMNS, RECORD_COLUMNS, write_cell
 from lensbench.sweep.progress import Progress
 from lensbench.sweep.sweep import Sweep
 from lensbench.sweep.session import StoppedError, work
@@ -37,8 +38,10 @@ from lensbench.sweep.session import StoppedError, work
 runs, steps = Path(sys.argv[1]), 20
 pause = float(sys.argv[2])
 
-def run_cell(experiment, directory, *, cache, report):
-    assert {p.name for p in directory.iterdir()} <= {".claims", "train.csv"}, "the directory was not cleared"
+def run_cell(experiment, directory, *, cache, report, evaluations):
+    assert evaluations == [experiment.evaluation]
+    kept = {".claims", "train.csv", "evaluations", "records.parquet"}
+    assert {p.name for p in directory.iterdir()} <= kept, "the directory was not cleared"
     with (runs / "begun").open("a") as log:
         log.write(f"{directory.name} {os.getpid()}\\n")
     while len({line.split()[1] for line in (runs / "begun").read_text().splitlines()}) < int(os.environ.get("MEET", 1)):
@@ -58,16 +61,12 @@ def run_cell(experiment, directory, *, cache, report):
                 raise RuntimeError("the loss is no number")
             if step == 10 and (runs / "exit").exists():
                 sys.exit(1)  # what some libraries do on a signal
-    row = dict.fromkeys(RECORD_COLUMNS, 0) | {
-        "cell": experiment.cell_id(), "experiment_hash": experiment.hash(), "metric": "geneval",
+    row = dict.fromkeys(RECORD_COLUMNS, 0) | {"metric": "geneval",
         "prompt_form": "short", "value": float(1 / (1 + np.exp(-weights.mean()))),
         "judge_digest": "j", "extractor": "", "prompts_digest": "p", "commit": "c", "hardware": "h"}
-    outcome = dict.fromkeys(OUTCOME_COLUMNS, 0) | {
-        "cell": experiment.cell_id(), "metric": "geneval", "prompt_form": "short", "task": "colors"}
-    pd.DataFrame([outcome, outcome | {"value": 1}]).to_parquet(directory / "outcomes.parquet")
-    task = row | {"metric": "geneval.colors", "value": 0.5, "n": 2}
-    pd.DataFrame([row, task]).to_parquet(directory / "records.partial")
-    os.replace(directory / "records.partial", directory / "records.parquet")
+    outcome = dict.fromkeys(OUTCOME_COLUMNS, 0) | {"metric": "geneval", "prompt_form": "short", "task": "colors"}
+    task, fact = row | {"metric": "geneval.colors", "value": 0.5, "n": 2}, row | {"metric": "train_seconds", "value": 1}
+    write_cell(directory, experiment, pd.DataFrame([row, task, fact]), pd.DataFrame([outcome, outcome | {"value": 1}]))
 
 arms = tuple(os.environ.get("ARMS", "alt,brief,detailed").split(","))
 sweep = Sweep(name=os.environ.get("SWEEP", "s"), base=Experiment(), factors={"captions.set": arms, "seed": (0, 1)},
@@ -234,7 +233,7 @@ def test_a_worker_takes_over_the_cell_of_one_that_is_killed(
     assert other.stdout is not None
     waiting = "waiting for 1 cell(s) that other processes are running"
     assert any(waiting in line for line in iter(other.stdout.readline, ""))  # there is nothing left to take
-    assert sum((tmp_path / cell.id / "records.parquet").exists() for cell in CELLS) == len(CELLS) - 1
+    assert sum(is_complete(tmp_path / cell.id, cell) for cell in CELLS) == len(CELLS) - 1
     doomed.kill()
     end(doomed)
     assert end(other)[0] == 0
@@ -366,8 +365,8 @@ def test_corrupt_and_deleted_records_are_made_again_whatever_the_study_says(
     corrupt, deleted, torn, cut = CELLS[2:6]
     (tmp_path / corrupt.id / "records.parquet").write_bytes(b"PAR1 torn")
     (tmp_path / deleted.id / "records.parquet").unlink()
-    (tmp_path / torn.id / "outcomes.parquet").write_bytes(b"PAR1 torn")
-    images = tmp_path / cut.id / "outcomes.parquet"
+    (evaluation_folder(tmp_path / torn.id, torn.experiment) / "outcomes.parquet").write_bytes(b"PAR1 torn")
+    images = evaluation_folder(tmp_path / cut.id, cut.experiment) / "outcomes.parquet"
     pd.read_parquet(images).iloc[1:].to_parquet(images)
     reasons = {row["cell"]: row["reason"] for row in collect(SWEEP, tmp_path).missing}
     assert reasons.keys() == {cell.id for cell in CELLS[2:6]}
@@ -397,7 +396,7 @@ def test_a_corrupt_study_database_is_an_error_that_says_what_to_do(script: Path,
 def test_a_full_disk_ends_the_sweep_in_an_error_that_says_so(script: Path, tmp_path: Path) -> None:
     runs = tmp_path / "small"
     runs.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(runs)], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=800k", "tmpfs", str(runs)], capture_output=True).returncode:
         pytest.skip("this machine does not let root mount")
     try:
         # room for the databases and the first cells' start, and then a cell fills what is left
@@ -432,11 +431,16 @@ def test_clearing_a_cell_keeps_its_lock_and_its_training_and_follows_no_link(tmp
     (cell / "checkpoints" / "step-1").mkdir(parents=True)
     (cell / ".claims" / "1").mkdir(parents=True)
     (cell / "train.csv").touch()
-    (cell / "pictures").mkdir()
-    (cell / "records.parquet").touch()
+    (cell / "evaluations" / "one").mkdir(parents=True)
+    (cell / "error.txt").touch()
     (cell / "link").symlink_to(outside)
+    kept = [".claims", "checkpoints", "evaluations", "train.csv"]
     clear(cell)
-    assert sorted(entry.name for entry in cell.iterdir()) == [".claims", "checkpoints", "train.csv"]
+    assert sorted(entry.name for entry in cell.iterdir()) == kept
+    (cell / "records.parquet").touch()  # then it is trained, and an evaluation alone is to be made
+    (cell / "error.txt").touch()
+    clear(cell)
+    assert sorted(entry.name for entry in cell.iterdir()) == sorted([*kept, "records.parquet"])
     assert (outside / "precious").exists()
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from lensbench import spool
 from lensbench.experiment import Experiment
-from lensbench.sweep.cellfiles import RECORD_COLUMNS
+from lensbench.sweep.cellfiles import RECORD_COLUMNS, evaluation_folder, write_cell
 from lensbench.sweep.sweep import Sweep, cells
 from lensbench.sweep.vitals import telling
 from lensbench.tracking.store import EXPERIMENT
@@ -48,20 +48,21 @@ def write_checkpoint(directory: Path, step: int) -> None:
 
 def complete(directory: Path, experiment: Experiment, value: float = 0.5, steps: int = STEPS) -> None:
     """The files of a complete cell, whether or not it has told anything before."""
-    for folder in ("pictures", "samples"):
-        (directory / folder).mkdir(parents=True, exist_ok=True)
+    images = evaluation_folder(directory, experiment) / "images"
+    for folder in (images, directory / "samples"):
+        folder.mkdir(parents=True, exist_ok=True)
     (directory / "experiment.json").write_text(experiment.model_dump_json())
     table = pd.DataFrame({"step": np.arange(1, steps + 1)})
     table = table.assign(loss=1 / table["step"], learning_rate=0.1 * table["step"], images=16, seconds=table["step"])
     table.loc[5, "loss"] = np.nan
     table.to_csv(directory / "train.csv", index=False)
-    for picture in ("pictures/grid.png", "samples/step-000600.png"):
-        Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(directory / picture)
+    for path in (images / "grid.png", directory / "samples/step-000600.png"):
+        Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(path)
     write_checkpoint(directory, 300)
     write_checkpoint(directory, 600)
     digests = {name: name[0] * 64 for name in RECORD_COLUMNS if name.endswith("digest")}
     row: dict[str, Any] = dict.fromkeys(RECORD_COLUMNS, 0) | digests
-    row |= {"cell": directory.name, "experiment_hash": experiment.hash(), "commit": "abc", "hardware": "a cpu"}
+    row |= {"commit": "abc", "hardware": "a cpu"}
     rows = [
         row | {"metric": metric, "prompt_form": form, "value": v, "step": step}
         for metric, form, v, step in [
@@ -73,8 +74,7 @@ def complete(directory: Path, experiment: Experiment, value: float = 0.5, steps:
             ("fd_shapes", "", np.nan, 600),
         ]
     ]
-    pd.DataFrame(rows).to_parquet(directory / "records.partial")
-    (directory / "records.partial").rename(directory / "records.parquet")
+    write_cell(directory, experiment, pd.DataFrame(rows), pd.DataFrame())
 
 
 def whole(runs: Path, sweep: Sweep) -> None:
@@ -123,7 +123,7 @@ def seen(uri: str, sweep: Sweep) -> dict[str, Any]:
         assert len(scores) == len(models), "a checkpoint has two models"
         files = sorted(
             file.path
-            for folder in (None, "pictures", "samples")
+            for folder in (None, "images", "samples")
             for file in client.list_artifacts(run.info.run_id, folder)
         )
         data = sorted(item.dataset.name for item in run.inputs.dataset_inputs)

@@ -29,7 +29,7 @@ from tests.tracking.cells import complete, parent_of, runs_of, seen, sweep_of, t
 CELL_SECONDS = 0.3
 
 
-def run_cell(experiment: Experiment, directory: Path, *, cache: Path, report: Any) -> None:
+def run_cell(experiment: Experiment, directory: Path, *, cache: Path, report: Any, evaluations: Any) -> None:
     """A cell that takes CELL_SECONDS and tells of it."""
     with telling(directory):
         tell(directory, 1, 300)
@@ -61,7 +61,7 @@ def test_a_sweep_is_shown_while_it_runs_and_whole_when_it_has(tmp_path: Path) ->
     sync(tmp_path / "runs", sweep, uri)  # making a store takes seconds
     states = []
 
-    def watched(experiment: Experiment, directory: Path, *, cache: Path, report: Any) -> None:
+    def watched(experiment: Experiment, directory: Path, **how: Any) -> None:
         with telling(directory):
             tell(directory, 1, 300)
             until = time.monotonic() + 30

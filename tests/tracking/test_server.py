@@ -51,7 +51,7 @@ def test_a_server_that_is_killed_and_started_again_has_everything_once_and_in_or
             live[:] = [run.info.status for run in runs_of(tracked.url, sweep)]
         return bool(live)
 
-    def told_through_an_outage(experiment: Experiment, directory: Path, *, cache: Path, report: Any) -> None:
+    def told_through_an_outage(experiment: Experiment, directory: Path, **how: Any) -> None:
         with telling(directory):
             tell(directory, 1, 200)
             if tracked.process is not None:
@@ -107,7 +107,7 @@ def test_a_database_without_a_server_that_restarts_has_everything_once(tmp_path:
                 return bool(asked.execute("SELECT 1 FROM runs WHERE status = 'RUNNING'").fetchone())
             return False
 
-        def restarting(experiment: Experiment, directory: Path, *, cache: Path, report: Any) -> None:
+        def restarting(experiment: Experiment, directory: Path, **how: Any) -> None:
             with telling(directory):
                 tell(directory, 1, 300)
                 if "is away" not in out.getvalue():

@@ -20,9 +20,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from lensbench.experiment import DIRECTORY_DIGITS
 from lensbench.report.figures import arm_colors
 from lensbench.report.grid import GENEVAL, Grid
 from lensbench.report.levels import Level
+from lensbench.report.pictures import judged_images
+from lensbench.sampling.image_sets import read_images
 from lensbench.scoring.geneval import COUNTING_THRESHOLD, THRESHOLD
 
 MOST_PICTURES = 20_000  # in a page, of a side of at most SMALL
@@ -129,11 +132,11 @@ def compare(grid: Grid, runs: Path | None, earlier: Mapping[str, Sheet]) -> Comp
             for key, prompt in zip(_keys(rows[keep]), rows["prompt"][keep].astype(str), strict=True):
                 wording.setdefault(key, {}).setdefault(form, prompt)
         for (form, arm), (rows, keep) in shown.items():
-            cell, kept = str(rows["cell"].iloc[0]), rows[keep]
+            cell, kept = _scored_cell(rows), rows[keep]
             keys = list(_keys(kept))
             asked = [*zip(keys, kept["prompt"].astype(str), strict=True)]
             name = f"{cell}/{form}"
-            path = _pictures(runs, cell, form)
+            path = _pictures(runs, rows, form)
             sheet = earlier.get(name) if path is None else _sheet(path, keep, asked)
             if sheet is not None and sheet.of == _digest(asked):
                 found.sheets[name] = sheet
@@ -260,27 +263,32 @@ def _side(first: pd.DataFrame, runs: Path | None, earlier: Mapping[str, Sheet]) 
     """The side of the sweep's pictures, by the first that is found."""
     if earlier:
         return next(iter(earlier.values())).drawn
-    path = _pictures(runs, str(first["cell"].iloc[0]), str(first["prompt_form"].iloc[0]))
-    if path is None:
-        return SMALL
-    with np.load(path) as file:
-        return int(file["images"].shape[1])
+    path = _pictures(runs, first, str(first["prompt_form"].iloc[0]))
+    images = None if path is None else read_images(path)
+    return SMALL if images is None else int(images.shape[1])
 
 
-def _pictures(runs: Path | None, cell: str, form: str) -> Path | None:
-    """The file of a cell's judged pictures, if it is there."""
-    path = None if runs is None else runs / cell / "pictures" / f"geneval-{form}.npz"
-    return path if path is not None and path.is_file() else None
+def _scored_cell(rows: pd.DataFrame) -> str:
+    """The cell of judged rows and, where it is known, its evaluation."""
+    evaluation = rows["evaluation_hash"].iloc[0] if "evaluation_hash" in rows else ""
+    return str(rows["cell"].iloc[0]) + (f"/{evaluation[:DIRECTORY_DIGITS]}" if isinstance(evaluation, str) else "")
+
+
+def _pictures(runs: Path | None, rows: pd.DataFrame, form: str) -> Path | None:
+    """The folder of a cell's judged images, if it is there."""
+    path = None if runs is None else judged_images(runs, rows.iloc[0], form)
+    return path if path is not None and path.is_dir() else None
 
 
 def _sheet(path: Path, keep: np.ndarray, asked: list[tuple[Key, str]]) -> Sheet:
-    """The kept pictures of a file as one JPEG, without the loss of color that JPEG usually has."""
+    """The kept images of a set's folder as one JPEG, without the loss of color that JPEG usually has."""
     from PIL import Image
 
-    with np.load(path) as file:
-        images = file["images"]
-    if len(images) != len(keep):
-        raise ValueError(f"{path}: {len(images)} pictures for {len(keep)} judged images; run the cell again")
+    images = read_images(path)
+    if images is None or len(images) != len(keep):
+        raise ValueError(
+            f"{path}: {0 if images is None else len(images)} images for {len(keep)} judged images; run the cell again"
+        )
     images, drawn = images[keep], int(images.shape[1])
     side = min(drawn, LARGEST)
     if side < drawn:

@@ -1,0 +1,72 @@
+"""`lensbench score SWEEP.py`: further scores of a sweep's checkpoints, without training a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lensbench.sweep.sweep import Sweep
+
+SHOWN = 3  # cells that an error names
+
+
+def score_sweep(
+    sweep_file: Path,
+    metrics: str | None,
+    weights: Mapping[str, str],
+    runs: Path,
+    results: Path,
+    corpus: Path | None,
+    workers: int,
+    console: Console,
+) -> bool:
+    """Make the evaluations of a sweep that are not made, with further `metrics`, and report; whether all are there.
+
+    Raises ValueError, one line, before anything is sampled: for cells that are not trained, weights that are not there.
+    """
+    from lensbench.commands.sweeps import prepared, report_on, work_here
+    from lensbench.sweep.cell import checkpoints_lacking
+    from lensbench.sweep.sweep import cells
+
+    sweep = with_metrics(prepared(sweep_file, corpus), metrics, weights)
+    every = cells(sweep)
+    lacking = [
+        cell.id for cell in every if checkpoints_lacking(runs / cell.id, [one.experiment for one in cell.evaluations])
+    ]
+    if lacking:
+        named = ", ".join(lacking[:SHOWN]) + (" and more" if len(lacking) > SHOWN else "")
+        raise ValueError(
+            f"{len(lacking)} of {len(every)} cells lack a checkpoint that is to be scored ({named}); "
+            f"lensbench run {sweep_file} trains them, lensbench score trains nothing"
+        )
+    failed = not work_here(sweep, runs, console, workers, None, None)
+    complete = report_on(sweep, runs, results, None)
+    if metrics is not None:
+        told = ", ".join(f'"{word}"' for word in sweep.base.evaluation.metrics)
+        console.print(
+            f"to keep these metrics in later reports, write metrics=({told}) in the evaluation of {sweep_file}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+    return complete and not failed
+
+
+def with_metrics(sweep: Sweep, metrics: str | None, weights: Mapping[str, str]) -> Sweep:
+    """The sweep with further metrics and the places of their weights. ValueError, one line, for unknown ones."""
+    from lensbench.scoring.measured import asked, check_weights, words_of
+
+    base = sweep.base
+    changes: dict[str, object] = {"evaluation.weights": {**base.evaluation.weights, **weights}}
+    if metrics is not None:
+        before = words_of(base)
+        words = [word.strip() for word in metrics.split(",")]
+        changes["evaluation.metrics"] = (*before, *dict.fromkeys(word for word in words if word not in before))
+    base = base.replace(changes)
+    asked(base)
+    check_weights(base)
+    return sweep.model_copy(update={"base": base})

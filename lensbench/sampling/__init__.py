@@ -1,0 +1,1 @@
+"""Images from a checkpoint: sampled once, kept, and read by whatever scores them."""

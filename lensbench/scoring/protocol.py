@@ -1,0 +1,85 @@
+"""The protocol of a number: everything that must be known to compare it, as a record keeps it and as a line says it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from lensbench.scoring.geneval import COUNTING_THRESHOLD, THRESHOLD
+
+if TYPE_CHECKING:
+    import torch
+
+    from lensbench.scoring.evaluation_plan import Plan
+    from lensbench.scoring.instruments import Instruments
+    from lensbench.scoring.real_images import RealImages
+    from lensbench.scoring.set_scores import Row
+
+DIGITS = 12  # of a digest
+
+
+def of_sampling(plan: Plan, weights: torch.Tensor, guidance: float | None) -> dict[str, Any]:
+    """How the images were sampled; None is the evaluation's own guidance."""
+    e = plan.experiment.evaluation
+    return {
+        "prompts": plan.digest()[:DIGITS],
+        "guidance": e.guidance if guidance is None else guidance,
+        "sampler": "Euler",
+        "sampling_steps": e.sampling_steps,
+        "prompt_seed": e.prompt_seed,
+        "size_px": plan.experiment.corpus.size_px,
+        "precision": str(weights.dtype).removeprefix("torch."),
+        "device": weights.device.type,
+    }
+
+
+def of_judge(plan: Plan, tools: Instruments) -> dict[str, Any]:
+    """Who judged the images, and above which score a detection counts."""
+    judge = tools.sees or tools.judge
+    assert judge is not None
+    told = {"judge": judge.name, "weights": judge.digest[:DIGITS]}
+    return told | ({"threshold": [THRESHOLD, COUNTING_THRESHOLD]} if plan.prompts else {})
+
+
+def of_distance(row: Row, real: RealImages) -> dict[str, Any]:
+    """What the features are of, and which real images the distance is taken to."""
+    told = {"extractor": row.extractor, "weights": row.weights[:DIGITS], "resize": row.resize}
+    told |= {"reference": real.name, "reference_digest": real.digest[:DIGITS]}
+    return told | {"reference_images": row.reference_images, "floor_of": row.floor_of}
+
+
+def of_image_text(row: Row) -> dict[str, Any]:
+    """Which CLIP, how long its window is and how many texts were cut to it."""
+    told = {"extractor": row.extractor, "weights": row.weights[:DIGITS], "resize": row.resize}
+    return told | {"window": row.details["window"], "cut": row.details["cut"], "prefix": row.details["prefix"]}
+
+
+def protocol_line(label: str, protocol: str | Mapping[str, Any], images: int, forms: str = "") -> str:
+    """All of it in one line for people, e.g. `FID: inception f58cb9b6ec32, clean-fid ..., 256 images against ...`."""
+    told = json.loads(protocol) if isinstance(protocol, str) else dict(protocol)
+    parts = []
+    if "extractor" in told:
+        parts += [f"{told['extractor']} (weights {told['weights']}, {told['resize']})"]
+    if "judge" in told:
+        parts += [f"{told['judge']} (weights {told['weights']})"]
+    if "threshold" in told:
+        usual, counting = told["threshold"]
+        parts += [f"detections above {usual:g}, in counting above {counting:g}"]
+    if "window" in told:
+        parts += [f"texts of at most {told['window']} tokens, {told['cut']} cut"]
+    words = f"{images:,} images"
+    if "reference" in told:
+        real = f"{told['reference_images']:,} " if told["reference_images"] is not None else ""
+        words += f" against {real}{told['reference']} ({told['reference_digest']})"
+    parts += [words]
+    if "held_out" in told:
+        parts += [f"held-out texts {told['held_out']}"]
+    if "prompts" in told:
+        parts += [f"prompts {told['prompts']}{f' ({forms})' if forms else ''}"]
+    if "guidance" in told:
+        parts += [f"guidance {told['guidance']:g}", f"{told['sampler']}, {told['sampling_steps']} steps"]
+        parts += [f"{told['size_px']} px"]
+    parts += [f"prompt seed {told['prompt_seed']}"] if "prompt_seed" in told else []
+    parts += [f"{told['precision']} on {told['device'].upper()}"] if "precision" in told else []
+    return f"{label}: {', '.join(parts)}."

@@ -1,0 +1,97 @@
+"""One evaluation of a trained cell: every checkpoint scored, images kept, `records.parquet` last."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from lensbench.captions.texts import arm_digest
+from lensbench.experiment import Experiment
+from lensbench.model.checkpoint import load, weights_digest
+from lensbench.scoring.evaluate import Checkpoint, evaluate
+from lensbench.scoring.scores import Scores
+from lensbench.sweep.cell_parts import Parts, device, instruments_of
+from lensbench.sweep.cell_records import origin_of, recorded_costs, write_records
+from lensbench.sweep.cellfiles import OUTCOMES, evaluation_folder, write_table
+from lensbench.sweep.cost import Counter
+from lensbench.sweep.looking import Amount
+from lensbench.sweep.progress import Progress
+from lensbench.training import files
+from lensbench.training.milestones import scoring_steps
+
+
+def score_cell(parts: Parts, experiment: Experiment, directory: Path, counter: Counter) -> None:
+    """Make the evaluation of `experiment` from the cell's checkpoints; images that are there are not sampled again.
+
+    Raises ValueError, one line, where a checkpoint is not there or real images are damaged.
+    """
+    began = time.perf_counter()
+    folder = evaluation_folder(directory, experiment)
+    folder.mkdir(parents=True, exist_ok=True)
+    told = json.loads(experiment.evaluation.model_dump_json())
+    (folder / "evaluation.json").write_text(json.dumps(told, indent=1) + "\n")
+    what = parts.plan(experiment)
+    tools = instruments_of(what)
+    features = parts.features(what.texts(), "prompts")
+    real = parts.latents(what.keys, "held-out images")
+    parts.encoder.unload()
+    amounts = read_amounts(directory)
+    steps = scoring_steps(experiment)
+    total, done = sum(what.images(final=step == steps[-1]) for step in steps), 0
+
+    def seen(n: int) -> None:
+        nonlocal done
+        done += n
+        parts.report(Progress("scoring", done, total, "images sampled"))
+
+    rows, outcomes = [], []
+    key = {"cell": experiment.cell_id(), "evaluation_hash": experiment.evaluation_hash()}
+    for step in steps:
+        path = files.checkpoint(directory, step)
+        if not path.is_dir():
+            raise ValueError(f"{path}: not there, so that nothing can be scored; lensbench run trains the cell again")
+        denoiser = load(path).to(device())
+        found = evaluate(
+            Checkpoint(
+                denoiser=denoiser,
+                step=step,
+                weights=weights_digest(denoiser),
+                plan=what,
+                instruments=tools,
+                features=features,
+                text_encoder=parts.encoder.digest,
+                autoencoder=parts.autoencoder,
+                real=real,
+                folder=folder,
+                cache=parts.cache,
+                report=seen,
+            ),
+            final=step == steps[-1],
+        )
+        rows += [(step, row) for row in found.records]
+        outcomes += [key | {"step": step} | row for row in found.outcomes]
+    counter.note()
+    spent = Scores()
+    spent.add_record("cell_seconds", "", time.perf_counter() - began, steps[-1])
+    for metric, value, source in recorded_costs(directory):
+        spent.add_record(metric, "", value, steps[-1], extractor=source)
+    rows += [(steps[-1], row) for row in spent.records]
+    origin = origin_of(parts, tools.judge_digest) | {"prompts_digest": what.digest()}
+    origin |= {"captions_digest": arm_digest(parts.corpus.train_keys, parts.texts)}
+    write_table(pd.DataFrame(outcomes), folder / OUTCOMES)
+    write_records(
+        folder, experiment, rows, amounts, origin, what.held_out_digest(), evaluation_hash=key["evaluation_hash"]
+    )
+
+
+def read_amounts(directory: Path) -> dict[int, Amount]:
+    """How far the training was at each of its checkpoints. Raises ValueError, one line, where that is damaged."""
+    path = directory / files.AMOUNTS
+    try:
+        told = json.loads(path.read_text())
+        return {int(step): Amount(**found) for step, found in told.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        raise ValueError(f"{path}: missing or damaged; remove {directory} to train the cell again") from None

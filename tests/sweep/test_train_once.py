@@ -1,0 +1,244 @@
+"""Training and evaluation are two values: what is trained once is scored as often as one likes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lensbench.experiment import Experiment
+from lensbench.sampling import image_sets
+from lensbench.scoring import evaluate
+from lensbench.sweep import cell_training
+from lensbench.sweep.cell import checkpoints_lacking, run_cell
+from lensbench.sweep.cellfiles import evaluation_folder, is_complete, read_cell, read_records
+from lensbench.sweep.sweep import Cell, Sweep, cells, collect
+from tests.scoring.conftest import clip_model
+
+BASE = Experiment().replace(
+    {
+        "corpus.size_px": 16,
+        "corpus.max_objects": 2,
+        "images": 24,
+        "text_encoder.layers": (0,),
+        "model.depth": 1,
+        "training.steps": 4,
+        "training.batch": 8,
+        "training.warmup_steps": 1,
+        "evaluation.at": (0.5, 1.0),
+        "evaluation.prompts_per_task": 2,
+        "evaluation.images_per_task": 2,
+        "evaluation.scene_images": 40,
+        "evaluation.validation_images": 8,
+        "evaluation.sampling_steps": 2,
+    }
+)
+
+
+def run(experiment: Experiment, directory: Path, cache: Path, **how: Any) -> None:
+    run_cell(experiment, directory, cache=cache, report=lambda progress: None, **how)
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cell trained and scored as BASE says, and the cache beside it."""
+    folder = tmp_path_factory.mktemp("once")
+    run(BASE, folder / "cell", folder / "cache")
+    return folder
+
+
+@pytest.fixture
+def cell(once: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(once / "cell", tmp_path / "cell"))
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How many trainings there were, and how many images were sampled."""
+    found = {"trainings": 0, "images": 0}
+    train, sample = cell_training.train, evaluate.sample_images
+
+    def training(*args: Any, **named: Any) -> None:
+        found["trainings"] += 1
+        train(*args, **named)
+
+    def sampling(*args: Any, **named: Any) -> np.ndarray:
+        images = sample(*args, **named)
+        found["images"] += len(images)
+        return images
+
+    monkeypatch.setattr(cell_training, "train", training)
+    monkeypatch.setattr(evaluate, "sample_images", sampling)
+    return found
+
+
+def numbers(records: pd.DataFrame) -> dict[tuple[str, str, int], float]:
+    """The scores of a cell, without what a clock gave."""
+    scores = records[records["metric"].str.match("geneval|fd_|kd_|clip_|shapes_|validation|precision")]
+    return {(r.metric, r.prompt_form, r.step): r.value for r in scores.itertuples()}
+
+
+def test_an_evaluation_is_no_part_of_the_training() -> None:
+    other = BASE.replace({"evaluation.guidance": 7.0, "evaluation.metrics": ("geneval",)})
+    assert (other.hash(), other.cell_id()) == (BASE.hash(), BASE.cell_id())
+    assert other.evaluation_hash() != BASE.evaluation_hash()
+    assert BASE.replace({"training.steps": 5}).evaluation_hash() == BASE.evaluation_hash()
+
+
+def test_more_metrics_guidance_and_prompts_train_nothing(cell: Path, once: Path, counted: dict[str, int]) -> None:
+    more = BASE.replace(
+        {
+            "evaluation.metrics": ("geneval", "shapes_alignment", "fd:shapes", "kd:shapes"),
+            "evaluation.guidances": (1.5,),
+        }
+    )
+    assert not checkpoints_lacking(cell, [more])
+    run(BASE, cell, once / "cache", evaluations=[BASE.evaluation, more.evaluation])
+    assert counted == {"trainings": 0, "images": 2 * 12}, "only the further guidance is sampled; the rest is there"
+    before, after = (numbers(read_records(cell, one)) for one in (BASE, more))
+    assert before.items() <= after.items(), "what is measured twice is the same to the bit"
+    assert {"kd_shapes", "geneval_guided.1.5"} == {name for name, _, _ in after.keys() - before.keys()}
+    prompts = BASE.replace({"evaluation.prompts_per_task": 3, "evaluation.images_per_task": 3})
+    run(BASE, cell, once / "cache", evaluations=[prompts.evaluation])
+    assert counted["trainings"] == 0
+    assert len(read_cell(cell, prompts)[1]) > len(read_cell(cell, BASE)[1])
+
+
+def test_an_image_text_score_has_an_outcome_for_each_image(
+    cell: Path, once: Path, tmp_path: Path, counted: dict[str, int]
+) -> None:
+    clip_model(tmp_path / "clip")
+    weights = {"clip-b32": str(tmp_path / "clip")}
+    scored = BASE.replace({"evaluation.metrics": ("clip_score",), "evaluation.weights": weights})
+    run(BASE, cell, once / "cache", evaluations=[scored.evaluation])
+    assert counted == {"trainings": 0, "images": 0}, "the images of held-out captions are there"
+    records, outcomes = read_cell(cell, scored)
+    (cosine,) = (name for name in set(records["metric"]) if name.startswith("clip_cosine"))
+    for form in ("short", "detailed"):
+        of_images = outcomes[(outcomes["metric"] == cosine) & (outcomes["prompt_form"] == form)]
+        (row,) = records[(records["metric"] == cosine) & (records["prompt_form"] == form)].itertuples()
+        assert len(of_images) == row.n == 40
+        assert row.value == pytest.approx(of_images["value"].mean())
+        assert row.low < row.value < row.high
+    assert records.loc[records["metric"] == cosine, "protocol"].str.contains('"window"').all()
+
+
+def test_a_distance_has_its_floor_and_all_that_made_it(once: Path) -> None:
+    records = read_records(once / "cell", BASE)
+    for row in records[records["metric"] == "fd_shapes"].itertuples():
+        assert row.floor > 0
+        for words in (
+            '"reference": "held-out images"',
+            '"reference_images": 40',
+            '"guidance": 3.0',
+            '"prompt_seed": 1',
+        ):
+            assert words in row.protocol
+
+
+def test_an_evaluation_that_was_stopped_samples_only_what_is_missing(
+    cell: Path, once: Path, counted: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = BASE.replace({"evaluation.guidance": 2.0})
+    monkeypatch.setattr(image_sets, "MOST_IMAGES", 5)
+    sample, calls = evaluate.sample_images, 0
+
+    def stopped(*args: Any, **named: Any) -> np.ndarray:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return sample(*args, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluate, "sample_images", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(BASE, cell, once / "cache", evaluations=[other.evaluation])
+    kept = counted["images"]
+    assert kept > 0
+    run(BASE, cell, once / "cache", evaluations=[other.evaluation])
+    whole = 2 * (2 * 12 + 40)
+    assert counted == {"trainings": 0, "images": whole}
+    again = Path(shutil.copytree(once / "cell", cell.with_name("again")))
+    run(BASE, again, once / "cache", evaluations=[other.evaluation])
+    assert numbers(read_records(again, other)) == numbers(read_records(cell, other))
+
+
+def test_images_that_were_damaged_are_sampled_again(cell: Path, once: Path, counted: dict[str, int]) -> None:
+    folder = evaluation_folder(cell, BASE)
+    before = numbers(read_records(cell, BASE))
+    (folder / "records.parquet").unlink()
+    (path,) = (folder / "images" / "scenes-short").glob("*.npz")
+    path.write_bytes(path.read_bytes()[:-200] + bytes(200))
+    shutil.rmtree(folder / "images" / "scenes-short" / "features")
+    run(BASE, cell, once / "cache")
+    assert counted == {"trainings": 0, "images": 40}
+    assert numbers(read_records(cell, BASE)) == before
+
+
+def test_a_checkpoint_that_was_not_kept_is_trained_for_again(cell: Path, once: Path, counted: dict[str, int]) -> None:
+    other = BASE.replace({"evaluation.at": (0.25, 1.0)})
+    assert checkpoints_lacking(cell, [other]) == [1]
+    (weights,) = (cell / "checkpoints" / "step-000004").glob("*.safetensors")
+    before = weights.read_bytes()
+    run(BASE, cell, once / "cache", evaluations=[BASE.evaluation, other.evaluation])
+    assert counted["trainings"] == 1
+    assert weights.read_bytes() == before
+    assert [path.name for path in sorted((cell / "checkpoints").iterdir())] == [f"step-00000{n}" for n in (1, 2, 4)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"evaluation.metrics": ("beauty",)}, "no metric 'beauty'"),
+        ({"evaluation.metrics": ("fd:shapes",), "evaluation.scene_images": 12}, "12 .* for 64 features"),
+        ({"evaluation.metrics": ("fid",), "evaluation.weights": {"inception": "/nowhere.pt"}}, "at /nowhere.pt"),
+        ({"evaluation.metrics": ("fd:shapes",), "evaluation.weights_digests": {"shapes": "0" * 64}}, "must be 000000"),
+        ({"evaluation.metrics": ("kd:shapes",), "evaluation.reference": Path("gone"),
+          "evaluation.reference_digest": "0" * 64}, "gone"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_measured_is_one_line_before_anything_trains(
+    tmp_path: Path, counted: dict[str, int], changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        run(BASE.replace(changes), tmp_path / "cell", tmp_path / "cache")
+    assert "\n" not in str(caught.value)
+    assert counted["trainings"] == 0
+
+
+def test_a_field_of_the_evaluation_is_a_factor_that_multiplies_evaluations(once: Path, tmp_path: Path) -> None:
+    sweep = Sweep(
+        name="s",
+        base=BASE,
+        factors={"captions.set": ("detailed",), "evaluation.guidance": (3.0, 1.0)},
+        reference={"captions.set": "detailed"},
+    )
+    (one,) = cells(sweep)
+    assert isinstance(one, Cell)
+    assert one.id == BASE.cell_id()
+    assert [place.levels["evaluation.guidance"] for place in one.evaluations] == [3.0, 1.0]
+    shutil.copytree(once / "cell", tmp_path / one.id)
+    assert not is_complete(tmp_path / one.id, one)
+    assert [row["reason"] for row in collect(sweep, tmp_path).missing] == ["trained, not scored"] * 2
+    wanted = [place.experiment.evaluation for place in one.evaluations]
+    run(one.experiment, tmp_path / one.id, once / "cache", evaluations=wanted)
+    found = collect(sweep, tmp_path)
+    assert found.complete
+    assert found.factors["evaluation.guidance"] == [3.0, 1.0]
+    of_levels = found.records[found.records["metric"] == "fd_shapes"].groupby("evaluation.guidance")["value"].sum()
+    assert of_levels[3.0] != of_levels[1.0]
+    hours = found.records[found.records["metric"] == "device_hours"].set_index("evaluation.guidance")["value"]
+    assert hours[1.0] < hours[3.0], "what training cost is counted once"
+
+
+def test_a_number_of_images_is_a_metrics_own(once: Path, cell: Path) -> None:
+    fewer = BASE.replace({"evaluation.metrics": ("kd:shapes", "fd:shapes"), "evaluation.scene_images": 24,
+                          "evaluation.metric_images": {"fd:shapes": 30}})  # fmt: skip
+    run(BASE, cell, once / "cache", evaluations=[fewer.evaluation])
+    counts = read_records(cell, fewer).groupby("metric")["n"].max()
+    assert (counts["kd_shapes"], counts["fd_shapes"]) == (24, 30)
