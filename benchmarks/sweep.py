@@ -34,9 +34,9 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the recipe of the demo
 from experiments.shapes import experiment as shapes
 from lensbench.experiment import Experiment
+from lensbench.records import OUTCOMES, RECORDS
 from lensbench.sweep import cell as cell_module
 from lensbench.sweep import storage
-from lensbench.sweep.cellfiles import OUTCOME_COLUMNS, RECORD_COLUMNS
 from lensbench.sweep.progress import Report
 from lensbench.sweep.provenance import hardware
 from lensbench.sweep.quiet import quiet
@@ -114,9 +114,10 @@ def overhead(steps: int) -> None:
 
 def nothing(experiment: Experiment, directory: Path, *, cache: Path, report: Report) -> None:
     """A cell's records and nothing else."""
-    row = dict.fromkeys(RECORD_COLUMNS, 0) | {"experiment_hash": experiment.hash(), "metric": "geneval"}
+    row = dict.fromkeys(RECORDS.in_cell, 0) | {"experiment_hash": experiment.hash(), "metric": "geneval", "n": 1}
     pd.DataFrame([row | {"cell": experiment.cell_id()}]).to_parquet(directory / "records.parquet")
-    pd.DataFrame([dict.fromkeys(OUTCOME_COLUMNS, 0)]).to_parquet(directory / "outcomes.parquet")
+    outcome = dict.fromkeys(OUTCOMES.in_cell, 0) | {"cell": experiment.cell_id(), "metric": "geneval"}
+    pd.DataFrame([outcome]).to_parquet(directory / "outcomes.parquet")
 
 
 def queue(kinds: dict[str, str]) -> None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lensbench.report.grid import GENEVAL, Grid
+from lensbench.metrics import GENEVAL
+from lensbench.report.grid import Grid
 from lensbench.report.levels import Level
 
 if TYPE_CHECKING:

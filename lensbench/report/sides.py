@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lensbench import records as schema
+from lensbench.metrics import GENEVAL, metric
 from lensbench.report.freeze import EXPERIMENTS, PROVENANCE, open_frozen
-from lensbench.report.grid import BOOKKEEPING, GENEVAL
 from lensbench.report.levels import factor_label
 from lensbench.report.placing import IMAGE
 
@@ -29,7 +30,7 @@ class Side:
     """One of two sides. `part` is the arm and scale of a sweep in words, and "" for anything else."""
 
     name: str
-    outcomes: pd.DataFrame  # OUTCOMES: one row a judged image of the last step
+    outcomes: pd.DataFrame  # OUTCOMES: one row a judged image of the last step, its metric as records name it
     sets: pd.DataFrame  # SETS: scores of whole sets of images
     scored: dict[str, Any]  # what must be the same on both sides, as far as it is known
     picture: Drawn  # the picture of a row of outcomes, uint8 (H, W, 3); None where it is not kept
@@ -83,21 +84,24 @@ def _open_sweep(folder: Path, runs: Path) -> Side:
     if not (folder / EXPERIMENTS).is_file():
         note += f" {folder} has no {EXPERIMENTS}: frozen by an earlier version."
     notes = (note.strip(),) if note else ()
-    return Side(str(folder), outcomes[OUTCOMES], _sets(records), _known(scored), _from_runs(runs, outcomes), notes)
+    return Side(str(folder), *_numbers(outcomes, records), _known(scored), _from_runs(runs, outcomes), notes)
 
 
 def _open_cell(path: Path) -> Side:
     step, directory = None, path
     if found := CHECKPOINT.search(path.name):
         step, directory = int(found.group(1)), path.parent.parent
-    for name in ("experiment.json", "records.parquet"):
+    for name in ("experiment.json", schema.RECORDS.file):
         if not (directory / name).is_file():
             raise ValueError(f"{directory}: no {name}; give the directory of a cell that is complete")
     told = json.loads((directory / "experiment.json").read_text())
-    records = pd.read_parquet(directory / "records.parquet")
-    outcomes = pd.DataFrame(columns=[*OUTCOMES, "step"])
-    if (directory / "outcomes.parquet").is_file():
-        outcomes = pd.read_parquet(directory / "outcomes.parquet")
+    try:
+        records = schema.read(directory / schema.RECORDS.file, schema.RECORDS)
+        outcomes = schema.empty(schema.OUTCOMES)
+        if (directory / schema.OUTCOMES.file).is_file():
+            outcomes = schema.read(directory / schema.OUTCOMES.file, schema.OUTCOMES)
+    except ValueError as error:
+        raise ValueError(f"{directory}: {error}; lensbench run scores the cell again") from None
     last = step is None or step == records["step"].max()
     if step is not None:
         records, outcomes = (frame[frame["step"] == step] for frame in (records, outcomes))
@@ -111,7 +115,7 @@ def _open_cell(path: Path) -> Side:
     }
     scored |= _plan(told.get("evaluation", {}))
     picture = _from_runs(directory.parent, outcomes) if last else _no_picture
-    return Side(str(path), outcomes[OUTCOMES], _sets(records), _known(scored), picture)
+    return Side(str(path), *_numbers(outcomes, records), _known(scored), picture)
 
 
 def _open_folders(first: Path, second: Path, judge: str | None) -> tuple[Side, Side]:
@@ -150,11 +154,19 @@ def _last(frame: pd.DataFrame) -> pd.DataFrame:
     return keyed[keyed["step"] == keyed.groupby(key)["step"].transform("max")]
 
 
-def _sets(records: pd.DataFrame) -> pd.DataFrame:
-    """Scores that no image has of its own."""
-    judged = (GENEVAL, "shapes_alignment", "validation_loss")
-    of_sets = ~records["metric"].str.startswith(judged) & ~records["metric"].isin(BOOKKEEPING)
-    return records.loc[of_sets, SETS]
+def _numbers(outcomes: pd.DataFrame, records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The judged images, their metrics as records name them, and the scores that no image has of its own.
+
+    A score of single images whose images are not kept is told as a score of sets.
+    """
+    named = outcomes.assign(metric=schema.record_names(outcomes))[OUTCOMES]
+    judged = {*named["metric"]}
+    of_sets = [
+        name
+        for name in dict.fromkeys(records["metric"].astype(str))
+        if metric(name).is_score and name not in judged and metric(name).variant_of not in judged
+    ]
+    return named, records.loc[records["metric"].isin(of_sets), SETS]
 
 
 def _from_runs(runs: Path, outcomes: pd.DataFrame) -> Drawn:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lensbench.publishing import publish_text
+from lensbench.records import OUTCOMES, RECORDS, write
 from lensbench.report.checks import problems
-from lensbench.report.freeze import Frozen, publish_parquet
+from lensbench.report.freeze import Frozen
 from lensbench.sweep.cellfiles import read_cell
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ def thaw(frozen: Frozen, cells: Iterable[Cell], runs: Path) -> tuple[list[str], 
         publish_text(directory / "experiment.json", cell.experiment.model_dump_json(indent=1) + "\n")
         publish_text(directory / "versions.json", json.dumps(versions) + "\n")
         if cell.id in outcomes:
-            publish_parquet(outcomes[cell.id], directory / "outcomes.parquet")
-        publish_parquet(records[cell.id], directory / "records.parquet")
+            write(outcomes[cell.id], directory / OUTCOMES.file, OUTCOMES)
+        write(records[cell.id], directory / RECORDS.file, RECORDS)
         written.append(cell.id)
     return written, there
 

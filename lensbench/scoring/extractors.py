@@ -194,7 +194,7 @@ def not_scored() -> list[str]:
         "GenEval is not scored on photographs within a sweep; draw its prompts with lensbench generate --prompts "
         "geneval, then lensbench geneval PICTURES.",
         "CLIPScore is not computed within a sweep; draw with lensbench generate, "
-        "then lensbench score PICTURES --metrics clip-score.",
+        "then lensbench score PICTURES --metrics clip_score.",
     ]
 
 

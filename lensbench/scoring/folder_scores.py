@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from lensbench.scoring import metrics as registry
+from lensbench.metrics import Metric
+from lensbench.metrics import metric as named
+from lensbench.scoring import metrics as measures
 from lensbench.scoring.extractors import Extractor, Resize
 from lensbench.scoring.feature_pass import Sample, SetFeatures, Timing, cosines, extract
 from lensbench.scoring.image_prompts import Prompted
 from lensbench.scoring.images_folder import Images, open_images, refuse_equal, warnings_about
-from lensbench.scoring.metrics import CLIP_SCORE, MEASURES, NAN, Metric, Name, Value, name_of, open_extractor
+from lensbench.scoring.metrics import CLIP_SCORE, MEASURES, NAN, Value, Wanted, metric_of, open_extractor
 from lensbench.scoring.reference import Reference, about_extractor, read_reference, write_reference
 
 Report = Callable[[str, int, int], None]
@@ -30,7 +32,7 @@ class Asked:
     """What to compute and with what; `against` is a folder or an .npz, `floor` a folder of other real pictures."""
 
     folder: Path
-    metrics: Sequence[Metric]
+    metrics: Sequence[Wanted]
     against: Path | None = None
     floor: Path | None = None
     prompts: Callable[[Images], list[Prompted]] | None = None
@@ -110,8 +112,8 @@ def _refuse_incomplete(asked: Asked) -> None:
         raise ValueError("--floor is a second set of real pictures, beside --against")
     if asked.save is not None and len({metric.extractor for metric in pairs}) != 1:
         raise ValueError("--save-statistics is of one extractor: ask for the metrics of one, as in --metrics fid,kid")
-    if unknown := sorted(asked.weights.keys() - registry.EXTRACTORS.keys()):
-        raise ValueError(f"--weights {unknown[0]}: no such extractor; there are {', '.join(registry.EXTRACTORS)}")
+    if unknown := sorted(asked.weights.keys() - measures.EXTRACTORS.keys()):
+        raise ValueError(f"--weights {unknown[0]}: no such extractor; there are {', '.join(measures.EXTRACTORS)}")
 
 
 def _about_set(images: Images) -> dict[str, Any]:
@@ -124,7 +126,7 @@ def _about_set(images: Images) -> dict[str, Any]:
     }
 
 
-def _against(asked: Asked, pairs: Sequence[Metric], images: Images, scores: Scores, report: Report) -> None:
+def _against(asked: Asked, pairs: Sequence[Wanted], images: Images, scores: Scores, report: Report) -> None:
     """The measures of two sets: guards first, then one pass over each folder, then the numbers."""
     names = list(dict.fromkeys(metric.extractor for metric in pairs))
     stored = real_images = None
@@ -230,7 +232,7 @@ def _halves_of_rows(rows: np.ndarray | None, seed: int) -> tuple[Sample, Sample]
 
 
 def _rows(
-    metric: Metric,
+    metric: Wanted,
     extractor: Extractor,
     drawn: Sample,
     real: Sample,
@@ -241,16 +243,16 @@ def _rows(
     """A metric's numbers, each with its floor."""
     measure = MEASURES[metric.measure]
 
-    def name(part: str) -> Name:
-        return name_of(part, extractor.name)
+    def name(part: str) -> Metric:
+        return metric_of(part, extractor.name)
 
     pair = (other, real) if other is not None else halves
     floors, floor_of = _floor(measure, pair, name, seed, other is None)
     about = about_extractor(extractor)
     return [
         Row(
-            metric=value.name.record,
-            shown=value.name.shown,
+            metric=value.metric.name,
+            shown=value.metric.label,
             value=value.value,
             low=NAN,
             high=NAN,
@@ -258,7 +260,7 @@ def _rows(
             spread_of=value.spread_of,
             images=drawn.count or 0,
             reference_images=real.count,
-            floor=floors.get(value.name.record, NAN),
+            floor=floors.get(value.metric.name, NAN),
             floor_of=floor_of,
             extractor=about["extractor"],
             weights=about["weights"],
@@ -271,9 +273,9 @@ def _rows(
 
 
 def _floor(
-    measure: registry.Measure,
+    measure: measures.Measure,
     pair: tuple[Sample, Sample] | None,
-    name: Callable[[str], Name],
+    name: Callable[[str], Metric],
     seed: int,
     halved: bool,
 ) -> tuple[dict[str, float], str]:
@@ -292,16 +294,16 @@ def _floor(
     values: list[Value] = measure.compute(first, second, name, seed)
     if halved and measure is MEASURES["fd"]:
         what += ", and higher than with more"  # its bias is about 1 / N
-    return {value.name.record: value.value for value in values}, what
+    return {value.metric.name: value.value for value in values}, what
 
 
-def _clip_score(asked: Asked, metric: Metric, images: Images, scores: Scores, report: Report) -> None:
+def _clip_score(asked: Asked, metric: Wanted, images: Images, scores: Scores, report: Report) -> None:
     from lensbench.scoring.clip_score import ClipScorer, scales
 
     if asked.prompts is None:
         raise ValueError("CLIPScore needs the prompts: give them with --prompts FILE")
     prompts = asked.prompts(images)
-    weights = asked.weights.get(metric.extractor, registry.EXTRACTORS[metric.extractor].weights)
+    weights = asked.weights.get(metric.extractor, measures.EXTRACTORS[metric.extractor].weights)
     scorer = ClipScorer(weights, f"--weights {metric.extractor}", asked.device, asked.prefix)
     texts = [prompted.text for prompted in prompts]
     cut = scorer.too_long(texts)
@@ -331,11 +333,12 @@ def _clip_score(asked: Asked, metric: Metric, images: Images, scores: Scores, re
         for i, prompted in enumerate(prompts)
     ]
     for scale, interval in scales(found, [prompted.cluster for prompted in prompts]).items():
-        record, shown = ("clip_cosine", "CLIP cosine") if scale == "cosine" else (f"clip_score_{scale}", "CLIPScore")
+        begins = "clip_cosine" if scale == "cosine" else f"clip_score_{scale}"
+        of = named(f"{begins}_{scorer.name.removeprefix('clip_')}")
         scores.rows.append(
             Row(
-                metric=f"{record}_{scorer.name.removeprefix('clip_')}",
-                shown=f"{shown} {scorer.name.removeprefix('clip_')}" + ("" if scale == "cosine" else f" x{scale}"),
+                metric=of.name,
+                shown=of.label,
                 value=interval.estimate,
                 low=interval.low,
                 high=interval.high,

@@ -7,25 +7,15 @@ to the experiment and was counted from the judged images beside it. Nothing else
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
+from lensbench.records import OUTCOMES, RECORDS, empty, has_judged, judged_otherwise, read
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from lensbench.experiment import Experiment
-
-RECORD_COLUMNS = (
-    *("cell", "experiment_hash", "prompt_form", "metric", "value", "low", "high", "n", "step", "samples_seen"),
-    *("train_flops", "corpus_digest", "captions_digest", "prompts_digest", "judge_digest", "extractor"),
-    *("commit", "hardware"),
-)
-OUTCOME_COLUMNS = (
-    *("cell", "step", "metric", "prompt_form", "task", "prompt_index", "sample", "prompt", "value", "reason"),
-)
 
 
 def read_cell(directory: Path, experiment: Experiment) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -39,7 +29,7 @@ def read_cell(directory: Path, experiment: Experiment) -> tuple[pd.DataFrame, pd
 
 def read_records(directory: Path, experiment: Experiment) -> pd.DataFrame:
     """The records of a cell. ValueError, saying what is wrong, when they are corrupt or another experiment's."""
-    table = read_table(directory / "records.parquet", RECORD_COLUMNS)
+    table = read(directory / RECORDS.file, RECORDS)
     if table.empty:
         raise ValueError("records.parquet is empty")
     if set(table["experiment_hash"]) != {experiment.hash()}:
@@ -49,53 +39,11 @@ def read_records(directory: Path, experiment: Experiment) -> pd.DataFrame:
 
 def read_outcomes(directory: Path, experiment: Experiment, records: pd.DataFrame) -> pd.DataFrame:
     """The judged images of a cell; none where its records hold no judged score. ValueError as for the records."""
-    import pandas as pd
-
-    if not has_judged(records):
-        return pd.DataFrame(columns=list(OUTCOME_COLUMNS))
-    table = read_table(directory / "outcomes.parquet", OUTCOME_COLUMNS)
+    if not has_judged(records) and not (directory / OUTCOMES.file).exists():
+        return empty(OUTCOMES)
+    table = read(directory / OUTCOMES.file, OUTCOMES)
     if set(table["cell"]) - {experiment.cell_id()}:
         raise ValueError("outcomes.parquet belongs to another cell")
-    return table
-
-
-def has_judged(records: pd.DataFrame) -> bool:
-    """Whether records hold scores of single judged images, which are in the outcomes."""
-    return bool(records["metric"].isin(["geneval", "shapes_alignment"]).any())
-
-
-def judged_otherwise(records: pd.DataFrame, outcomes: pd.DataFrame) -> list[str]:
-    """The cells whose accuracies of GenEval's tasks, or alignments, are not the means and counts of their images."""
-    place = ["cell", "prompt_form", "step", "metric"]
-    names = records["metric"].astype(str)
-    said = records[names.str.startswith("geneval.") | (names == "shapes_alignment")]
-    if said.empty:
-        return []
-    images = outcomes[outcomes["metric"].isin(["geneval", "alignment"])]
-    of_task = "geneval." + images["task"].astype(str)
-    images = images.assign(
-        value=images["value"].astype(float), metric=of_task.where(images["metric"] == "geneval", "shapes_alignment")
-    )
-    judged = images.groupby(place, as_index=False).agg(mean=("value", "mean"), images=("value", "size"))
-    found = said[[*place, "value", "n"]].merge(judged, how="left", on=place)
-    right = np.isclose(found["value"], found["mean"], atol=1e-9) & (found["n"] == found["images"])
-    return sorted({str(cell) for cell in found["cell"][~right]})
-
-
-def read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
-    """A Parquet file that must have these columns. ValueError, saying what is wrong with it by its name."""
-    import pandas as pd
-
-    try:
-        table = pd.read_parquet(path)
-    except FileNotFoundError:
-        raise ValueError(f"{path.name} is missing") from None
-    except Exception as error:  # pyarrow has no one class for a corrupt file
-        raise ValueError(f"{path.name} cannot be read ({str(error).splitlines()[0]})") from error
-    if lacking := [column for column in columns if column not in table.columns]:
-        raise ValueError(f"{path.name} lacks the columns {', '.join(lacking)}")
-    if len(table) and table["value"].dtype.kind not in "fiub":
-        raise ValueError(f"{path.name}: its values are no numbers")
     return table
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lensbench import spool
+from lensbench.records import RECORDS as SCHEMA
+from lensbench.records import read
 from lensbench.sweep.vitals import alive
 from lensbench.training import files
 
-RECORDS = "records.parquet"
+RECORDS = SCHEMA.file
 SILENCE_SECONDS = 60.0  # of a run on another machine, after which it is taken for dead
 ORIGIN = ("corpus_digest", "captions_digest", "prompts_digest", "commit", "hardware")
 
@@ -118,13 +120,11 @@ def curves(directory: Path) -> list[Point]:
 
 def records(directory: Path) -> tuple[list[Point], dict[str, str]]:
     """The scores of a complete cell, by step, and where they come from (ORIGIN and the experiment's hash)."""
-    import pyarrow.parquet
-
-    rows = pyarrow.parquet.read_table(directory / RECORDS).to_pylist()
+    rows = read(directory / RECORDS, SCHEMA).to_dict("records")
     t = _modified(directory / RECORDS)
     out = []
     for row in sorted(rows, key=lambda row: int(row["step"])):
-        if row["value"] is not None and not math.isnan(row["value"]):
+        if not math.isnan(row["value"]):
             # MLflow's names allow no "@"; a form reads like a folder of its metric
             name = f"{row['metric']}/{row['prompt_form']}" if row["prompt_form"] else str(row["metric"])
             out.append(Point(name, int(row["step"]), float(row["value"]), t, int(row["step"])))

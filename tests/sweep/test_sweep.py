@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from lensbench.commands.sweeps import prepared
 from lensbench.data.corpus import open_corpus
 from lensbench.experiment import Experiment, FolderCorpus, one_line
+from lensbench.records import OUTCOMES, RECORDS
 from lensbench.report.grid import arrange
-from lensbench.sweep.cellfiles import OUTCOME_COLUMNS, RECORD_COLUMNS
 from lensbench.sweep.sweep import Cell, Sweep, cells, collect, load
 
 ARMS = ("alt", "brief", "detailed")
@@ -33,12 +33,13 @@ def write_cell(runs: Path, cell: Cell, value: float = 0.5, **changes: Any) -> Pa
     """A complete cell's two tables, with one GenEval number and four outcomes."""
     directory = runs / cell.id
     directory.mkdir(parents=True, exist_ok=True)
-    row: dict[str, Any] = dict.fromkeys(RECORD_COLUMNS, 0) | {
+    row: dict[str, Any] = dict.fromkeys(RECORDS.in_cell, 0) | {
         "cell": cell.id,
         "experiment_hash": cell.experiment.hash(),
         "prompt_form": "short",
         "metric": "geneval",
         "value": value,
+        "n": 4,
         "judge_digest": "j",
         "extractor": "",
         "prompts_digest": "p",
@@ -46,7 +47,12 @@ def write_cell(runs: Path, cell: Cell, value: float = 0.5, **changes: Any) -> Pa
         "hardware": "h",
     }
     pd.DataFrame([row | changes]).to_parquet(directory / "records.parquet")
-    outcome = dict.fromkeys(OUTCOME_COLUMNS, 0) | {"cell": cell.id, "metric": "geneval"}
+    outcome = dict.fromkeys(OUTCOMES.in_cell, 0) | {
+        "cell": cell.id,
+        "metric": "geneval",
+        "prompt_form": "short",
+        "value": value,
+    }
     pd.DataFrame([outcome] * 4).to_parquet(directory / "outcomes.parquet")
     return directory
 
@@ -250,8 +256,8 @@ def test_nothing_run_gives_empty_tables_with_their_columns(tmp_path: Path) -> No
     results = collect(sweep_of({"captions.set": ARMS}), tmp_path)
     assert len(results.missing) == 3
     assert results.records.empty
-    assert {"sweep", "captions.set", "seed", *RECORD_COLUMNS} == set(results.records.columns)
-    assert {"sweep", "captions.set", "seed", *OUTCOME_COLUMNS} == set(results.outcomes.columns)
+    assert {"sweep", "captions.set", "seed", *RECORDS.in_cell} == set(results.records.columns)
+    assert {"sweep", "captions.set", "seed", *OUTCOMES.in_cell} == set(results.outcomes.columns)
 
 
 def test_policies_are_factors_whose_levels_stand_in_tables(tmp_path: Path) -> None:

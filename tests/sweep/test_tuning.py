@@ -17,8 +17,8 @@ import pytest
 
 from lensbench.commands.sweeps import on_corpus, prepared
 from lensbench.experiment import Experiment
+from lensbench.records import RECORDS
 from lensbench.report.tuning import tuning_figure, tuning_table
-from lensbench.sweep.cellfiles import RECORD_COLUMNS
 from lensbench.sweep.collecting import collect
 from lensbench.sweep.progress import Progress
 from lensbench.sweep.storage import address
@@ -283,7 +283,7 @@ class Losses:
             report(Progress("training", step, last))
         found = []
         for form, loss in self.by_form(experiment, last).items():
-            row = dict.fromkeys(RECORD_COLUMNS, 0) | {
+            row = dict.fromkeys(RECORDS.in_cell, 0) | {
                 "cell": experiment.cell_id(), "experiment_hash": experiment.hash(), "metric": "validation_loss",
                 "prompt_form": form, "value": loss, "step": last,
             }  # fmt: skip

@@ -29,7 +29,7 @@ import numpy as np, pandas as pd
 from rich.console import Console
 from lensbench.experiment import Experiment
 from lensbench.streams import numpy_stream
-from lensbench.sweep.cellfiles import OUTCOME_COLUMNS, RECORD_COLUMNS
+from lensbench.records import OUTCOMES, RECORDS
 from lensbench.sweep.progress import Progress
 from lensbench.sweep.sweep import Sweep
 from lensbench.sweep.session import StoppedError, work
@@ -58,14 +58,15 @@ def run_cell(experiment, directory, *, cache, report):
                 raise RuntimeError("the loss is no number")
             if step == 10 and (runs / "exit").exists():
                 sys.exit(1)  # what some libraries do on a signal
-    row = dict.fromkeys(RECORD_COLUMNS, 0) | {
+    row = dict.fromkeys(RECORDS.in_cell, 0) | {
         "cell": experiment.cell_id(), "experiment_hash": experiment.hash(), "metric": "geneval",
-        "prompt_form": "short", "value": float(1 / (1 + np.exp(-weights.mean()))),
+        "prompt_form": "short", "value": (score := float(1 / (1 + np.exp(-weights.mean())))), "n": 2,
         "judge_digest": "j", "extractor": "", "prompts_digest": "p", "commit": "c", "hardware": "h"}
-    outcome = dict.fromkeys(OUTCOME_COLUMNS, 0) | {
-        "cell": experiment.cell_id(), "metric": "geneval", "prompt_form": "short", "task": "colors"}
-    pd.DataFrame([outcome, outcome | {"value": 1}]).to_parquet(directory / "outcomes.parquet")
-    task = row | {"metric": "geneval.colors", "value": 0.5, "n": 2}
+    outcome = dict.fromkeys(OUTCOMES.in_cell, 0) | {
+        "cell": experiment.cell_id(), "metric": "geneval", "prompt_form": "short", "task": "colors",
+        "value": score}
+    pd.DataFrame([outcome, outcome]).to_parquet(directory / "outcomes.parquet")
+    task = row | {"metric": "geneval.colors"}
     pd.DataFrame([row, task]).to_parquet(directory / "records.partial")
     os.replace(directory / "records.partial", directory / "records.parquet")
 

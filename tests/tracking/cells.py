@@ -13,7 +13,7 @@ from PIL import Image
 
 from lensbench import spool
 from lensbench.experiment import Experiment
-from lensbench.sweep.cellfiles import RECORD_COLUMNS
+from lensbench.records import RECORDS
 from lensbench.sweep.sweep import Sweep, cells
 from lensbench.sweep.vitals import telling
 from lensbench.tracking.store import EXPERIMENT
@@ -59,8 +59,8 @@ def complete(directory: Path, experiment: Experiment, value: float = 0.5, steps:
         Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(directory / picture)
     write_checkpoint(directory, 300)
     write_checkpoint(directory, 600)
-    digests = {name: name[0] * 64 for name in RECORD_COLUMNS if name.endswith("digest")}
-    row: dict[str, Any] = dict.fromkeys(RECORD_COLUMNS, 0) | digests
+    digests = {name: name[0] * 64 for name in RECORDS.in_cell if name.endswith("digest")}
+    row: dict[str, Any] = dict.fromkeys(RECORDS.in_cell, 0) | digests
     row |= {"cell": directory.name, "experiment_hash": experiment.hash(), "commit": "abc", "hardware": "a cpu"}
     rows = [
         row | {"metric": metric, "prompt_form": form, "value": v, "step": step}

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from lensbench.metrics import GENEVAL
 from lensbench.report.figures import arm_colors
-from lensbench.report.grid import GENEVAL, Grid
+from lensbench.report.grid import Grid
 from lensbench.report.levels import Level
 from lensbench.scoring.geneval import COUNTING_THRESHOLD, THRESHOLD
 
