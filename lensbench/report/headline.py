@@ -15,7 +15,7 @@ def headline(grid: Grid) -> list[str]:
     """The answers to the sweep's questions or, without any, the findings at the largest scale for each prompt form: the
     best arm against the reference, then against the next arm where that difference is clear. Empty when there is
     nothing to compare."""
-    if not grid.scales or not grid.comparisons():
+    if not grid.scales or not (grid.comparisons() or grid.comparisons_beside()):
         return []
     found = _of_questions if grid.results.questions else _of_geneval if grid.tasks else _of_scores
     sentences = found(grid)

@@ -18,6 +18,7 @@ SEEDS = "(low to high): smallest and largest seed, not an interval."
 SHARED = (
     "Arms with missing seeds are compared on the seeds that both arms have; on one shared seed, sampling interval only."
 )
+BESIDE = "The sweep asks nothing of GenEval; what it asks is in the table of the other scores' differences."
 NOTHING = "Nothing to compare: the sweep has one arm, or no cell of it is complete."
 
 

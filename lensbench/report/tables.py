@@ -18,6 +18,7 @@ from lensbench.report.costs import costs_table, data_table, sizes_table
 from lensbench.report.grid import MEAN, Grid
 from lensbench.report.levels import Level
 from lensbench.report.notes import (
+    BESIDE,
     BOLD,
     NOTHING,
     SEEDS,
@@ -78,6 +79,7 @@ def main_table(grid: Grid, recipe: str = "") -> Table:
     notes = (
         f"GenEval's tasks, accuracy in percent; mean: of the {len(grid.tasks)} tasks, unweighted. {seeds_note(grid)}",
         recipe,
+        BESIDE,
         BOLD,
         origin_note(grid),
     )
@@ -117,7 +119,15 @@ def differences_table(grid: Grid, recipe: str = "") -> Table:
     others = [head_of(name) for name in grid.arm_factors if not name.startswith("captions.")]
     changed = " and ".join(["training captions", *others])
     title = f"What the {changed} change" + (" (GenEval, points)" if forms else "")
-    return complete_table(grid, "differences", title, labels, columns, rows, notes if rows else (NOTHING,))
+    return complete_table(
+        grid,
+        "differences",
+        title,
+        labels,
+        columns,
+        rows,
+        notes if rows else (BESIDE if grid.comparisons_beside() else NOTHING,),
+    )
 
 
 def score_differences_table(grid: Grid) -> Table | None:
