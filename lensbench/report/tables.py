@@ -79,7 +79,6 @@ def main_table(grid: Grid, recipe: str = "") -> Table:
     notes = (
         f"GenEval's tasks, accuracy in percent; mean: of the {len(grid.tasks)} tasks, unweighted. {seeds_note(grid)}",
         recipe,
-        BESIDE,
         BOLD,
         origin_note(grid),
     )
