@@ -144,7 +144,7 @@ class Grid:
         keep = rows["last"] if step is None else rows["step"] == step
         if of.only is not None:
             column, value = of.only
-            keep &= rows[column] == value if column in rows else False
+            keep = keep & ((rows[column] == value) if column in rows else False)
         return rows[keep]
 
     def _is_judged(self, scale: Level, arm: Level, metric: str, form: str) -> bool:
