@@ -32,6 +32,7 @@ from lensbench.commands import (
     tune,
     work,
 )
+from lensbench.commands.plain import plain
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -76,6 +77,7 @@ def options(
 def main() -> None:
     """The entry point: an error that the user can mend is one line on stderr, and exit code 2."""
     try:
+        _refuse_empty(sys.argv[1:])
         code = app(standalone_mode=False)
     except KeyboardInterrupt:
         code = 130
@@ -84,9 +86,18 @@ def main() -> None:
         if line is None or os.environ.get("LENSBENCH_TRACEBACK"):
             raise
         if line:  # a command without arguments has printed its help instead
-            print(f"lensbench: {line}", file=sys.stderr)
+            print(plain(f"lensbench: {line}"), file=sys.stderr)
         code = 2
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refuse_empty(words: list[str]) -> None:
+    # An empty word would be the current folder, or no filter: it comes from a variable of the shell that is not set.
+    for place, word in enumerate(words, 1):
+        if not word.strip():
+            before = words[place - 2] if place > 1 else ""
+            option = f", of {before}," if before.startswith("-") and "=" not in before else ""
+            raise ValueError(f"argument {place}{option} is empty: is a variable of the shell not set?")
 
 
 def _one_line(error: Exception) -> str | None:

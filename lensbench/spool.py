@@ -64,7 +64,7 @@ def read(directory: Path, start: int = 0) -> tuple[list[dict[str, Any]], int]:
         return [], start
     whole = data[: data.rfind(b"\n") + 1]
     lines = []
-    for raw in whole.splitlines():
+    for raw in whole.split(b"\n"):
         try:
             line = json.loads(raw)
         except ValueError:

@@ -87,6 +87,22 @@ def test_a_mistyped_command_is_one_line(words: list[str], said: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["corpus", "import", "", "out"], "argument 3 is empty"),
+        (["corpus", "import", "photos", ""], "argument 4 is empty"),
+        (["score", "photos", "--prompts", " "], "argument 4, of --prompts, is empty"),
+        (["corpus", "import", "postgresql://me:secret@host/x", ""], "argument 4 is empty"),
+    ],
+)
+def test_an_empty_argument_is_not_the_current_folder(tmp_path: Path, words: list[str], said: str) -> None:
+    line = refused(*words, cwd=tmp_path)
+    assert said in line
+    assert "secret" not in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
     ("old", "new", "said"),
     [
         ("base=experiment", "base=experiment.replace({'model.dept': 2})", ["q.py:4", "unknown field 'model.dept'"]),

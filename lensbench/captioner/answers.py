@@ -5,12 +5,13 @@ Live answers and the lines of a batch's output are the same JSON and are read he
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from lensbench.captioner.content import refuses, text_in
 from lensbench.captioner.prices import Price
 from lensbench.captioner.requests import Asking
 from lensbench.captions.store import CaptionRow, State
@@ -22,6 +23,7 @@ Verdict = Literal["again", "stop", "refused", "failed", "unknown"]
 POLICY = {"content_policy_violation", "content_filter", "moderation_blocked", "policy_violation"}
 NO_MONEY = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
 LONGEST_REASON = 300  # characters kept of what a server says
+KEY_CHARACTERS = 20  # of a real API key, at least: a shorter one, for a server of one's own, is any word
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,16 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Reader:
-    """Turns answers into rows of one set. `secret`, the API key, appears in nothing that it returns."""
+    """Turns answers into rows of one set. `secret`, the API key, appears in nothing that it returns.
+
+    `worst_usd` is what an answer is taken to cost that tells no usage.
+    """
 
     asking: Asking
     price: Price | None
     secret: str
     batch: bool
+    worst_usd: float = 0.0
 
     def row(self, key: str, completion: Mapping[str, Any]) -> CaptionRow:
         """The row of a completion. Raises ValueError for what is no completion."""
@@ -49,28 +55,34 @@ class Reader:
             choice = completion["choices"][0]
             message = choice["message"]
             finish = str(choice.get("finish_reason") or "")
-            content, refusal = message.get("content") or "", message.get("refusal") or ""
+            content, refusal = _content(message), str(message.get("refusal") or "")
         except (KeyError, IndexError, TypeError, AttributeError):
             raise ValueError("the answer is no chat completion") from None
-        state: State = "done"
-        text = content
-        if refusal:
-            state, text, finish = "refused", refusal, "refusal"
-        elif finish == "content_filter":
-            state = "refused"
-        elif finish == "length":
-            state = "truncated"
-        else:
-            found = _text(content, self.asking.prompt.answer)
-            if found:
-                text = found
-            else:
-                state = "failed"
-                finish = f"{finish}: {'empty' if found == '' or not content else 'not the JSON that was asked for'}"
+        state, text, finish = self._outcome(content, refusal, finish)
+        if len(self.secret) >= KEY_CHARACTERS and any(self.secret in said for said in (text, content)):
+            state, text, finish = "failed", "", "the answer has the API key in it, and is not kept"
+        elif state == "done" and not _whole(text):
+            state, finish = "failed", "half of a character in it, as of an emoji that was cut"
         if (used := _usage(completion)) is None:
-            return self._row(key, text, state, finish)
+            return self._row(key, text, state, finish, paid=None if self.price is None else self.worst_usd)
         paid = None if self.price is None else self.price.usd(*used, batch=self.batch)
         return self._row(key, text, state, finish, used[0], used[1], paid)
+
+    def _outcome(self, content: str, refusal: str, finish: str) -> tuple[State, str, str]:
+        # State, text and why.
+        text = text_in(content, self.asking.prompt.answer)
+        if refusal:
+            return "refused", refusal, "refusal"
+        if finish == "content_filter":
+            return "refused", content, finish
+        if finish == "length":
+            return "truncated", text or content, finish
+        if refuses(text or content):
+            return "refused", text or content, f"{finish}: begins as a refusal does"
+        if text:
+            return "done", text, finish
+        why = "empty" if text == "" or not content else "not the JSON that was asked for"
+        return "failed", content, f"{finish}: {why}"
 
     def row_of(self, key: str, trouble: Trouble) -> CaptionRow:
         """The row of an image that came to its own end."""
@@ -98,10 +110,7 @@ class Reader:
 
     def clean(self, text: str) -> str:
         """One line of bounded length, without the API key."""
-        return " ".join(self._without_secret(text).split())[:LONGEST_REASON]
-
-    def _without_secret(self, text: str) -> str:
-        return text.replace(self.secret, "[key]") if self.secret else text
+        return cleaned(text, self.secret)
 
     def _row(
         self,
@@ -115,25 +124,34 @@ class Reader:
     ) -> CaptionRow:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         tokens = (input_tokens, output_tokens)
-        maker = self.asking.maker
-        return CaptionRow(key, *maker, self._without_secret(text), state, self.clean(finish), *tokens, paid, now)
+        return CaptionRow(key, *self.asking.maker, text, state, self.clean(finish), *tokens, paid, now)
 
 
-def _text(content: str, answer: str) -> str | None:
-    # The text of an answer on one line; None where it is not the JSON that was asked for.
-    try:
-        found = json.loads(content)[answer]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return " ".join(found.split()) if isinstance(found, str) else None
+def cleaned(text: str, secret: str) -> str:
+    """What a server says on one line of bounded length, without the API key; a short key goes as a whole word alone."""
+    if secret:
+        word = re.escape(secret)
+        text = re.sub(word if len(secret) >= KEY_CHARACTERS else rf"(?<!\w){word}(?!\w)", "[key]", text)
+    return " ".join(text.encode(errors="replace").decode().split())[:LONGEST_REASON]
+
+
+def _whole(text: str) -> bool:
+    # JSON can say half of a surrogate pair, which is no character: a caption is not mended, for it is never rewritten.
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _content(message: Mapping[str, Any]) -> str:
+    # A text, or a list of parts that are texts.
+    content = message.get("content") or ""
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
 def _usage(completion: Mapping[str, Any]) -> tuple[int, int, int] | None:
-    # Input, output and cached input tokens.
+    # Input, output and cached input tokens; None where they are not told: no request has 0 input tokens.
     usage = completion.get("usage")
     counts = [_get(usage, "prompt_tokens"), _get(usage, "completion_tokens")]
     counts.append(_get(_get(usage, "prompt_tokens_details"), "cached_tokens") or 0)
-    if not all(isinstance(count, int) and count >= 0 for count in counts):
+    if not all(isinstance(count, int) and count >= 0 for count in counts) or not counts[0]:
         return None
     return counts[0], counts[1], min(counts[2], counts[0])
 

@@ -7,22 +7,22 @@ metadata. So the command may end at any moment, the batches go on at the server,
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lensbench.captioner.answers import Reader, Trouble
+from lensbench.captioner.answers import Reader
 from lensbench.captioner.client import Server, StoppedError, trouble_of
-from lensbench.captioner.ledger import FILE, Batch, Ledger
+from lensbench.captioner.collecting import Brought, Collector
+from lensbench.captioner.keeping import Keeper
+from lensbench.captioner.ledger import Batch, Ledger
 from lensbench.captioner.live import Job, Tally
 from lensbench.captioner.packing import ENDPOINT, MOST_BYTES, MOST_REQUESTS, pack
 from lensbench.captioner.spending import Spending
-from lensbench.captions.store import CaptionWriter
 
 if TYPE_CHECKING:
     from openai.types import Batch as RemoteBatch
@@ -39,16 +39,20 @@ DAY = 86_400
 
 
 class Batches:
-    """One run in batch mode. `worst` is the most that a request of a batch costs, `poll` the seconds between looks."""
+    """One run in batch mode. `worst` is the most that a request of a batch costs, `poll` the seconds between looks.
+
+    `again` has the images that are asked about again, with the time of the row that they have.
+    """
 
     def __init__(
         self,
         server: Server,
         reader: Reader,
-        writer: CaptionWriter,
+        keeper: Keeper,
         ledger: Ledger,
         spending: Spending,
         *,
+        again: Mapping[str, str],
         worst: float,
         poll: float,
         most_requests: int,
@@ -56,15 +60,17 @@ class Batches:
         report: Callable[[Tally, list[Batch]], None],
         say: Callable[[str], None],
     ) -> None:
-        self.reader, self.writer, self.ledger, self.spending = reader, writer, ledger, spending
+        self.reader, self.writer, self.ledger, self.spending = reader, keeper.writer, ledger, spending
         self.worst, self.poll, self.report, self.say = worst, poll, report, say
+        self.again = again
         self.most_requests = min(most_requests, MOST_REQUESTS)
-        self.proven = proven
         self.client = server.plain()
         self.tally = Tally(0)
+        settling = min(SETTLING_SECONDS, poll)
+        self.collector = Collector(
+            self.client, self._call, reader, keeper, spending, self.tally, proven=proven, settling=settling
+        )
         self._submitted: Counter[str] = Counter()
-        self._last: dict[str, str] = {}  # key -> why its last request came to nothing
-        self._suspects: Counter[str] = Counter()
         self._full = False  # the server's queue takes no more until a batch ends
         self._ended = False  # whether a batch has ended in this round
         self._waiting: Job | None = None
@@ -87,8 +93,7 @@ class Batches:
             self._ended = False
             if time.monotonic() - looked >= self.poll:  # not between one submission and the next
                 looked = time.monotonic()
-                for batch in self.ledger.batches():
-                    self._advance(batch)
+                self._advance_all()
             if self._ended:
                 self._full = False
                 fresh = self._fresh(jobs)  # what the ended batches did not answer is asked again
@@ -118,7 +123,7 @@ class Batches:
     def _may_ask(self, key: str) -> bool:
         if key in self.writer.keys or self._submitted[key] >= SUBMISSIONS:
             return False
-        return self.proven or not self._suspects[key]
+        return self.collector.proven or not self.collector.suspects[key]
 
     def _submit(self, fresh: Iterator[Job]) -> bool:
         # Packs one batch more and hands it in; whether there was one.
@@ -141,16 +146,34 @@ class Batches:
             most_requests=self.most_requests,
             most_bytes=MOST_BYTES,
             room=requests,
-            refuse=lambda key, trouble: self._keep(key, trouble),
+            refuse=self.collector.keep,
         )
         if packed is None:
             return False
         n = len(packed.keys)
         batch = Batch(tag, "packed", None, None, n, n * self.worst, int(time.time()), 0)
-        self.ledger.add(batch, packed.keys)
+        self.ledger.add(batch, packed.keys, self.again)
         self._submitted.update(packed.keys)
         self._advance(batch)
         return True
+
+    def _advance_all(self) -> None:
+        # What is wrong with one batch keeps no other from being collected.
+        problems, bad = [], set()
+        for batch in self.ledger.batches():
+            try:
+                self._advance(batch)
+            except StoppedError as stopped:
+                if not stopped.refused:
+                    raise
+                problems.append(str(stopped))
+                bad.add(batch.tag)
+        if useless := self.collector.usefulness.of_all():
+            problems.append(useless)
+        if problems:
+            there = sum(batch.requests for batch in self.ledger.batches() if batch.tag not in bad)
+            rest = f"; {there:,} are in batches at the server, which the same command collects" if there else ""
+            raise StoppedError("; ".join(dict.fromkeys(problems)) + rest)
 
     def _advance(self, batch: Batch) -> None:
         # Takes a batch as far as it goes now.
@@ -241,25 +264,39 @@ class Batches:
                 raise
             raise StoppedError(
                 f"batch {batch_id} is not known there ({stopped}): use the key and --base-url that submitted it, or "
-                f"delete {self.folder / FILE} to have its images asked about, and paid for, again"
+                f"--forget-batch {batch_id} to have its {batch.requests:,} images asked about, and paid for, again",
+                refused=True,
             ) from None
         if remote.status not in ENDED:
             return
         if remote.status == "failed" and not remote.output_file_id and not remote.error_file_id:
             self._failed(batch, remote)
             return
-        for file_id in (remote.output_file_id, remote.error_file_id):
-            if file_id:
-                self._call(lambda file_id=file_id: self._collect(file_id))  # type: ignore[misc]
-        unanswered = self.ledger.keys(batch.tag) - self.writer.keys
-        for key in unanswered:
-            self._last.setdefault(key, f"its batch ended as {remote.status} without an answer")
+        brought = self.collector.collect(remote, self.ledger.keys(batch.tag))
+        if brought.lost:
+            self.spending.lose(brought.lost * batch.worst_usd / batch.requests)
         self._settle(batch)
-        if remote.status != "completed" or unanswered:
-            self.say(f"batch {batch_id}: {remote.status}, {len(unanswered):,} of {batch.requests:,} images unanswered")
-        if not self.proven and len(self._suspects) >= batch.requests:
-            (why, _), *_ = Counter(self._last[key] for key in self._suspects).most_common(1)
-            raise StoppedError(f"the server does not accept the requests: {why}")
+        if remote.status != "completed" or brought.unanswered:
+            self.say(f"batch {batch_id}: {remote.status}, {self._unanswered(brought, batch)}")
+        suspects = self.collector.suspects
+        if not self.collector.proven and len(suspects) >= batch.requests:
+            (why, _), *_ = Counter(self.collector.reasons[key] for key in suspects).most_common(1)
+            raise StoppedError(f"the server does not accept the requests: {why}", refused=True)
+        if brought.stopped and not brought.answered:
+            (why, _), *_ = Counter(brought.stopped.values()).most_common(1)
+            raise StoppedError(f"batch {batch_id}: {why}", refused=True)
+
+    def _unanswered(self, brought: Brought, batch: Batch) -> str:
+        words = f"{len(brought.unanswered):,} of {batch.requests:,} images unanswered"
+        for reason, n in Counter(self.collector.reasons[key] for key in brought.unanswered).most_common(3):
+            words += f"; {n:,}: {reason}"
+        if brought.unreadable:
+            words += f"; {brought.unreadable:,} lines of its files cannot be read"
+        if brought.gone:
+            words += f"; its file {' and '.join(brought.gone)} is gone at the server"
+        if brought.lost:
+            words += f"; {brought.lost:,} answers may have been paid for and cannot be had"
+        return words
 
     def _failed(self, batch: Batch, remote: RemoteBatch) -> None:
         errors = (remote.errors.data if remote.errors else None) or []
@@ -271,48 +308,8 @@ class Batches:
             self.say(f"batch {remote.id}: the server's queue is full; it is submitted again when there is room")
             return
         self._settle(batch)
-        raise StoppedError(f"batch {remote.id} failed: {self.reader.clean(f'{code}: {message}')}")
-
-    def _collect(self, file_id: str) -> None:
-        with self.client.files.with_streaming_response.content(file_id) as response:
-            for line in response.iter_lines():
-                if line.strip():
-                    self._take(json.loads(line))
-
-    def _take(self, line: dict[str, Any]) -> None:
-        key = line.get("custom_id")
-        if not isinstance(key, str) or key in self.writer.keys:
-            return  # a line that comes twice, or again after a kill
-        response, error = line.get("response"), line.get("error")
-        if isinstance(response, dict) and response.get("status_code") == 200:
-            try:
-                row = self.reader.row(key, response.get("body") or {})
-            except ValueError as problem:
-                self._last[key] = str(problem)
-                return
-            if self.writer.add(row):
-                self.tally.states[row.state] += 1
-                self.spending.collected(row.cost_usd or 0.0)
-                self.proven = True
-            return
-        body = response.get("body") if isinstance(response, dict) else None
-        status = int(response.get("status_code") or 500) if isinstance(response, dict) else 500
-        said = (body or {}).get("error") if isinstance(body, dict) else None
-        trouble = self.reader.trouble(status, said or error or {})
-        self._last[key] = trouble.reason
-        if trouble.verdict == "stop":
-            raise StoppedError(trouble.reason)
-        if trouble.verdict in ("refused", "failed"):
-            self._keep(key, trouble)
-        elif trouble.verdict == "unknown":
-            self._suspects[key] += 1
-            if self.proven:
-                self._keep(key, Trouble("failed", trouble.reason))
-
-    def _keep(self, key: str, trouble: Trouble) -> None:
-        row = self.reader.row_of(key, trouble)
-        if self.writer.add(row):
-            self.tally.states[row.state] += 1
+        said = self.reader.clean(f"{code}: {message}")
+        raise StoppedError(f"batch {remote.id} failed: {said}", refused=True)
 
     # --- the ledger, the disk and the wire --------------------------------------------------------------------------
 
@@ -351,7 +348,7 @@ class Batches:
             return
         for job in jobs():
             if job.key not in self.writer.keys:
-                self.tally.left[self._last.get(job.key, "no answer")] += 1
+                self.tally.left[self.collector.reasons.get(job.key, "no answer")] += 1
 
     def _file(self, tag: str) -> Path:
         return self.folder / _name(tag)
@@ -375,6 +372,21 @@ class Batches:
             if tries + 1 < CALL_TRIES:
                 time.sleep(retry_after or min(60.0, 0.5 * 2**tries))
         raise StoppedError(f"the server does not answer: {trouble.reason}")
+
+
+def forget(ledger: Ledger, spending: Spending, batch_id: str) -> int:
+    """Give up a batch whose server is not to be reached any more; its worst case stays spent. How many images it has.
+
+    Raises ValueError for a batch that the set does not have.
+    """
+    there = ledger.batches()
+    found = next((batch for batch in there if batch.batch_id == batch_id), None)
+    if found is None:
+        others = ", ".join(batch.batch_id for batch in there if batch.batch_id)
+        raise ValueError(f"--forget-batch {batch_id}: this set has {f'the batches {others}' if others else 'no batch'}")
+    spending.lose(found.worst_usd)
+    ledger.settle(found.tag)
+    return found.requests
 
 
 def _name(tag: str) -> str:

@@ -15,10 +15,18 @@ if TYPE_CHECKING:
     import openai
 
 KEY = "OPENAI_API_KEY"
+# The client's own words are not repeated: they show the header, and so the key.
+UNSENDABLE = (
+    "a request cannot be sent and nothing was: look at --base-url (http://... or https://...) and at the "
+    "variables OPENAI_BASE_URL, OPENAI_ORG_ID and OPENAI_PROJECT_ID for line breaks"
+)
 
 
 class StoppedError(ValueError):
-    """The server will answer no request: a key, a model or money is missing. `refused`: it will not answer this one."""
+    """The server will answer no request: a key, a model or money is missing.
+
+    `refused`: what is wrong is of this one request or batch, and others may go on.
+    """
 
     def __init__(self, reason: str, *, refused: bool = False) -> None:
         super().__init__(reason)
@@ -55,10 +63,24 @@ class Server:
 
 
 def api_key() -> str:
-    """The key. Raises ValueError where the environment has none."""
+    """The key. Raises ValueError where the environment has none, or one that no request can carry."""
     if not (key := os.environ.get(KEY, "").strip()):
         raise ValueError(f"{KEY} is not set: export it (a server of your own that asks for none takes any word)")
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError(
+            f"{KEY} has a line break or another character that no key has, and nothing was sent: export the key alone"
+        )
     return key
+
+
+def unsendable(error: Exception) -> bool:
+    """Whether an error of the client says that a request cannot go out at all, for its headers or its address."""
+    import httpx2
+
+    cause = error.__cause__ or error
+    return isinstance(
+        cause, UnicodeEncodeError | httpx2.LocalProtocolError | httpx2.UnsupportedProtocol | httpx2.InvalidURL
+    )
 
 
 def trouble_of(error: Exception, reader: Reader) -> tuple[Trouble, float | None, Mapping[str, str]]:
@@ -73,13 +95,15 @@ def trouble_of(error: Exception, reader: Reader) -> tuple[Trouble, float | None,
         trouble = reader.trouble(error.status_code, _body(error))
         headers = error.response.headers
         return trouble, retry_after_seconds(headers), headers
+    if unsendable(error):
+        return Trouble("stop", UNSENDABLE), None, {}
     if isinstance(error, TimeoutError | openai.APITimeoutError | httpx2.TimeoutException):
         return Trouble("again", "no answer in time", billed=True), None, {}
     if isinstance(error, openai.APIConnectionError | httpx2.TransportError):
         # A connection that was never made cost nothing; one that broke may have.
         cause = error.__cause__ if isinstance(error, openai.APIConnectionError) else error
         name = type(cause).__name__
-        never = name in ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol")
+        never = name in ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError")
         said = reader.clean(f"{name}: {cause}" if cause and str(cause) else name)
         return (
             Trouble("again", f"no connection ({said})" if never else f"broken off ({said})", billed=not never),

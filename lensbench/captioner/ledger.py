@@ -7,9 +7,10 @@ two calls: the next one reads here what may have happened, and asks the server b
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 FILE = "ledger.db"
@@ -44,6 +45,7 @@ class Ledger:
                 requests INTEGER NOT NULL, worst_usd REAL NOT NULL, created INTEGER NOT NULL,
                 refusals INTEGER NOT NULL DEFAULT 0);
             CREATE TABLE IF NOT EXISTS members (key BLOB PRIMARY KEY, tag TEXT NOT NULL) WITHOUT ROWID;
+            CREATE TABLE IF NOT EXISTS again (key BLOB PRIMARY KEY, created TEXT NOT NULL) WITHOUT ROWID;
             CREATE INDEX IF NOT EXISTS members_of ON members (tag);
             CREATE TABLE IF NOT EXISTS sessions (id INTEGER PRIMARY KEY, exposure_usd REAL NOT NULL);
             """
@@ -60,11 +62,16 @@ class Ledger:
         )
         return [Batch(*row) for row in rows]
 
-    def add(self, batch: Batch, keys: Iterable[str]) -> None:
-        """A packed batch and the images in it; an image is in one batch at most."""
+    def add(self, batch: Batch, keys: Sequence[str], again: Mapping[str, str] = MappingProxyType({})) -> None:
+        """A packed batch and the images in it; an image is in one batch at most.
+
+        `again` has the images that have a row already, and when it was made.
+        """
         with self._change():
             self._db.execute("INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?)", batch)
             self._db.executemany("INSERT INTO members VALUES (?, ?)", ((bytes.fromhex(k), batch.tag) for k in keys))
+            rows = ((bytes.fromhex(k), again[k]) for k in keys if k in again)
+            self._db.executemany("INSERT OR REPLACE INTO again VALUES (?, ?)", rows)
 
     def update(self, batch: Batch) -> None:
         """What is known of a batch now."""
@@ -85,6 +92,7 @@ class Ledger:
     def settle(self, tag: str) -> None:
         """A batch is done with: its rows are in the store, and what has none is free again."""
         with self._change():
+            self._db.execute("DELETE FROM again WHERE key IN (SELECT key FROM members WHERE tag = ?)", (tag,))
             self._db.execute("DELETE FROM members WHERE tag = ?", (tag,))
             self._db.execute("DELETE FROM batches WHERE tag = ?", (tag,))
 
@@ -95,6 +103,10 @@ class Ledger:
         else:
             rows = self._db.execute("SELECT key FROM members WHERE tag = ?", (tag,))
         return {key.hex() for (key,) in rows}
+
+    def again(self) -> dict[str, str]:
+        """The images in batches that had a row when they were packed, and when it was made."""
+        return {key.hex(): created for key, created in self._db.execute("SELECT key, created FROM again")}
 
     def worst_usd(self) -> float:
         """The worst case of every batch that is not settled."""

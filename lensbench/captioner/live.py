@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from lensbench.captioner.answers import Reader, Trouble
 from lensbench.captioner.client import Server, StoppedError, trouble_of
+from lensbench.captioner.keeping import Keeper, full_disk, says_full
 from lensbench.captioner.pace import Pace, Window
 from lensbench.captioner.requests import NotAPictureError
 from lensbench.captioner.spending import Spending
-from lensbench.captions.store import CaptionRow, CaptionWriter, State
+from lensbench.captioner.usefulness import Usefulness
+from lensbench.captions.store import CaptionRow, State
 
 if TYPE_CHECKING:
     import openai
@@ -79,7 +81,7 @@ class Live:
         self,
         server: Server,
         reader: Reader,
-        writer: CaptionWriter,
+        keeper: Keeper,
         spending: Spending,
         *,
         worst: float,
@@ -88,13 +90,14 @@ class Live:
         proven: bool,
         report: Callable[[Tally], None],
     ) -> None:
-        self.server, self.reader, self.writer, self.spending = server, reader, writer, spending
+        self.server, self.reader, self.keeper, self.spending = server, reader, keeper, spending
         self.worst, self.report, self.proven = worst, report, proven
         self.pace = Pace(Window(at_a_time), tokens)
         self.tally = Tally(0)
         self._again: list[tuple[float, int, _Attempt]] = []  # a heap by when
         self._order = 0
         self._failures = self._suspects = 0
+        self._usefulness = Usefulness()
         self._fatal: BaseException | None = None
         self._stopping = False
         self._changed = asyncio.Event()
@@ -125,7 +128,10 @@ class Live:
                 loop.add_signal_handler(number, interrupted)
         try:
             async with self.server.live() as client:
-                await self._dispatch(jobs, client, tasks)
+                try:
+                    await self._dispatch(jobs, client, tasks)
+                except Exception as error:  # the answers under way are paid for
+                    self._stop(error)
                 if tasks:
                     _, late = await asyncio.wait(tasks, timeout=GRACE if self._stopping else None)
                     for task in late:
@@ -201,12 +207,16 @@ class Live:
                 self.pace.learn(headers, sent_at)
                 self._in_trouble(attempt, trouble, sent_at, retry_after)
                 return
-            self._keep(row)
+            try:
+                self._keep(row)
+            except OSError:
+                self.keeper.lost += 1
+                raise
             lost = False
             self.spending.settle(reserved, row.cost_usd, self.worst)
             reserved = 0.0
             self._failures, self.proven = 0, True
-            self.pace.window.answered()
+            self._weigh(row)
         except BaseException as error:
             if not isinstance(error, asyncio.CancelledError):
                 self._stop(error)
@@ -223,8 +233,17 @@ class Live:
             raise json.JSONDecodeError("no completion", "", 0) from None
 
     def _keep(self, row: CaptionRow) -> None:
-        if self.writer.add(row):
+        if self.keeper.add(row):
             self.tally.states[row.state] += 1
+        if self.keeper.full:
+            self._stop(full_disk(self.keeper))
+
+    def _weigh(self, row: CaptionRow) -> None:
+        self._usefulness.take(row)
+        if useless := self._usefulness.of_late():
+            self._stop(StoppedError(useless))
+        if self._usefulness.captions:  # until the first caption no more go out at a time
+            self.pace.window.answered()
 
     def _in_trouble(self, attempt: _Attempt, trouble: Trouble, sent_at: float, retry_after: float | None) -> None:
         now = time.monotonic()
@@ -271,5 +290,7 @@ class Live:
 
     def _stop(self, error: BaseException) -> None:
         self._stopping = True
+        if says_full(error):  # the answers under way are to find room
+            self.keeper.make_room()
         if self._fatal is None:
             self._fatal = error

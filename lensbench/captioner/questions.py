@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from lensbench.captioner.client import api_key
+from lensbench.captioner.answers import cleaned
+from lensbench.captioner.client import UNSENDABLE, api_key, unsendable
 
 TOP = 20  # tokens whose probabilities a server tells, at most: what is less likely counts as 0
 RETRIES = 8  # by the client, which heeds Retry-After
@@ -56,8 +57,10 @@ class ServerVlm:
                 top_logprobs=TOP,
             )
         except openai.OpenAIError as error:
-            message = (str(error).strip().splitlines() or [""])[0].replace(api_key(), "***")
-            raise ValueError(f"{self.name}: {type(error).__name__}: {message}; run the same command again") from None
+            if unsendable(error):
+                raise ValueError(f"{self.name}: {UNSENDABLE}") from None
+            message = f"{type(error).__name__}: {cleaned(str(error), api_key())}"
+            raise ValueError(f"{self.name}: {message}; run the same command again") from None
         told = said.choices[0].logprobs.content if said.choices and said.choices[0].logprobs else None
         if not told:
             raise ValueError(f"{self.name}: gives no probabilities (logprobs), which a soft score is made of")

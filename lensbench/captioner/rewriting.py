@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from lensbench.captioner.writing import Display, Outcome, Run, ask
 from lensbench.captions.store import CaptionSet, Maker
 
 RULES = "rules"
+THERE = "is there and says otherwise; prompts that were scored on must not change: choose another name"
 
 
 def prompt_key(text: str) -> str:
@@ -30,6 +32,33 @@ def prompt_key(text: str) -> str:
 def answers_folder(out: Path) -> Path:
     """Where the answers for a file are kept: beside it."""
     return out.with_name(f"{out.stem}.answers")
+
+
+def check_out(out: Path, source: str) -> None:
+    """Raise ValueError or OSError, before anything is paid, where the file of prompts can never be written."""
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder: name the file of prompts, as OUT.jsonl")
+    if Path(source).exists() and out.exists() and out.samefile(source):
+        raise ValueError(f"{out} is the file of the prompts themselves: choose another name for the reworded ones")
+    folder = out.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ValueError(f"{out} cannot be written: {folder} is no folder that you may write to")
+
+
+def lines_as_in(rows: Sequence[dict[str, Any]], out: Path, asking: Asking, keep_short: bool) -> list[dict[str, Any]]:
+    """The lines of a file that is there already, from the answers beside it: nothing is asked for it any more.
+
+    Raises ValueError where they are not those of these prompts and this captioner.
+    """
+    folder = answers_folder(out)
+    if not (folder / "set.json").exists() or CaptionSet(folder).maker != asking.maker:
+        raise ValueError(f"{out} {THERE}")
+    lines, _ = finished_rows(rows, out, keep_short)
+    if len(lines) < len(rows):
+        raise ValueError(f"{out} {THERE}")
+    return lines
 
 
 def rewrite(
@@ -80,9 +109,7 @@ def publish(lines: Sequence[dict[str, Any]], out: Path) -> bool:
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
     if out.exists():
         if out.read_bytes() != text:
-            raise ValueError(
-                f"{out} is there and says otherwise; prompts that were scored on must not change: choose another name"
-            )
+            raise ValueError(f"{out} {THERE}")
         return False
     partial = out.with_name(f"{out.name}.partial")
     partial.write_bytes(text)

@@ -64,6 +64,11 @@ class Spending:
         """Rows of a batch are in the store."""
         self.rows += paid
 
+    def lose(self, usd: float) -> None:
+        """Answers of a batch may have been paid for and never come; the ledger says so from now on."""
+        self._lost += usd
+        self._expose(self._lost + self._reserved)
+
     def close(self) -> None:
         """Nothing is under way any more: only what was lost stays in the ledger."""
         self._expose(self._lost)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lensbench.captioner.answers import Reader
-from lensbench.captioner.batch import Batches
+from lensbench.captioner.batch import Batches, forget
 from lensbench.captioner.client import Server, api_key
 from lensbench.captioner.estimate import (
     Estimate,
@@ -23,12 +23,13 @@ from lensbench.captioner.estimate import (
     most_input_tokens,
     worst_usd,
 )
+from lensbench.captioner.keeping import Keeper, keeping
 from lensbench.captioner.ledger import FILE, Batch, Ledger
 from lensbench.captioner.live import Job, Live, Tally
 from lensbench.captioner.prices import Price
 from lensbench.captioner.requests import Asking, NotAPictureError, sent_size
 from lensbench.captioner.spending import Spending
-from lensbench.captions.store import CaptionSet, CaptionWriter, State, writing
+from lensbench.captions.store import CaptionSet, State, writing
 from lensbench.stopping import handled
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -62,6 +63,8 @@ class Run:
     batch: bool = False
     poll: float = 60.0  # seconds between looks at batches
     batch_requests: int = 50_000  # in one batch, at most
+    again: frozenset[State] = frozenset()  # images with a row in one of these states are asked about again
+    forget: str | None = None  # a batch that is given up
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Outcome:
     rows: dict[State, int]
     spent_usd: float | None
     uncertain_usd: float  # of `spent_usd`, what may have been paid for answers that never came
+    assumed: tuple[int, float]  # answers that told no usage, and of `spent_usd` their worst cases
     in_batches: int  # images in batches at the server
 
     @property
@@ -96,9 +100,19 @@ def default_name(asking: Asking) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{asking.model}-{asking.prompt.name}").strip("-.")
 
 
-def dry_run(images: ImageBytes, folder: Path, asking: Asking, price: Price | None, limit: int | None) -> Estimate:
-    """What the images without a row will cost, by the rules; nothing is sent and nothing written."""
-    has = _present_keys(folder)
+def states_again(said: str) -> frozenset[State]:
+    """The states of "failed,truncated". Raises ValueError for any other that can be asked about again."""
+    may: tuple[State, ...] = ("failed", "truncated", "refused")
+    asked = [word.strip() for word in said.split(",")]
+    if wrong := [word for word in asked if word not in may]:
+        raise ValueError(f"--again {wrong[0]!r}: choose from {', '.join(may)}, with commas between them")
+    return frozenset(state for state in may if state in asked)
+
+
+def dry_run(images: ImageBytes, folder: Path, asking: Asking, price: Price | None, run: Run) -> Estimate:
+    """What the images that a run asks about will cost, by the rules; nothing is sent and nothing written."""
+    has = _present_keys(folder, run.again)
+    limit = run.limit
     keys = islice((key for key in images.keys if key not in has), limit)
     assert asking.max_side is not None, "images are sent with a largest side"
     side = asking.max_side
@@ -146,40 +160,74 @@ def ask(
     """As `write`, about anything that has a key; `longest_text` is the longest that takes the place of an image."""
     if run.budget is not None and price is None:
         raise ValueError(f"--budget: the price of {asking.model} is not known; give it with --prices FILE")
-    reader = Reader(asking, price, api_key(), run.batch)
-    with _interruptible(), writing(folder, asking.maker) as writer:
+    worst = worst_usd(asking, price, batch=run.batch, longest_text=longest_text)
+    reader = Reader(asking, price, api_key(), run.batch, worst)
+    room_for = run.at_a_time if not run.batch else 1
+    with _interruptible(), writing(folder, asking.maker) as writer, keeping(writer, room_for) as keeper:
         ledger = Ledger(folder)
         try:
             had = CaptionSet(folder)
+            spending = Spending(ledger, had.cost_usd(), run.budget)
+            if run.forget is not None:
+                freed = forget(ledger, spending, run.forget)
+                display.say(f"batch {run.forget} is given up: {freed:,} of its images may be asked about again")
+            again = _reopened(had, ledger, run.again)
+            writer.reopen(again)
+            if run.again:  # the oldest rows first: after a stop or with --limit, those not asked about again yet
+                keys = sorted(keys, key=lambda key: again.get(key, ""))
             session = _Session(
                 run,
                 reader,
-                writer,
+                keeper,
                 ledger,
-                Spending(ledger, had.cost_usd(), run.budget),
+                spending,
                 display,
-                worst=worst_usd(asking, price, batch=run.batch, longest_text=longest_text),
+                again=again,
+                worst=worst,
                 tokens=most_input_tokens(asking, price, longest_text) + asking.max_output_tokens,
                 proven=had.counts()["done"] > 0,
             )
             tally = session.in_batches(keys, job) if run.batch else session.live(keys, job)
-            spending, rows = session.spending, CaptionSet(folder).counts()
+            now = CaptionSet(folder)
             spent = None if price is None else spending.spent
-            return Outcome(tally, rows, spent, spending.spent - spending.rows, len(ledger.keys()))
+            unseen = spending.spent - spending.rows
+            return Outcome(tally, now.counts(), spent, unseen, now.assumed_usd(), len(ledger.keys()))
         finally:
             ledger.close()
 
 
+def _reopened(found: CaptionSet, ledger: Ledger, again: frozenset[State]) -> dict[str, str]:
+    """The images to ask about again, with when their row was made: those in these states, and those that are in batches
+    for that reason and have no newer row yet."""
+    in_batches, pending = ledger.keys(), ledger.again()
+    if not again and not pending:
+        return {}
+    out = {}
+    for key, state, created in _states(found):
+        if pending.get(key) == created or (state in again and key not in in_batches):
+            out[key] = created
+    return out
+
+
+def _states(found: CaptionSet) -> Iterator[tuple[str, State, str]]:
+    for batch in found.batches(["key", "state", "created"]):
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
 @dataclass(frozen=True)
 class _Session:
-    """A set that is being written. `worst` and `tokens` are of one request, at most; `proven`: it has captions."""
+    """A set that is being written. `worst` and `tokens` are of one request, at most; `proven`: it has captions.
+
+    `again` has the images that are asked about again, with when their row was made.
+    """
 
     run: Run
     reader: Reader
-    writer: CaptionWriter
+    keeper: Keeper
     ledger: Ledger
     spending: Spending
     display: Display
+    again: dict[str, str]
     worst: float
     tokens: float
     proven: bool
@@ -191,14 +239,14 @@ class _Session:
             self.spending.in_batches = self.ledger.worst_usd()
 
         def todo() -> Iterator[str]:
-            has = self.writer.keys
+            has = self.keeper.writer.keys
             return islice((key for key in keys if key not in has and key not in at_server), self.run.limit)
 
         total = sum(1 for _ in todo())
         live = Live(
             self.run.server,
             self.reader,
-            self.writer,
+            self.keeper,
             self.spending,
             worst=self.worst,
             tokens=self.tokens,
@@ -215,20 +263,26 @@ class _Session:
         return tally
 
     def in_batches(self, keys: Sequence[str], job: Callable[[str], Job]) -> Tally:
+        writer = self.keeper.writer
+
         def missing() -> Iterator[str]:
-            return (key for key in keys if key not in self.writer.keys)
+            return (key for key in keys if key not in writer.keys)
 
         chosen = list(islice(missing(), self.run.limit)) if self.run.limit is not None else None
 
         def jobs() -> Iterator[Job]:
-            return (job(key) for key in (missing() if chosen is None else chosen) if key not in self.writer.keys)
+            return (job(key) for key in (missing() if chosen is None else chosen) if key not in writer.keys)
+
+        if not self.proven:
+            self.display.say("this set has no caption yet: --pilot 20 without --batch shows what the answers are like")
 
         batches = Batches(
             self.run.server,
             self.reader,
-            self.writer,
+            self.keeper,
             self.ledger,
             self.spending,
+            again=self.again,
             worst=self.worst,
             poll=self.run.poll,
             most_requests=self.run.batch_requests,
@@ -297,11 +351,11 @@ def _about(asking: Asking, images: ImageBytes, key: str) -> dict[str, object]:
     return asking.about_image(images.read(key))
 
 
-def _present_keys(folder: Path) -> set[str]:
-    # Those with a row, and those in batches.
+def _present_keys(folder: Path, again: frozenset[State]) -> set[str]:
+    # Those with a row in another state, and those in batches.
     if not (folder / "set.json").exists():
         return set()
-    keys = CaptionSet(folder).keys()
+    keys = {key for key, state, _ in _states(CaptionSet(folder)) if state not in again}
     if (folder / FILE).exists():
         ledger = Ledger(folder)
         try:

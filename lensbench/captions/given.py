@@ -20,10 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lensbench.json_lines import json_lines
+
 NAME = "given"
 NAMED = re.compile(rf"{NAME}(\d*)")
 STATE_DONE = "done"
 KINDS = (".jsonl", ".parquet", ".csv")
+OTHER_MARKS = (";", "\t", "|")  # that spreadsheets put between columns in place of commas
 
 
 @dataclass(frozen=True)
@@ -130,26 +133,22 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if path.suffix == ".parquet":
         yield from _parquet(path)
         return
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix == ".csv":
-                yield from ((f"{path}:{n}", row) for n, row in enumerate(csv.DictReader(file), 2))
-                return
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield f"{path}:{number}", _object(line, f"{path}:{number}")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    yield from _csv(path) if path.suffix == ".csv" else json_lines(path, '"key" and "text"')
 
 
-def _object(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{where}: not JSON ({error})") from None
-    if not isinstance(row, dict):
-        raise ValueError(f'{where}: must be an object with "key" and "text"')
-    return row
+def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        try:
+            names = reader.fieldnames or []
+            if len(names) == 1 and (other := next((mark for mark in OTHER_MARKS if mark in names[0]), "")):
+                raise ValueError(f"{path}:1: its columns are separated by {other!r}; save it with commas")
+            for row in reader:
+                yield f"{path}:{reader.line_num}", row
+        except csv.Error as error:
+            raise ValueError(f"{path}:{reader.line_num + 1}: no CSV that can be read ({error})") from None
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,19 +1,25 @@
-"""Caption sets on disk: one row an image key, append-only, safe to read while they are written.
+"""Caption sets on disk: one row that counts an image key, append-only, safe to read while they are written.
 
 A set is a folder. `set.json` says who makes it; sealed rows lie in Parquet files that never change; rows that came
 since the last seal lie in `journal.jsonl`, a line each, so that what was paid for survives a killed process. Only the
 holder of the set's lock writes. Readers take no lock: they read the journal first and the Parquet files after it, so a
 row on its way from one to the other is seen at least once, and a row seen twice is shown once.
+
+A key that is asked about again gets a further row. It is sealed into again-000000.parquet and so on, whose rows count
+before those of all other files and of an earlier again- file. The rows that no longer count stay as the set's history.
+In the journal such a row has the number of its again- file behind its fields.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
@@ -25,6 +31,8 @@ if TYPE_CHECKING:
 
 State = Literal["done", "refused", "truncated", "failed"]
 STATES: tuple[State, ...] = get_args(State)
+FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a full disk
+AGAIN = "again-"  # how the names of files begin whose rows replace others
 SEAL_ROWS = 5000  # rows in the journal before they become a Parquet file
 SYNC_SECONDS = 1.0  # a power cut costs at most the rows of this long; a killed process costs none
 
@@ -32,7 +40,8 @@ SYNC_SECONDS = 1.0  # a power cut costs at most the rows of this long; a killed 
 class CaptionRow(NamedTuple):
     """One caption, or why there is none. `key` is the sha256 of the image's bytes, `created` ISO 8601 in UTC.
 
-    Token counts and cost are None where nothing was paid.
+    Token counts and cost are None where nothing was paid. A cost without token counts is the worst case of an answer
+    that told no usage.
     """
 
     key: str
@@ -76,25 +85,43 @@ class CaptionSet:
             raise ValueError(f"{folder / 'set.json'} cannot be read: {error}") from None
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Every row once, a piece at a time, as it stands now; sealed rows first."""
+        """The row that counts of every key, a piece at a time, as it stands now; sealed rows first."""
+        return self._pieces(columns, counting=True)
+
+    def history(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """The rows that no longer count, because their key was asked about again."""
+        return self._pieces(columns, counting=False)
+
+    def _pieces(self, columns: Sequence[str] | None, *, counting: bool) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        journal = _journal_rows(self.folder)
-        waiting = {row.key: row for row in journal}
+        journal = _journal(self.folder)  # before the parts are listed
+        parts = _parts(self.folder)
+        waiting = {row.key: row for row, again in journal if again is None}
+        anew = {row.key: row for row, again in journal if again is not None and _again(self.folder, again) not in parts}
+        counts: dict[str, Path | None] = {key: path for path in _agains(parts) for key in _column(path, "key")}
+        counts |= dict.fromkeys(anew)
+        if not counting and not counts:  # no key was asked about again
+            return
         wanted = list(columns or CaptionRow._fields)
-        for path in _parts(self.folder):
+        for path in parts:
             try:
                 file = pq.ParquetFile(path, memory_map=True)
                 for batch in file.iter_batches(columns=list(dict.fromkeys(["key", *wanted]))):
-                    if waiting:
-                        for key in batch.column("key").to_pylist():
-                            waiting.pop(key, None)
-                    yield batch.select(wanted)
+                    keys = batch.column("key").to_pylist() if waiting or counts else []
+                    for key in keys:
+                        waiting.pop(key, None)
+                    counted = [counts.get(key, path) == path for key in keys]
+                    if not counting or not all(counted):
+                        batch = batch.filter(pa.array([is_so == counting for is_so in counted], pa.bool_()))
+                    if batch.num_rows:
+                        yield batch.select(wanted)
             except pa.ArrowInvalid as error:
                 raise ValueError(f"{path} is damaged: {error}") from None
-        if waiting:
-            yield _table(waiting.values()).select(wanted).combine_chunks().to_batches()[0]
+        rows = [row for row in waiting.values() if (row.key in counts) != counting]
+        if rows := rows + list(anew.values() if counting else ()):
+            yield _table(rows).select(wanted).combine_chunks().to_batches()[0]
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Every row, in memory."""
@@ -122,10 +149,23 @@ class CaptionSet:
         return found
 
     def cost_usd(self) -> float:
-        """Dollars paid for the rows."""
+        """Dollars paid for the rows, those of the history as well."""
         import pyarrow.compute as pc
 
-        return sum(pc.sum(batch.column("cost_usd")).as_py() or 0.0 for batch in self.batches(["cost_usd"]))
+        pieces = chain(self.batches(["cost_usd"]), self.history(["cost_usd"]))
+        return sum(pc.sum(piece.column("cost_usd")).as_py() or 0.0 for piece in pieces)
+
+    def assumed_usd(self) -> tuple[int, float]:
+        """The answers that told no usage, the history's as well, and the dollars of their worst cases."""
+        import pyarrow.compute as pc
+
+        answers, usd = 0, 0.0
+        names = ["input_tokens", "cost_usd"]
+        for piece in chain(self.batches(names), self.history(names)):
+            tokens, paid = piece.columns
+            assumed = paid.filter(pc.and_(pc.is_null(tokens), pc.is_valid(paid)))
+            answers, usd = answers + len(assumed), usd + (pc.sum(assumed).as_py() or 0.0)
+        return answers, usd
 
     def digest(self) -> str:
         """sha256 of the set's done texts, whatever their order on disk: over the sorted sha256 of each key and text."""
@@ -139,9 +179,20 @@ class CaptionSet:
                     yield key, text
 
 
-def caption_sets(corpus: Path) -> list[CaptionSet]:
-    """The caption sets of an imported corpus, sorted by name."""
-    return [CaptionSet(path.parent) for path in sorted((corpus / "captions").glob("*/set.json"))]
+def caption_sets(corpus: Path, broken: Callable[[ValueError], object] | None = None) -> list[CaptionSet]:
+    """The caption sets of an imported corpus, sorted by name.
+
+    One that cannot be read raises ValueError, or is given to `broken` and left out.
+    """
+    found = []
+    for path in sorted((corpus / "captions").glob("*/set.json")):
+        try:
+            found.append(CaptionSet(path.parent))
+        except ValueError as error:
+            if broken is None:
+                raise
+            broken(error)
+    return found
 
 
 @contextmanager
@@ -171,33 +222,49 @@ class CaptionWriter:
         self.folder = folder
         for left in folder.glob("*.partial"):
             left.unlink()
-        rows = _journal_rows(folder)
+        rows = _journal(folder)
         self._journal = os.open(folder / "journal.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._waiting: list[CaptionRow] = []
+        self._waiting_again: list[CaptionRow] = []
+        self._reopened: set[str] = set()
+        self._number = len(_agains(_parts(folder)))  # of the next again- file
         self._synced = time.monotonic()
         self._keys: set[str] | None = None
         if rows:  # left by a process that did not close; its last line may be half written
-            sealed = {k for path in _parts(folder) for k in _column(path, "key")}
-            self._waiting = [row for row in {row.key: row for row in rows}.values() if row.key not in sealed]
+            parts = _parts(folder)
+            sealed = {k for path in parts for k in _column(path, "key")}
+            first = {row.key: row for row, again in rows if again is None}
+            self._waiting = [row for row in first.values() if row.key not in sealed]
+            anew = {row.key: row for row, again in rows if again is not None and _again(folder, again) not in parts}
+            self._waiting_again = list(anew.values())
         self._seal()
 
     @property
     def keys(self) -> set[str]:
-        """Every key that has a row. Read from disk when first asked for."""
+        """Every key that has a row and is not asked about again. Read from disk when first asked for."""
         if self._keys is None:
-            self._keys = CaptionSet(self.folder).keys()
+            self._keys = CaptionSet(self.folder).keys() - self._reopened
         return self._keys
+
+    def reopen(self, keys: Collection[str]) -> None:
+        """Let each of these keys, which have a row, have one more: it will count in place of the row."""
+        self._reopened |= set(keys)
+        if self._keys is not None:
+            self._keys -= self._reopened
 
     def add(self, row: CaptionRow) -> bool:
         """Keep a row; False where its key has one already. When this returns, the row survives the process."""
         row = _check(row)
         if row.key in self.keys:
             return False
-        line = json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n"
+        again = row.key in self._reopened
+        fields = [*row, self._number] if again else row
+        line = json.dumps(fields, ensure_ascii=False, separators=(",", ":")) + "\n"
         _write_whole(self._journal, line.encode())
         self.keys.add(row.key)
-        self._waiting.append(row)
-        if len(self._waiting) >= SEAL_ROWS:
+        self._reopened.discard(row.key)
+        (self._waiting_again if again else self._waiting).append(row)
+        if len(self._waiting) + len(self._waiting_again) >= SEAL_ROWS:
             self._seal()
         elif time.monotonic() - self._synced > SYNC_SECONDS:
             os.fdatasync(self._journal)
@@ -216,15 +283,23 @@ class CaptionWriter:
         return len(checked)
 
     def close(self) -> None:
-        """Seal what waits and let go of the journal."""
-        self._seal()
-        os.close(self._journal)
+        """Seal what waits and let go of the journal. On a full disk it stays in the journal, for the next writer."""
+        try:
+            self._seal()
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+        finally:
+            os.close(self._journal)
 
     def _seal(self) -> None:
         if self._waiting:
             number = sum(1 for _ in self.folder.glob("rows-*.parquet"))
             _write(_table(self._waiting), self.folder / f"rows-{number:06d}.parquet")
             self._waiting = []
+        if self._waiting_again:
+            _write(_table(self._waiting_again), _again(self.folder, self._number))
+            self._waiting_again, self._number = [], self._number + 1
         os.ftruncate(self._journal, 0)
 
 
@@ -261,13 +336,25 @@ def _write_whole(file: int, line: bytes) -> None:
         raise
 
 
-def _journal_rows(folder: Path) -> list[CaptionRow]:
-    # A last line without its end was being written when it was read, or when its process died: it does not count.
+def _journal(folder: Path) -> list[tuple[CaptionRow, int | None]]:
+    # Each row, and the number of the again- file that it goes to. A last line without its end was being written when it
+    # was read, or when its process died: it does not count.
     try:
         whole, _, _ = (folder / "journal.jsonl").read_bytes().rpartition(b"\n")
     except FileNotFoundError:
         return []
-    return [CaptionRow(*json.loads(line)) for line in whole.split(b"\n") if line]
+    lines = [json.loads(line) for line in whole.split(b"\n") if line]
+    fields = len(CaptionRow._fields)
+    return [(CaptionRow(*line[:fields]), line[fields] if len(line) > fields else None) for line in lines]
+
+
+def _again(folder: Path, number: int) -> Path:
+    return folder / f"{AGAIN}{number:06d}.parquet"
+
+
+def _agains(parts: Iterable[Path]) -> list[Path]:
+    # In the order in which they were sealed.
+    return [path for path in parts if path.name.startswith(AGAIN)]
 
 
 def _parts(folder: Path) -> list[Path]:
@@ -275,9 +362,13 @@ def _parts(folder: Path) -> list[Path]:
 
 
 def _column(path: Path, name: str) -> list[str]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return pq.read_table(path, columns=[name]).column(name).to_pylist()
+    try:
+        return pq.read_table(path, columns=[name]).column(name).to_pylist()
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
 
 
 def _table(rows: Iterable[CaptionRow]) -> pa.Table:
@@ -293,5 +384,11 @@ def _write(table: pa.Table, path: Path) -> None:
     import pyarrow.parquet as pq
 
     partial = path.with_suffix(".partial")
-    pq.write_table(table, partial, compression="zstd")
-    publish(partial, path)
+    try:
+        pq.write_table(table, partial, compression="zstd")
+        publish(partial, path)
+    except OSError as error:
+        if error.errno in FULL:
+            said = "no space left on the disk: free some, and the same command goes on"
+            raise OSError(error.errno, said, str(path)) from None
+        raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,6 +10,7 @@ import typer
 
 from lensbench.commands.again import to_go_on
 from lensbench.commands.costs import print_estimate, print_outcome, print_pilot, tell
+from lensbench.commands.plain import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +37,16 @@ MaxOutputTokens = Annotated[
 ]
 Temperature = Annotated[float, typer.Option(min=0, max=2, help="Of the sampling.")]
 Concurrency = Annotated[int, typer.Option(min=1, max=1000, help="Live requests at a time, at most.")]
+Again = Annotated[
+    str,
+    typer.Option(
+        metavar="STATES", help="Ask again where a row is one of these: failed,truncated,refused. Old rows are kept."
+    ),
+]
+ForgetBatch = Annotated[
+    str | None,
+    typer.Option(metavar="BATCH", help="Give up a batch that is out of reach; its worst case counts as spent."),
+]
 Timeout = Annotated[float, typer.Option(min=1, metavar="SECONDS", help="For one answer.")]
 
 
@@ -46,14 +58,19 @@ def list_sets(corpus: Corpus) -> None:
 
     from lensbench.captions.store import STATES, caption_sets
     from lensbench.commands.meter import dollars
+    from lensbench.data.imported import open_images, rows_here
+    from lensbench.data.shards import is_imported
     from lensbench.report.terminal import say
 
     if not corpus.is_dir():
         raise ValueError(f"{corpus}: no such folder; give what lensbench corpus import made")
-    found = caption_sets(corpus)
+    broken: list[ValueError] = []
+    found = caption_sets(corpus, broken.append)
+    for error in broken:
+        print(f"lensbench: {plain(str(error))}", file=sys.stderr)
     if not found:
-        print(f"no caption sets in {corpus}")
-        return
+        print(f"no caption sets{' that can be read' if broken else ''} in {corpus}")
+        raise typer.Exit(1 if broken else 0)
     table, console = Table(title=f"caption sets of {corpus}", title_justify="left"), Console()
     table.add_column("set", overflow="fold")
     for name in (*STATES, "paid"):
@@ -63,7 +80,14 @@ def list_sets(corpus: Corpus) -> None:
         table.add_row(a_set.name, *(f"{counts[state]:,}" for state in STATES), dollars(paid) if paid else "")
     console.print(table)
     for a_set in found:
-        say(console, f"{a_set.name}: made by {' '.join(a_set.maker)}", indent="  ")
+        say(console, plain(f"{a_set.name}: made by {' '.join(a_set.maker)}"), indent="  ")
+    if is_imported(corpus):
+        images = open_images(corpus)
+        for a_set in found:
+            if foreign := rows_here(images, a_set)[1]:
+                tell(console, f"{a_set.name}: {foreign:,} rows are of images that are not in {corpus}")
+    if broken:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -73,6 +97,9 @@ def show(
     key: Annotated[str, typer.Option(help="The beginning of an image's key; any image if left out.")] = "",
     state: Annotated[str, typer.Option(help="done, refused, truncated or failed; any if left out.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="Rows to show, at most.")] = 10,
+    history: Annotated[
+        bool, typer.Option("--history", help="Show the rows that no longer count: they were asked about again.")
+    ] = False,
 ) -> None:
     """Show captions, and for those that are none why."""
     from rich.console import Console
@@ -86,7 +113,8 @@ def show(
     found = CaptionSet(set_folder(corpus, name))
     console, shown, matching = Console(), 0, 0
     tell(console, f"{found.name}: {' '.join(found.maker)}")
-    for batch in found.batches(["key", "state", "finish_reason", "text"]):
+    columns = ["key", "state", "finish_reason", "text"]
+    for batch in found.history(columns) if history else found.batches(columns):
         for row in batch.to_pylist():
             if not row["key"].startswith(key) or (state and row["state"] != state):
                 continue
@@ -95,7 +123,7 @@ def show(
                 shown += 1
                 why = "" if row["state"] == "done" else f" ({row['finish_reason']})"
                 tell(console, f"\n{row['key']}  {row['state']}{why}")
-                say(console, row["text"], indent="  ")
+                say(console, plain(row["text"]), indent="  ")
     tell(console, f"\n{shown:,} of {matching:,} rows")
 
 
@@ -180,6 +208,8 @@ def write(
     timeout: Timeout = 180.0,
     poll: Annotated[float, typer.Option(min=0.05, metavar="SECONDS", help="Between looks at batches.")] = 60.0,
     batch_size: Annotated[int, typer.Option(min=1, max=50_000, help="Images in one batch, at most.")] = 50_000,
+    again: Again = "",
+    forget_batch: ForgetBatch = None,
 ) -> None:
     """Have a model caption the images that have no caption yet. The key is read from OPENAI_API_KEY.
 
@@ -192,8 +222,9 @@ def write(
     from lensbench.captioner.prices import open_prices
     from lensbench.captioner.prompts import open_prompt
     from lensbench.captioner.requests import Asking
+    from lensbench.captions.store import CaptionSet
     from lensbench.commands.meter import shown
-    from lensbench.data.imported import open_images
+    from lensbench.data.imported import open_images, rows_here
     from lensbench.data.pictures import quiet
 
     asked = open_prompt(prompt)
@@ -205,18 +236,22 @@ def write(
     images = open_images(corpus)
     if pilot is not None and batch:
         raise ValueError("--pilot asks live, so that its answers come now: leave --batch out")
+    states = writing.states_again(again) if again else frozenset()
+    run = writing.Run(
+        *(Server(base_url, timeout), budget, limit, concurrency_limit, batch, poll, batch_size, states, forget_batch)
+    )
     with quiet():
         if dry_run:
-            print_estimate(console, writing.dry_run(images, folder, asking, price and price[0], limit), asking, price)
+            print_estimate(console, writing.dry_run(images, folder, asking, price and price[0], run), asking, price)
             return
         only = None if pilot is None else writing.pilot_keys(images, pilot, seed or 0)
-        run = writing.Run(Server(base_url, timeout), budget, limit, concurrency_limit, batch, poll, batch_size)
         try:
             with shown(console, "images", price is not None) as display:
                 outcome = writing.write(images, folder, asking, price and price[0], run, display, only)
         except writing.WritingStoppedError as stopped:
             raise to_go_on(f"{stopped} in {folder}") from None
-        print_outcome(console, outcome, name, len(images.keys), "images", price)
+        _, foreign = rows_here(images, CaptionSet(folder))
+        print_outcome(console, outcome, name, len(images.keys), "images", price, foreign)
         if only is not None:
             print_pilot(console, writing.pilot_result(images, folder, only, price and price[0]), price)
     useless = outcome.tally.rows > 0 and not outcome.tally.states["done"]
@@ -258,6 +293,8 @@ def rewrite(
     keep_short: Annotated[
         bool, typer.Option("--keep-short", help="Prompts that the model refuses keep their own wording.")
     ] = False,
+    again: Again = "",
+    forget_batch: ForgetBatch = None,
 ) -> None:
     """Reword short evaluation prompts like detailed captions, once: the file is never changed afterwards.
 
@@ -273,6 +310,7 @@ def rewrite(
     from lensbench.commands.meter import shown
 
     rows, console = _prompt_rows(source, 1 if seed is None else seed), Console()
+    rewriting.check_out(out, source)
     if captioner == rewriting.RULES:
         from lensbench.scoring.shapes_prompts import reworded
 
@@ -289,7 +327,15 @@ def rewrite(
         estimate = by_rules_of_texts(asking, price and price[0], [row["prompt"] for row in rows])
         print_estimate(console, estimate, asking, price)
         return
-    run = writing.Run(Server(base_url, timeout), budget, None, concurrency_limit, batch, poll)
+    if out.exists():
+        if again:
+            raise ValueError(f"--again: {out} is there, and a file of prompts never changes: choose another name")
+        _publish(console, rewriting.lines_as_in(rows, out, asking, keep_short), out)
+        return
+    states = writing.states_again(again) if again else frozenset()
+    run = writing.Run(
+        *(Server(base_url, timeout), budget, None, concurrency_limit, batch, poll), again=states, forget=forget_batch
+    )
     try:
         with shown(console, "prompts", price is not None) as display:
             outcome = rewriting.rewrite(rows, out, asking, price and price[0], run, display)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,11 +12,14 @@ import typer
 
 from lensbench.commands.again import to_go_on
 from lensbench.commands.counting import counting
+from lensbench.commands.plain import plain
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from lensbench.data.checking import Contents
+
+MOST_DOUBTS = 50  # that are shown
 
 app = typer.Typer(no_args_is_help=True, help="Import images with their captions, and check what is there.")
 
@@ -44,7 +47,14 @@ def import_(
             metavar="COLUMN[=SET]", help="A text column and the caption set it becomes. As often as there are sets."
         ),
     ] = None,
-    split: Annotated[str | None, typer.Option(metavar="S", help="Of a Hugging Face dataset.")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="S", help="Split to import, all for every one; train where there are several."),
+    ] = None,
+    lines: Annotated[bool, typer.Option("--lines", help="Every line of a text is a caption of its own.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 2 when captions may be missing: the lines on stderr say which.")
+    ] = False,
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode; 0: one a core.")] = 0,
 ) -> None:
     """Import images and their captions into a corpus, every image under the sha256 of its bytes.
@@ -54,53 +64,82 @@ def import_(
     from rich.console import Console
 
     from lensbench.data.importing import Asked, finished, import_corpus, known_format
+    from lensbench.data.shards import read_manifest
 
     console = Console(highlight=False)
     kind = format_ or known_format(source, out)
-    what = Asked(source, kind, image_column, tuple(caption or ()), split)
+    what = Asked(source, kind, image_column, tuple(caption or ()), split, lines)
     if finished(what, out):
         console.print(f"{out}: this import is finished; nothing to do", markup=False, soft_wrap=True)
-        return
-    if format_ is None:
-        console.print(f"{source}: taken for {_KINDS[kind]} (--format {kind})", markup=False, soft_wrap=True)
-    try:
-        with counting(console, "importing") as report:
-            manifest = import_corpus(what, out, workers=workers or len(os.sched_getaffinity(0)), report=report)
-    except KeyboardInterrupt:
-        raise to_go_on(f"stopped; what is in {out} stays") from None
+        manifest = read_manifest(out)
+    else:
+        if format_ is None:
+            console.print(f"{source}: taken for {_KINDS[kind]} (--format {kind})", markup=False, soft_wrap=True)
+        try:
+            with counting(console, "importing") as report:
+                manifest = import_corpus(what, out, workers=workers or len(os.sched_getaffinity(0)), report=report)
+        except KeyboardInterrupt:
+            raise to_go_on(f"stopped; what is in {out} stays") from None
     for line in _summary(manifest, out):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(plain(line), markup=False, soft_wrap=True)
+    loud = [said for said, is_loud in manifest.get("notes", ()) if is_loud]
+    for said in loud:
+        print(plain(f"lensbench: {out}: {said}"), file=sys.stderr)
+    if strict and loud:
+        raise typer.Exit(2)
 
 
 @app.command()
 def check(
     corpus: Annotated[Path, typer.Argument(help="An imported corpus.")],
-    verify: Annotated[bool, typer.Option("--verify", help="Read every image and compare it with its key.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every image, compare it with its key, and decode it.")
+    ] = False,
 ) -> None:
     """Print what an imported corpus holds: images, what was set aside or converted, sizes, captions."""
     from rich.console import Console
 
     from lensbench.data.checking import contents, damage
+    from lensbench.data.doubts import doubts
 
     console = Console(highlight=False)
     if verify:
         with counting(console, "verifying") as report:
-            done = 0
-
-            def count(images: int) -> None:
-                nonlocal done
-                done += images
-                report(done, None)
-
-            wrong = list(damage(corpus, count))
+            wrong = list(damage(corpus, _adding(report)))
         for line in wrong:
             print(f"lensbench: {line}", file=sys.stderr)
         if wrong:
             raise typer.Exit(1)
-    for table in _tables(contents(corpus), console.width):
+        with counting(console, "decoding") as report:
+            doubtful = list(doubts(corpus, _adding(report)))
+    there = contents(corpus)
+    for table in _tables(there, console.width):
         console.print(table)
+    for said, _ in there.manifest.get("notes", ()):
+        console.print(plain(said), markup=False, soft_wrap=True)
     if verify:
         console.print("every image has the bytes of its key")
+        for found in doubtful[:MOST_DOUBTS]:
+            line = plain(f"look at {found.key[:12]} ({found.source}): {found.why}")
+            console.print(line, markup=False, soft_wrap=True)
+        more = f", {len(doubtful) - MOST_DOUBTS:,} of them not shown" if len(doubtful) > MOST_DOUBTS else ""
+        console.print(f"images that decode and may be damaged: {len(doubtful):,}{more}")
+    for line in there.broken:
+        print(f"lensbench: {plain(line)}", file=sys.stderr)
+    if there.broken:
+        raise typer.Exit(1)
+
+
+def _adding(report: Callable[[int, int | None], None]) -> Callable[[int], None]:
+    """A report of how many were done since the last call, of one that wants how many are done."""
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        report(done, None)
+
+    return count
 
 
 _KINDS = {
@@ -118,9 +157,14 @@ def _summary(manifest: dict[str, Any], out: Path) -> Iterator[str]:
         f"{'copy' if merged == 1 else 'copies'} merged, {aside:,} set aside"
     )
     from lensbench.captions.store import caption_sets
+    from lensbench.data.checking import set_aside
 
     counts = [f"{found.name} {found.counts()['done']:,}" for found in caption_sets(out)]
-    yield f"captions: {', '.join(counts) or 'none'}; what is in it: lensbench corpus check {out}"
+    yield f"captions by set, of {manifest['images']:,} images: {', '.join(counts) or 'none'}"
+    for row in set_aside(out):
+        yield f"set aside ({row.what}): {row.times:,}, as {row.examples[0]}: {row.reason}"
+    yield from (said for said, is_loud in manifest.get("notes", ()) if not is_loud)
+    yield f"what is in it: lensbench corpus check {out}"
 
 
 def _bytes(n: float) -> str:
@@ -161,15 +205,17 @@ def _tables(found: Contents, width: int) -> Iterator[Table]:
     if found.set_aside:
         aside = _table("set aside", ("what", False), ("why", False), ("count", True), ("for example", False))
         for row in found.set_aside:
-            aside.add_row(row.what, row.reason, f"{row.times:,}", "\n".join(row.examples))
+            aside.add_row(row.what, plain(row.reason), f"{row.times:,}", plain("\n".join(row.examples)))
         yield aside
     captions = _table(
         "captions", ("set", False), ("done", True), ("of images", True), ("else", False), ("made by", False)
     )
     for item in found.captions:
         done = item.states["done"]
-        others = ", ".join(f"{n:,} {state}" for state, n in item.states.items() if n and state != "done")
-        captions.add_row(item.name, f"{done:,}", f"{100 * done / images:.1f} %", others, item.made_by)
+        others = [f"{n:,} {state}" for state, n in item.states.items() if n and state != "done"]
+        if item.foreign:
+            others.append(f"{item.foreign:,} of images that are not here")
+        captions.add_row(item.name, f"{done:,}", f"{100 * done / images:.1f} %", ", ".join(others), plain(item.made_by))
     if not found.captions:
         captions.add_row("none", "", "", "", "")
     yield captions

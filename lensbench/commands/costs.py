@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lensbench.commands.meter import dollars
+from lensbench.commands.plain import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def tell(console: Console, line: str) -> None:
     """A line as it is, however long."""
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(plain(line), highlight=False, markup=False, soft_wrap=True)
 
 
 def print_estimate(console: Console, found: Estimate, asking: Asking, price: tuple[Price, str] | None) -> None:
@@ -43,18 +44,36 @@ def print_estimate(console: Console, found: Estimate, asking: Asking, price: tup
 
 
 def print_outcome(
-    console: Console, outcome: Outcome, name: str, total: int, what: str, price: tuple[Price, str] | None
+    console: Console,
+    outcome: Outcome,
+    name: str,
+    total: int,
+    what: str,
+    price: tuple[Price, str] | None,
+    foreign: int = 0,
 ) -> None:
-    """What a set holds after a run, what it has cost, and why the run ended early or left something out."""
+    """What a set holds after a run, what it has cost, and why the run ended early or left something out.
+
+    `foreign` counts the rows that are of nothing among the `total`.
+    """
     states = ", ".join(f"{n:,} {state}" for state, n in outcome.rows.items() if n) or "none"
-    have = f"{sum(outcome.rows.values()):,} of {total:,} {what} have a row"
+    have = f"{sum(outcome.rows.values()) - foreign:,} of {total:,} {what} have a row"
     tell(console, f"{name}: {have} ({states}), {outcome.tally.rows:,} of them new")
+    if foreign:
+        tell(console, f"{foreign:,} of the rows are of {what} that are not here")
     if price is not None and outcome.spent_usd is not None:
         unseen = outcome.uncertain_usd
         maybe = f", of which {dollars(unseen)} may have been paid for answers that never came" if unseen > 0 else ""
         tell(console, f"spent on this set: {dollars(outcome.spent_usd)} at the prices of {price[1]}{maybe}")
+        answers, worst = outcome.assumed
+        if answers:
+            told = f"{answers:,} answers told no usage and are counted at their worst case"
+            tell(console, f"  of this {dollars(worst)} is assumed: {told}")
     if outcome.tally.stop == "budget":
         tell(console, "stopped by --budget: the next request could have passed it; a higher one goes on")
+    if others := [state for state, n in outcome.rows.items() if n and state != "done"]:
+        n = sum(n for state, n in outcome.rows.items() if state != "done")
+        tell(console, f"{n:,} have a row and no text: --again {','.join(others)} asks about them again, and pays again")
     for reason, n in outcome.tally.left.most_common(5):
         tell(console, f"{n:,} left without an answer, for the next run: {reason}")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lensbench.captions.store import caption_sets
+from lensbench.data.imported import open_images, rows_here
 from lensbench.data.pictures import RULES
 from lensbench.data.shards import SET_ASIDE, Shard, read_manifest, streamed
 
@@ -34,11 +35,12 @@ class Aside(NamedTuple):
 
 
 class Coverage(NamedTuple):
-    """A caption set: its rows in each state, and what made it."""
+    """A caption set: what made it, the rows of the corpus's images in each state, and how many rows are of others."""
 
     name: str
     made_by: str
     states: dict[str, int]
+    foreign: int
 
 
 class Contents(NamedTuple):
@@ -51,6 +53,7 @@ class Contents(NamedTuple):
     longer: Sides
     set_aside: list[Aside]
     captions: list[Coverage]
+    broken: list[str]  # why a caption set cannot be read
 
 
 def contents(corpus: Path) -> Contents:
@@ -70,9 +73,10 @@ def contents(corpus: Path) -> Contents:
             rules.update(batch.column("rules").flatten().to_pylist())
             sides.append(np.stack([batch.column("width").to_numpy(), batch.column("height").to_numpy()], axis=1))
     every = np.concatenate(sides)
+    images = open_images(corpus)
+    broken: list[ValueError] = []
     sets = [
-        Coverage(s.name, _made_by(*s.maker[:2]), {str(state): n for state, n in s.counts().items()})
-        for s in caption_sets(corpus)
+        Coverage(s.name, _made_by(*s.maker[:2]), *rows_here(images, s)) for s in caption_sets(corpus, broken.append)
     ]
     return Contents(
         manifest,
@@ -80,8 +84,9 @@ def contents(corpus: Path) -> Contents:
         {name: rules[name] for name in RULES if rules[name]},
         _sides(every.min(axis=1)),
         _sides(every.max(axis=1)),
-        _set_aside(corpus),
+        set_aside(corpus),
         sets,
+        [str(error) for error in broken],
     )
 
 
@@ -137,7 +142,7 @@ def _sides(pixels: Any) -> Sides:
     return Sides(ordered[0], ordered[len(ordered) // 2], ordered[-1])
 
 
-def _set_aside(corpus: Path) -> list[Aside]:
+def set_aside(corpus: Path) -> list[Aside]:
     """By reason, the most frequent first; reasons that differ in their numbers or names alone are one."""
     import pyarrow.parquet as pq
 

@@ -7,6 +7,7 @@ one image. A file that cannot be read is set aside by name with the reason; it n
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,11 @@ import numpy as np
 import torch
 
 from lensbench.data.buckets import Size
-from lensbench.data.pictures import EXTENSIONS, native_size, quiet, read_picture, reason
-from lensbench.data.sources.sidecars import name_in, order, read_caption, walk
+from lensbench.data.pictures import FORMATS_SAID, native_size, quiet, read_picture, reason
+from lensbench.data.sources.folders import choices, default_columns, text_of
+from lensbench.data.sources.listing import Listing
+from lensbench.data.sources.sidecars import name_in
+from lensbench.data.sources.source import captions_from
 from lensbench.experiment import FolderCorpus
 
 FEWEST_IMAGES = 4
@@ -75,7 +79,8 @@ class PhotoFolder:
 
 
 def open_folder(config: FolderCorpus, images: int) -> PhotoFolder:
-    """Read a folder and everything below it (links to folders are not followed), with at most `images` to train on.
+    """Read a folder and everything below it, with at most `images` to train on; which files are read, and which caption
+    is whose, is what an import of the folder says.
 
     Captions are UTF-8. Pictures that share a stem in one folder (cat.jpg, cat.png) share their captions. An image is
     used when every set of `config.caption_sets` has a caption for it, beside any of its copies, that is not empty.
@@ -86,17 +91,17 @@ def open_folder(config: FolderCorpus, images: int) -> PhotoFolder:
     holds other images than those that `config.digest` stands for.
     """
     folder = config.path
-    paths, sets_found, set_aside = _pictures(folder)
-    if not paths:
+    captioned, sets_found, set_aside = _pictures(folder)
+    if not captioned:
         what = f"; set aside: {some(set_aside)}" if set_aside else ""
-        raise ValueError(f"no pictures in {folder}: looked for {', '.join(EXTENSIONS)} in it and below{what}")
+        raise ValueError(f"no pictures in {folder}: looked for {FORMATS_SAID} in it and below{what}")
 
     pixels: dict[str, np.ndarray] = {}
     files: dict[str, str] = {}
     texts: dict[str, dict[str, str]] = {}  # key -> caption set -> text
     merged = 0
     with quiet():
-        for path in paths:
+        for path, said in captioned.items():
             name = name_in(path, folder)
             try:
                 with path.open("rb") as file:
@@ -110,7 +115,7 @@ def open_folder(config: FolderCorpus, images: int) -> PhotoFolder:
                 set_aside[name] = reason(error)
                 continue
             for caption_set in config.caption_sets:
-                if caption_set not in texts[key] and (text := read_caption(path, caption_set)):
+                if caption_set not in texts[key] and (text := _caption(said.get(caption_set))):
                     texts[key][caption_set] = text
     if not pixels:
         raise ValueError(f"none of the {len(set_aside)} pictures in {folder} can be read: {some(set_aside)}")
@@ -217,23 +222,34 @@ def some(set_aside: Mapping[str, str], most: int = 3) -> str:
     return shown + (f"; and {len(set_aside) - most} more" if len(set_aside) > most else "")
 
 
-def _pictures(folder: Path) -> tuple[list[Path], tuple[str, ...], dict[str, str]]:
-    """The picture files in a folder and below, sorted by path; the caption sets that at least one of them has, sorted;
-    and what is set aside at sight with the reason."""
-    paths: list[Path] = []
+def _pictures(folder: Path) -> tuple[dict[Path, dict[str, Path | bytes]], tuple[str, ...], dict[str, str]]:
+    """The picture files in a folder and below, sorted by path, each with where its captions lie by set; the caption
+    sets that at least one of them has, sorted; and what is set aside at sight with the reason."""
+    captioned: dict[Path, dict[str, Path | bytes]] = {}
     set_aside: dict[str, str] = {}
-    captioned: dict[str, set[tuple[Path, str]]] = {}  # caption set -> folder and stem of a picture it may be of
+    with tempfile.NamedTemporaryFile(prefix="lensbench-", suffix=".sqlite") as kept:
+        try:
+            listing = Listing(folder, Path(kept.name))
+        except ValueError as error:
+            raise ValueError(f"corpus.path: {error}") from None
+        orders = {name: choices(name, listing.columns) for name in default_columns(listing.columns)}
+        for file, said in listing.files():
+            if file.reason:
+                set_aside[name_in(file.path, folder) + ("/" if file.path.is_dir() else "")] = file.reason
+                continue
+            found = {name: next((said[c] for c in order if c in said), None) for name, order in orders.items()}
+            captioned[file.path] = {name: where for name, where in found.items() if where is not None}
+    return captioned, tuple(sorted({name for said in captioned.values() for name in said})), set_aside
+
+
+def _caption(said: Path | bytes | None) -> str:
+    """The caption that lies there, "" where there is none. ValueError, which says what to do, where it is no text."""
+    if said is None:
+        return ""
     try:
-        for found in walk(folder):
-            if found.caption_set:
-                captioned.setdefault(found.caption_set, set()).add((found.path.parent, found.stem))
-            elif found.reason:
-                slash = "/" if found.path.is_dir() else ""
-                set_aside[name_in(found.path, folder) + slash] = found.reason
-            else:
-                paths.append(found.path)
-    except ValueError as error:
-        raise ValueError(f"corpus.path: {error}") from None
-    pictures = {(path.parent, path.stem) for path in paths}
-    sets_found = tuple(sorted(name for name, owners in captioned.items() if owners & pictures))
-    return sorted(paths, key=lambda path: order(path, folder)), sets_found, set_aside
+        captions, faults, _ = captions_from({"": text_of(said)})
+    except OSError as error:
+        raise ValueError(f"caption file {said!s} cannot be read: {error.strerror}") from None
+    if faults:
+        raise ValueError(f"caption file {said!s} is {faults['']}: re-encode it, e.g. with iconv -f LATIN1 -t UTF-8")
+    return captions.get("", "")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lensbench.captions.store import CaptionSet, caption_sets
+from lensbench.captions.store import STATES, CaptionSet, caption_sets
 from lensbench.data.buckets import Size
 from lensbench.data.pictures import quiet, read_picture, reason
 from lensbench.data.shards import SET_ASIDE, Shard, mapped, read_manifest, streamed
@@ -87,6 +87,19 @@ class ImageBytes:
         data = table.column("image")[int(row - self._starts[number])].as_py()
         assert isinstance(data, bytes)
         return data
+
+
+def rows_here(images: ImageBytes, found: CaptionSet) -> tuple[dict[str, int], int]:
+    """Rows of a caption set in each state that are of images of the corpus, and how many rows are of others."""
+    import pyarrow as pa
+
+    states, foreign = dict.fromkeys(map(str, STATES), 0), 0
+    for batch in found.batches(["key", "state"]):
+        here = np.isin(_as_keys(batch.column("key")), images._sorted)
+        foreign += int((~here).sum())
+        for item in batch.column("state").filter(pa.array(here)).value_counts().to_pylist():
+            states[item["values"]] += item["counts"]
+    return states, foreign
 
 
 def open_images(folder: Path) -> ImageBytes:
@@ -264,7 +277,11 @@ def _as_keys(column: pa.Array) -> np.ndarray:
 
     if not len(column):
         return np.empty(0, dtype=_KEY)
-    fixed = column.cast(pa.binary(64))
+    import pyarrow.compute as pc
+
+    # A key of another length is no key of an image here: no sha256 is all zeros.
+    own = pc.if_else(pc.equal(pc.binary_length(column), 64), column, pa.scalar("0" * 64, column.type))
+    fixed = own.cast(pa.binary(64))
     return np.frombuffer(fixed.buffers()[1], dtype=_KEY, count=len(fixed), offset=64 * fixed.offset)
 
 

@@ -25,8 +25,9 @@ from lensbench.captions.store import CaptionRow, Maker, writing
 from lensbench.data import shards
 from lensbench.data.pictures import Facts, examine, quiet, reason
 from lensbench.data.shards import JOURNAL, Image, Shard, ShardWriter
+from lensbench.data.sources.notes import Note
 from lensbench.data.sources.opening import Format, guess, open_source
-from lensbench.data.sources.source import Sample, SetAsideError, Source
+from lensbench.data.sources.source import Sample, SetAsideError, Source, asked_columns
 from lensbench.locks import file_lock
 from lensbench.publishing import publish
 
@@ -48,6 +49,7 @@ class Asked(NamedTuple):
     image_column: str | None = None
     captions: tuple[str, ...] = ()
     split: str | None = None
+    lines: bool = False
 
 
 class Seen(NamedTuple):
@@ -59,6 +61,7 @@ class Seen(NamedTuple):
     captions: dict[str, str]
     faults: dict[str, str]
     reason: str
+    noted: tuple[str, ...] = ()
 
 
 def known_format(source: str, out: Path) -> Format:
@@ -93,6 +96,8 @@ def import_corpus(what: Asked, out: Path, *, workers: int, report: Report) -> di
     with file_lock(out / LOCK, wait=False) as free, _worded(out):
         if not free:
             raise ValueError(f"another process is importing into {out}")
+        if not (out / JOURNAL).exists():  # left by a source that could not be opened, and may be another by now
+            _remove(out, LISTING)
         source = open_source(
             what.source,
             what.format,
@@ -100,18 +105,24 @@ def import_corpus(what: Asked, out: Path, *, workers: int, report: Report) -> di
             image_column=what.image_column,
             captions=what.captions,
             split=what.split,
+            lines=what.lines,
         )
         with closing(_open_journal(out)) as database, quiet():
             journal = _Journal(database, what, source, out)
             _fill(journal, source, out, workers, report)
-            manifest = _finish(journal, out)
+            manifest = _finish(journal, source, out)
         _tidy(out)
     return manifest
 
 
 def _tidy(out: Path) -> None:
     """Remove what a finished import has no more use for."""
-    for path in (*out.glob(f"{JOURNAL}*"), *out.glob(f"{LISTING}*")):
+    _remove(out, JOURNAL)
+    _remove(out, LISTING)
+
+
+def _remove(out: Path, database: str) -> None:
+    for path in out.glob(f"{database}*"):
         path.unlink(missing_ok=True)
 
 
@@ -151,7 +162,7 @@ def _see(sample: Sample) -> Seen:
     try:
         content = sample.load()
     except SetAsideError as error:
-        return Seen(_key(error.data), b"", None, {}, {}, str(error))
+        return Seen(_key(error.data), b"", None, {}, {}, str(error), error.noted)
     except OSError as error:
         if isinstance(error, ConnectionError | TimeoutError) or error.errno in _PASSING:
             raise  # the picture may be sound: the same command tries it again
@@ -161,7 +172,7 @@ def _see(sample: Sample) -> Seen:
         facts = examine(content.data or b"")
     except Exception as error:  # a broken file can make a decoder raise anything
         return Seen(key, b"", None, {}, {}, reason(error))
-    return Seen(key, content.data or b"", facts, content.captions, content.faults, "")
+    return Seen(key, content.data or b"", facts, content.captions, content.faults, "", content.noted)
 
 
 def _key(data: bytes | None) -> str | None:
@@ -192,6 +203,7 @@ class _Journal:
         self.merged: int = state.get("merged", 0)
         self.differing: int = state.get("differing", 0)
         self.commits: int = state.get("commits", 0)
+        self.noted: dict[str, tuple[int, str]] = {kind: (n, at) for kind, (n, at) in state.get("noted", {}).items()}
         self.shards = [Shard(*shard) for shard in state.get("shards", [])]
         self.uncommitted = 0  # samples
         database.execute("BEGIN IMMEDIATE")
@@ -199,6 +211,9 @@ class _Journal:
     def take(self, sample: Sample, seen: Seen) -> bool:
         """Note a sample; whether its image is a new one, to be stored."""
         self.place, self.done, self.uncommitted = sample.after, self.done + 1, self.uncommitted + 1
+        for kind in seen.noted:
+            count, first = self.noted.get(kind, (0, sample.name))
+            self.noted[kind] = (count + 1, first)
         if seen.facts is None or seen.key is None:
             self._set_aside("image", seen.key, "", seen.reason, sample.name)
             return False
@@ -218,7 +233,7 @@ class _Journal:
         for name, rows in self._rows.items():
             self._write_captions(name, rows)
         self._rows, self.uncommitted, self.commits = {}, 0, self.commits + 1
-        names = ("place", "done", "merged", "differing", "commits", "shards")
+        names = ("place", "done", "merged", "differing", "commits", "shards", "noted")
         state = json.dumps({name: getattr(self, name) for name in names})
         self._db.execute("INSERT OR REPLACE INTO facts VALUES ('state', ?)", [state])
         self._db.execute("COMMIT")
@@ -266,12 +281,12 @@ def _open_journal(out: Path) -> sqlite3.Connection:
     return database
 
 
-def _finish(journal: _Journal, out: Path) -> dict[str, Any]:
+def _finish(journal: _Journal, source: Source, out: Path) -> dict[str, Any]:
     images = sum(shard.images for shard in journal.shards)
     aside = _write_set_aside(journal, out)
     if not images:
         first = journal.rows("SELECT source, reason FROM set_aside ORDER BY rowid LIMIT 3")
-        what = "; ".join(f"{source}: {why}" for source, why in first)
+        what = "; ".join(f"{name}: {why}" for name, why in first)
         raise ValueError(f"no picture in {journal.asked['source']} can be used" + (f": {what}" if what else ""))
     digest = hashlib.sha256()
     for i, (key,) in enumerate(journal.rows("SELECT lower(hex(key)) FROM images ORDER BY key")):
@@ -286,10 +301,21 @@ def _finish(journal: _Journal, out: Path) -> dict[str, Any]:
         "set_aside": aside,
         "asked": journal.asked,
         "columns": journal.columns,
+        "notes": _notes(journal, source),
         "shards": [shard._asdict() for shard in journal.shards],
     }
     shards.write_manifest(out, manifest)
     return manifest
+
+
+def _notes(journal: _Journal, source: Source) -> list[Note]:
+    """What the source says of the import, and what captions lack."""
+    found = source.notes(journal.noted)
+    captioned = {name for (name,) in journal.rows("SELECT DISTINCT name FROM captions")}
+    if not captioned:
+        found.append(Note("no captions were imported: lensbench captions write has a model write them"))
+    empty = [name for name in journal.asked["captions"] if asked_columns((name,)).keys().isdisjoint(captioned)]
+    return found + [Note(f"--caption {name}: no image has a caption there") for name in empty if captioned]
 
 
 def _write_set_aside(journal: _Journal, out: Path) -> int:
@@ -318,8 +344,9 @@ def _said(what: Asked) -> dict[str, Any]:
 
 def _refuse_other(theirs: dict[str, Any], what: Asked, out: Path) -> None:
     for name, value in _said(what).items():
-        if theirs[name] != value:
-            shown = f"{name.replace('_', ' ')} {theirs[name] or 'left out'}, not {value or 'left out'}"
+        had = theirs.get(name, False)  # an option that came later was not given
+        if had != value:
+            shown = f"{name.replace('_', ' ')} {had or 'left out'}, not {value or 'left out'}"
             raise ValueError(f"{out} holds the import of another source or other options ({shown}): give a new folder")
 
 

@@ -1,10 +1,11 @@
 """What a picture is: which files are read, by which rules they become RGB, and why others are set aside.
 
 The one place that decodes, for folders and imported corpora alike. JPEG (also MPO, of which the first picture is
-taken), PNG, WebP, BMP and TIFF are read. A picture is turned upright as its EXIF says; palettes, gray and CMYK become
-RGB, color profiles are not applied; 16 bits a channel become 8; transparency is laid on white. What has no single
-meaning is set aside: several frames or pages, 32-bit and floating-point gray (their white level is not known), and what
-is broken, empty, in another format or claims more than 179 million pixels (Pillow's bound for decompression bombs).
+taken), PNG, WebP, AVIF, BMP, PPM and TIFF are read, whatever the file is called. A picture is turned upright as its
+EXIF says; palettes, gray and CMYK become RGB, color profiles are not applied; 16 bits a channel become 8; transparency
+is laid on white. What has no single meaning is set aside: several frames or pages, 32-bit and floating-point gray
+(their white level is not known), and what is broken, empty, in another format or claims more than 179 million pixels
+(Pillow's bound for decompression bombs).
 """
 
 from __future__ import annotations
@@ -18,16 +19,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from lensbench.data.buckets import Size
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif"),
+    *(".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff"),
+)
 # Pictures too, but not read: set aside with the reason, so that nobody wonders where they went.
-OTHER_PICTURES = (".gif", ".heic", ".heif", ".avif", ".jp2", ".svg", ".psd", ".tga", ".raw", ".cr2", ".nef", ".dng")
+OTHER_PICTURES = (
+    *(".gif", ".heic", ".heif", ".jp2", ".j2k", ".jxl", ".svg", ".psd", ".tga", ".ico", ".exr", ".hdr", ".qoi"),
+    *(".raw", ".cr2", ".cr3", ".nef", ".dng", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
+)
 # What Pillow may take a file for, whatever its name (JPEG includes MPO). Few and harmless: some of its other readers
 # run programs.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "DIB", "PPM", "TIFF")
+FORMATS_SAID = "JPEG, PNG, WebP, AVIF, BMP, PPM and TIFF"
+# Tools write whole workflows into a PNG's compressed text: Pillow's bound on all of its text holds for one as well.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 # Raise it whenever `read_picture` gives other pixels for the same file: pixels kept on disk are named by it.
 RULES_VERSION = 1
 # Every rule by which a picture is changed on its way to RGB.
@@ -121,14 +131,27 @@ def reason(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return "claims more pixels than any photograph has: taken for a decompression bomb"
     if isinstance(error, Image.UnidentifiedImageError):
-        return "no picture in a format that is read (JPEG, PNG, WebP, BMP, TIFF)"
+        return f"no picture in a format that is read ({FORMATS_SAID})"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__
 
 
 def not_read(extension: str) -> str:
     """Why a file with one of `OTHER_PICTURES` is set aside at sight."""
-    return f"{extension} is not read: convert it to one of {', '.join(EXTENSIONS)}"
+    return f"{extension} is not read: convert it; read are {FORMATS_SAID}"
+
+
+def holds_picture(file: Path | bytes) -> bool:
+    """Whether a file with an unusual name, or its bytes, begins as a picture that is read does.
+
+    A TIFF is not told so: the raw files of cameras begin as one and show a thumbnail.
+    """
+    formats = [name for name in FORMATS if name != "TIFF"]
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=formats):
+            return True
+    except Exception:  # anything else can look like a broken picture
+        return False
 
 
 @contextmanager

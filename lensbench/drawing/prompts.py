@@ -10,6 +10,7 @@ from typing import Any
 
 from lensbench.data.corpus import open_corpus
 from lensbench.experiment import Experiment, Form
+from lensbench.json_lines import json_lines
 from lensbench.scoring.evaluate import plan
 from lensbench.scoring.geneval import OFFICIAL_SAMPLES, official_prompts
 from lensbench.scoring.shapes_prompts import prompt_set
@@ -86,23 +87,24 @@ def read_prompt_file(path: Path) -> list[dict[str, Any]]:
         raise ValueError(
             f'prompts={path}: must be "{OFFICIAL}", a .txt with a prompt a line, or a .jsonl with a "prompt" a line'
         )
+    rows = _json_rows(path) if path.suffix == ".jsonl" else _text_rows(path)
+    if not rows:
+        raise ValueError(f"{path}: holds no prompt")
+    return rows
+
+
+def _text_rows(path: Path) -> list[dict[str, Any]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
-    if not numbered:
-        raise ValueError(f"{path}: holds no prompt")
-    if path.suffix == ".txt":
-        return [{"prompt": line} for _, line in numbered]
-    return [_row(line, f"{path}:{number}") for number, line in numbered]
+    return [{"prompt": line.strip()} for line in lines if line.strip()]
 
 
-def _row(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{where}: not JSON ({error})") from None
-    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
-        raise ValueError(f'{where}: must be an object with a text "prompt"')
-    return row
+def _json_rows(path: Path) -> list[dict[str, Any]]:
+    holds, rows = 'a text "prompt"', []
+    for where, row in json_lines(path, holds):
+        if not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
+            raise ValueError(f"{where}: must be an object with {holds}")
+        rows.append(row)
+    return rows

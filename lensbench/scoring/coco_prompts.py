@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lensbench.json_lines import json_lines
 from lensbench.scoring.geneval import official_prompts
 from lensbench.scoring.shapes_prompts import Prompt, repeated, spread
 from lensbench.streams import numpy_stream
@@ -60,14 +61,13 @@ def _digest(wordings: dict[str, str]) -> str:
 
 
 def _read(path: Path) -> dict[str, str]:
-    found = {}
+    holds, found = '"prompt" and "detailed"', {}
     try:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            row = json.loads(line)
-            if not isinstance(row, dict) or any(type(row.get(name)) is not str for name in ("prompt", "detailed")):
-                raise ValueError(f'{path}:{number}: must be an object with "prompt" and "detailed"')
+        for where, row in json_lines(path, holds):
+            if any(type(row.get(name)) is not str for name in ("prompt", "detailed")):
+                raise ValueError(f"{where}: must be an object with {holds}")
             found[row["prompt"]] = row["detailed"]
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ValueError(f"{path}: no file of reworded prompts ({error})") from None
     return found
 

@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 from PIL import ImageOps
 
-from lensbench.data.pictures import EXTENSIONS, as_rgb, opened, quiet, reason
-from lensbench.data.sources.sidecars import name_in, order, walk
+from lensbench.data.pictures import FORMATS_SAID, as_rgb, opened, quiet, reason
+from lensbench.data.sources.sidecars import name_in, natural_order, order, walk
 
 METADATA = "metadata.jsonl"  # of a prompt's folder in GenEval's layout
 
 
 @dataclass(frozen=True)
 class Images:
-    """The pictures of a folder and below, sorted by name; `digests` are the sha256 of each file's bytes."""
+    """The images of a folder and below, sorted by name, 2.png before 10.png; `digests` are the sha256 of each file."""
 
     folder: Path
     files: tuple[Path, ...]
@@ -46,22 +46,22 @@ class Images:
 
 
 def open_images(folder: Path) -> Images:
-    """The pictures of a folder: JPEG, PNG, WebP, BMP and TIFF, hidden files left out.
+    """The images of a folder and of the folders that it links to, told by their content, hidden files left out.
 
     In GenEval's layout (00000/samples/0000.png beside 00000/metadata.jsonl), its grid.png, a collage, is no picture.
     Raises ValueError, one line, when there is no such folder, no picture, or one that cannot be read.
     """
     files: list[Path] = []
     for found in walk(folder):
-        if found.path.name.startswith(".") or found.caption_set:
+        if found.path.name.startswith(".") or found.kind != "picture":
             continue
         if found.reason:
             raise ValueError(f"{found.path}: {found.reason}; take it out of the folder, for a score leaves nothing out")
         if not (found.path.name == "grid.png" and (found.path.parent / METADATA).is_file()):
             files.append(found.path)
     if not files:
-        raise ValueError(f"no pictures in {folder}: looked for {', '.join(EXTENSIONS)} in it and below")
-    files.sort(key=lambda path: order(path, folder))
+        raise ValueError(f"no pictures in {folder}: looked for {FORMATS_SAID} in it and below")
+    files.sort(key=lambda path: natural_order(path, folder))
     digests: list[str] = []
     formats: Counter[str] = Counter()
     sizes: Counter[tuple[int, int]] = Counter()
@@ -100,6 +100,10 @@ def warnings_about(images: Images, other: Images | None = None) -> list[str]:
     if len(images.sizes) > 1:
         shown = _counts({f"{w}x{h}": n for (w, h), n in images.sizes.items()})
         said.append(f"{images.folder}: mixed sizes, {shown}; each is resized to the same square")
+    if list(images.files) != sorted(images.files, key=lambda path: order(path, images.folder)):
+        said.append(
+            f"{images.folder}: images are in the order of their numbers, 2.png before 10.png, as prompts must be"
+        )
     if copies := len(images) - len(set(images.digests)):
         said.append(f"{images.folder}: {copies:,} of {len(images):,} pictures are copies of another")
     if other is None:

@@ -170,7 +170,7 @@ def judged_by(folder: Path, protocol: str = "judged") -> dict[str, dict[str, dic
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for path in sorted((folder / protocol).glob("*.jsonl")):
         of_judge = found.setdefault(_SHARD.sub("", path.stem), {})
-        for line in path.read_text().splitlines():
+        for line in path.read_text(encoding="utf-8").split("\n"):
             try:
                 row = json.loads(line)
             except ValueError:  # cut short by a stop; the picture is judged again

@@ -131,7 +131,7 @@ def spent(directories: Iterable[Path]) -> Cost | None:
     """What all attempts at these cells cost; None where nothing was counted."""
     last: dict[str, dict[str, Any]] = {}
     for path in (path for directory in directories for path in sorted(directory.glob(FILES))):
-        for line in path.read_text(errors="replace").splitlines():
+        for line in path.read_text(errors="replace").split("\n"):
             with suppress(ValueError, KeyError, TypeError):  # half a line of a killed process
                 said = json.loads(line)
                 last[f"{path}{said['attempt']}"] = said

@@ -102,7 +102,10 @@ def write(
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     monkeypatch.setattr(live, "LONGEST_BACKOFF", 0.05)
 
-    def run(images: Any, *, timeout: float = 5.0, asking: Any = asking, only: Any = None, **fields: Any) -> Any:
+    def run(
+        images: Any, *, timeout: float = 5.0, asking: Any = asking, only: Any = None, key: str = SECRET, **fields: Any
+    ) -> Any:
+        monkeypatch.setenv("OPENAI_API_KEY", key)
         price = open_prices().of("gpt-4.1")
         assert price is not None
         how = replace(writing.Run(Server(server.url, timeout), poll=0.05), **fields)
@@ -123,3 +126,24 @@ def rows(tmp_path: Path) -> Callable[[], dict[str, dict[str, Any]]]:
         return found
 
     return read
+
+
+@pytest.fixture
+def in_batches(write: Callable[..., Any]) -> Callable[..., Any]:
+    """`write`, in batches of ten."""
+
+    def run(images: Any, **fields: Any) -> Any:
+        return write(images, **({"batch": True, "batch_requests": 10, "poll": 0.05} | fields))
+
+    return run
+
+
+@pytest.fixture
+def worst_usd(asking: Any) -> float:
+    """What a live request costs at most, in dollars."""
+    from lensbench.captioner import estimate
+    from lensbench.captioner.prices import open_prices
+
+    price = open_prices().of("gpt-4.1")
+    assert price is not None
+    return estimate.worst_usd(asking, price[0], batch=False)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import itertools
 import json
 import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,7 +49,7 @@ def completion(
     text: str = "a caption",
 ) -> Json:
     """A chat completion whose content is the JSON that was asked for, unless it is given."""
-    said = json.dumps({field: text}) if content is None else content
+    said = json.dumps({field: text}, ensure_ascii=False) if content is None else content
     message = {"role": "assistant", "content": None if refusal else said, "refusal": refusal}
     usage = {
         "prompt_tokens": tokens[0],
@@ -77,10 +78,11 @@ def good(key: str, nth: int, body: Json) -> Reply:
 @dataclass
 class Server:
     """The server and what it has seen. `answer(key, nth request for it, body)` answers a chat request; `end(batch,
-    lines)` ends a batch, after it has been looked at `looks` times, with (status, output lines, error lines)."""
+    lines)` ends a batch, after it has been looked at `looks` times, with (status, output lines, error lines); a line of
+    bytes is sent as it is."""
 
     answer: Callable[[str, int, Json], Reply] = good
-    end: Callable[[Json, list[Json]], tuple[str, list[Json], list[Json]]] | None = None
+    end: Callable[[Json, list[Json]], tuple[str, Sequence[Json | bytes], Sequence[Json | bytes]]] | None = None
     looks: int = 2
     before: Callable[[str, str], Reply | None] = lambda method, path: None
     # answered with this although it was done: the answer is lost
@@ -95,6 +97,7 @@ class Server:
     at_a_time: int = 0
     most_at_a_time: int = 0
     url: str = ""
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def __enter__(self) -> Server:
         self._loop = asyncio.new_event_loop()
@@ -198,7 +201,7 @@ class Server:
         lines = [json.loads(line) for line in self.contents[body["input_file_id"]].splitlines()]
         now = int(time.time())
         batch = {
-            "id": f"batch_{len(self.made)}",
+            "id": f"batch_{next(self._numbers)}",
             "object": "batch",
             "status": "validating",
             "created_at": now,
@@ -221,8 +224,11 @@ class Server:
         batch["status"] = status
         for name, found in (("output_file_id", output), ("error_file_id", errors)):
             if found:
-                text = "\n".join(json.dumps(line) for line in found) + "\n"
-                batch[name] = self._file(f"{batch['id']}_{name}.jsonl", text.encode(), "batch_output")["id"]
+                # As UTF-8, not as escapes: both are JSON, and servers write either.
+                whole = [
+                    line if isinstance(line, bytes) else json.dumps(line, ensure_ascii=False).encode() for line in found
+                ]
+                batch[name] = self._file(f"{batch['id']}_{name}.jsonl", b"\n".join(whole), "batch_output")["id"]
         return batch
 
     def _line(self, line: Json) -> Json:

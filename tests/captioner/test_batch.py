@@ -7,23 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fault_server import Reply, completion, error, good, shuffled_and_repeated
+from fault_server import Reply, completion, error, shuffled_and_repeated
 
 from lensbench.captioner import batch, packing
 from lensbench.captioner.client import StoppedError
-from lensbench.captioner.ledger import FILE, Ledger
+from lensbench.captioner.ledger import Ledger
 
 
 class Killed(BaseException):
     """The process ends here."""
-
-
-@pytest.fixture
-def in_batches(write: Callable[..., Any]) -> Callable[..., Any]:
-    def run(images: Any, **fields: Any) -> Any:
-        return write(images, **({"batch": True, "batch_requests": 10, "poll": 0.05} | fields))
-
-    return run
 
 
 def test_output_in_any_order_and_with_lines_twice_is_one_row_each(
@@ -100,31 +92,6 @@ def test_images_that_no_batch_answers_are_left_after_a_few(
     assert len(rows()) == 3
 
 
-def test_lines_with_errors_are_what_they_are_live(in_batches: Any, rows: Any, server: Any, pictures: Any) -> None:
-    images = pictures(8)
-    refused, broken, busy, odd = images.keys[:4]
-
-    def answer(key: str, nth: int, body: Any) -> Reply:
-        if key == refused:
-            return error(400, "content_policy_violation")
-        if key == broken:
-            return error(400, "invalid_image")
-        if key == odd:
-            return error(400, "odd")
-        return error(500) if key == busy and nth == 1 else good(key, nth, body)
-
-    def end(made: Any, lines: list[Any]) -> tuple[str, list[Any], list[Any]]:
-        fine = [line for line in lines if line["response"]["status_code"] == 200]
-        return "completed", fine, [line for line in lines if line not in fine]
-
-    server.answer, server.end = answer, end
-    assert in_batches(images).complete
-    states = {key: row["state"] for key, row in rows().items()}
-    assert (states[refused], states[broken], states[odd], states[busy]) == ("refused", "failed", "failed", "done")
-    assert server.times()[busy] == 2
-    assert sum(server.times().values()) == 9
-
-
 def failing(code: str, times: int) -> Callable[[Any, list[Any]], tuple[str, list[Any], list[Any]]]:
     """The first batches fail their validation."""
     left = [times]
@@ -191,17 +158,6 @@ def test_a_call_whose_answer_is_lost_is_not_made_twice(
     assert in_batches(pictures(10)).complete
     assert server.calls[call] == 1
     assert set(server.times().values()) == {1}
-    assert len(rows()) == 10
-
-
-def test_an_output_file_that_breaks_off_is_read_again(in_batches: Any, rows: Any, server: Any, pictures: Any) -> None:
-    def before(method: str, path: str) -> Reply | None:
-        if path.endswith("/content") and server.calls[f"{method} {path}"] == 1:
-            return Reply(200, server.contents[path.split("/")[2]], fault="cut")
-        return None
-
-    server.before = before
-    assert in_batches(pictures(10)).complete
     assert len(rows()) == 10
 
 
@@ -286,15 +242,29 @@ def test_live_does_not_ask_about_what_is_in_a_batch(
     assert set(server.times().values()) == {1}
 
 
-def test_a_batch_of_another_server_is_named(in_batches: Any, server: Any, pictures: Any, tmp_path: Any) -> None:
+def test_a_batch_of_another_server_is_named_and_given_up_without_forgetting_the_others(
+    in_batches: Any, rows: Any, server: Any, pictures: Any, display: Any
+) -> None:
+    images = pictures(6)
     server.looks = 10**6
-    server.before = lambda method, path: error(401) if path == "/batches/batch_0" else None
-    with pytest.raises(StoppedError):
-        in_batches(pictures(3))
+    server.before = lambda method, path: error(401) if path.startswith("/batches/") and len(server.made) == 2 else None
+    with pytest.raises(StoppedError, match="401"):
+        in_batches(images, batch_requests=3)
     server.before = lambda method, path: None
-    server.made.clear()
-    with pytest.raises(StoppedError, match=f"batch batch_0 is not known there.*{FILE}"):
-        in_batches(pictures(3))
+    gone = server.made.pop("batch_0")
+    server.looks = 0
+    with pytest.raises(StoppedError, match=r"batch batch_0 is not known there.*--forget-batch batch_0"):
+        in_batches(images, batch_requests=3)
+    assert len(rows()) == 3, "the other batch is collected"
+    with pytest.raises(ValueError, match="--forget-batch batch_9: this set has the batches batch_0"):
+        in_batches(images, forget="batch_9")
+    outcome = in_batches(images, forget="batch_0")
+    assert outcome.complete
+    assert set(rows()) == set(images.keys)
+    assert outcome.uncertain_usd > 0, "the batch that is given up may have been paid for"
+    assert any("batch_0 is given up: 3 of its images" in line for line in display.said)
+    lost = [json.loads(line)["custom_id"] for line in server.contents[gone["input_file_id"]].splitlines()]
+    assert {key for key, n in server.times().items() if n == 2} == set(lost)
 
 
 @pytest.mark.parametrize("budget", [0.0, 0.02, 0.06])
@@ -337,7 +307,7 @@ def test_llmock_takes_the_batches(
 
     monkeypatch.setattr(theirs, "_BATCH_DELAY", 0.1)
     server.url = llmock.base_url("openai")
-    images = pictures(25)
+    images = pictures(15)  # fewer than end a run whose answers are of no use
     assert in_batches(images).complete
     assert set(rows()) == set(images.keys)
     assert {row["state"] for row in rows().values()} == {"failed"}

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from lensbench.captioner.answers import cleaned
 from lensbench.captioner.prompts import FOLDER, open_prompt, prompt_names
 from lensbench.captioner.requests import NotAPictureError, sent_picture, sent_size
 
@@ -111,6 +112,20 @@ def test_the_request_carries_the_bytes(asking: Any) -> None:
     data = saved(picture(30, 20), "PNG")
     url = asking.about_image(data)["messages"][1]["content"][1]["image_url"]["url"]
     assert base64.b64decode(url.removeprefix("data:image/png;base64,")) == data
+
+
+@pytest.mark.parametrize(
+    ("text", "secret", "said"),
+    [
+        ("Incorrect API key: sk-0123456789abcdefghij.", "sk-0123456789abcdefghij", "Incorrect API key: [key]."),
+        ("Bearersk-0123456789abcdefghijX", "sk-0123456789abcdefghij", "Bearer[key]X"),
+        ("max_tokens exceeded for x", "x", "max_tokens exceeded for [key]"),
+        ("two\n lines\u2028and \ud83d", "", "two lines and ?"),
+        ("a" * 1000, "k", "a" * 300),
+    ],
+)
+def test_what_a_server_says_is_one_line_without_the_key(text: str, secret: str, said: str) -> None:
+    assert cleaned(text, secret) == said
 
 
 # --- prompts ------------------------------------------------------------------------------------------------------

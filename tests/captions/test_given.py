@@ -97,6 +97,43 @@ def test_what_is_no_caption_is_one_line(tmp_path: Path, lines: list[str], said: 
     assert "\n" not in str(caught.value)
 
 
+@property_of(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n")).filter(str.strip), min_size=1))
+def test_a_line_ends_at_a_newline_alone_whatever_breaks_its_texts_hold(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str]
+) -> None:
+    path = tmp_path_factory.mktemp("given") / "mine.jsonl"
+    rows = [{"key": "k", "text": text} for text in [*texts, "a\u2028b\u0085c\u2029d\x1ce"]]
+    path.write_bytes("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+    assert read_given(path).texts == {"k": tuple(row["text"] for row in rows)}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "mine.jsonl",
+            b'{"key": "k", "text": "a"}\n{"key": "k", "text": "cat \\ud83d"}\n',
+            r"mine.jsonl:2: half of .*\\ud83d",
+        ),
+        ("mine.jsonl", b'{"key": "k", "text": "a"}\n\xff\n', "mine.jsonl:2: not UTF-8 text"),
+        (
+            "mine.csv",
+            b"key,text\nk,a\nk," + b"a" * 131_073 + b"\n",
+            r"mine.csv:3: .*larger than field limit \(131072\)",
+        ),
+        ("mine.csv", b"key;text\nk;a, b\n", "mine.csv:1: its columns are separated by ';'; save it with commas"),
+        ("mine.csv", b"key\ttext\nk\ta\n", r"mine.csv:1: its columns are separated by '\\t'"),
+        ("mine.csv", b"key,text\nk,\xff\n", "mine.csv: not UTF-8 text"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=said) as caught:
+        read_given(path)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_file_that_was_changed_is_refused(tmp_path: Path) -> None:
     path = jsonl(
         tmp_path / "mine.jsonl", [{"key": "train-00000000", "text": "a"}, {"key": "train-00000001", "text": "b"}]

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -89,6 +90,42 @@ def test_the_digest_is_of_the_texts_and_not_of_their_order_or_files(tmp_path: Pa
     assert whole == written("c", [*rows, row(99, "", "refused")])
     assert whole != written("d", rows[1:])
     assert whole != written("e", [*rows[1:], row(0, "picture 0.")])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    runs=st.lists(
+        st.tuples(st.lists(st.integers(0, 9), max_size=8), st.booleans(), st.booleans()), min_size=1, max_size=6
+    ),
+    seal=st.integers(1, 6),
+)
+def test_a_key_that_is_asked_about_again_has_its_newest_row_and_a_history_through_any_kills(
+    tmp_path_factory: pytest.TempPathFactory, runs: list[tuple[list[int], bool, bool]], seal: int
+) -> None:
+    folder = tmp_path_factory.mktemp("set")
+    attempts: dict[str, list[CaptionRow]] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "SEAL_ROWS", seal)
+        for number, (chosen, again, killed) in enumerate(runs):
+            with pytest.MonkeyPatch.context() as dying, writing(folder, MAKER) as writer:
+                if killed:  # what is in the journal stays there
+                    dying.setattr(writer, "_seal", lambda: None)
+                if again:
+                    writer.reopen({key(n) for n in chosen} & attempts.keys())
+                for n in chosen:
+                    given = row(n, f"text of run {number}")
+                    had = attempts.setdefault(given.key, [])
+                    fresh = not had or (again and had[-1].text != given.text)
+                    assert writer.add(given) == fresh
+                    if fresh:
+                        had.append(given)
+                    assert CaptionSet(folder).texts() == {k: rows[-1].text for k, rows in attempts.items()}
+    found = CaptionSet(folder)
+    current = [CaptionRow(**item) for item in found.table().to_pylist()]
+    assert sorted(current) == sorted(rows[-1] for rows in attempts.values())
+    older = [CaptionRow(**item) for batch in found.history() for item in batch.to_pylist()]
+    assert sorted(older) == sorted(given for rows in attempts.values() for given in rows[:-1])
+    assert found.cost_usd() == pytest.approx(0.25 * sum(map(len, attempts.values()))), "the history was paid for too"
 
 
 WRITE = """
@@ -215,6 +252,30 @@ def test_a_full_disk_keeps_whole_rows_alone(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setattr(os, "write", real)
         assert writer.add(row(2))
     assert CaptionSet(tmp_path / "s").keys() == {key(1), key(2)}
+
+
+def test_a_disk_too_full_to_seal_leaves_the_rows_in_the_journal_and_names_the_file_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(table: pa.Table, where: Path, **how: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, writing(tmp_path / "s", MAKER) as writer:
+        writer.add(row(1))
+        patch.setattr(pq, "write_table", full)
+    assert CaptionSet(tmp_path / "s").keys() == {key(1)}
+    with monkeypatch.context() as patch:
+        patch.setattr(pq, "write_table", full)
+        with (
+            pytest.raises(OSError, match="no space left on the disk: free some") as caught,
+            writing(tmp_path / "s", MAKER),
+        ):
+            pass
+    assert caught.value.filename == str(tmp_path / "s" / "rows-000000.parquet")
+    with writing(tmp_path / "s", MAKER):
+        pass
+    assert not (tmp_path / "s" / "journal.jsonl").read_bytes()
+    assert CaptionSet(tmp_path / "s").keys() == {key(1)}
 
 
 def test_what_is_no_set_or_damaged_is_named(tmp_path: Path) -> None:

@@ -388,7 +388,7 @@ def test_a_folder_that_cannot_be_listed(folder: Path, monkeypatch: pytest.Monkey
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
-    assert f"no pictures in {tmp_path}: looked for .jpg" in refused(tmp_path)
+    assert f"no pictures in {tmp_path}: looked for JPEG" in refused(tmp_path)
     (tmp_path / "x.heic").write_bytes(b"x")
     assert "x.heic: .heic is not read" in refused(tmp_path)
 

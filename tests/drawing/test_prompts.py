@@ -40,6 +40,9 @@ def test_a_text_file_has_a_prompt_a_line(tmp_path: Path) -> None:
 def test_a_json_lines_file_keeps_its_rows(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text('{"prompt": "a cat", "tag": "single_object", "include": []}\n\n{"prompt": "b"}\n')
     rows = read_prompt_file(tmp_path / "p.jsonl")
+    broken = '{"prompt": "a\u2028b\u0085c"}'
+    (tmp_path / "q.jsonl").write_text(broken, encoding="utf-8")
+    assert read_prompt_file(tmp_path / "q.jsonl") == [{"prompt": "a\u2028b\u0085c"}]
     assert rows == [{"prompt": "a cat", "tag": "single_object", "include": []}, {"prompt": "b"}]
 
 
@@ -53,6 +56,8 @@ def test_a_json_lines_file_keeps_its_rows(tmp_path: Path) -> None:
         ("p.jsonl", b'{"prompt": " "}', "p.jsonl:1: must be"),
         ("p.jsonl", b"[1]", "p.jsonl:1: must be"),
         ("p.jsonl", b"\na cat", "p.jsonl:2: not JSON"),
+        ("p.jsonl", b"\n", "p.jsonl: holds no prompt"),
+        ("p.jsonl", b'{"prompt": "a \\ud83d"}', "p.jsonl:1: half of a character"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_one_line(tmp_path: Path, name: str, content: bytes, said: str) -> None:

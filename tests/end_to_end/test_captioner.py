@@ -245,7 +245,9 @@ def test_the_key_is_nowhere(server: Any, corpus: Callable[[int], Path], tmp_path
             return faults.Reply(200, faults.completion(refusal=f"not for {SECRET}"))
         if kind == 3:
             return faults.Reply(200, faults.completion(f"{SECRET} is not JSON"))
-        return faults.Reply(200, faults.completion(text=f"a sign that says {SECRET}", field=field))
+        if kind == 4:
+            return faults.Reply(200, faults.completion(text=f"a sign that says {SECRET}", field=field))
+        return faults.good(key, nth, body)
 
     server.answer = echo
     words = ("captions", "write", folder, "--prompt", "brief-v1")
@@ -273,6 +275,42 @@ def test_the_key_is_nowhere(server: Any, corpus: Callable[[int], Path], tmp_path
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) > 20
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
+
+
+def test_a_key_with_a_line_break_is_refused_unseen(server: Any, corpus: Callable[[int], Path]) -> None:
+    code, out, err = run(server, "captions", "write", corpus(4), OPENAI_API_KEY=f"{SECRET}\nmore-of-it")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "OPENAI_API_KEY has a line break" in err
+    assert not any(part in err for part in (SECRET, "more-of-it"))
+    assert not server.calls
+
+
+def test_cut_answers_are_asked_about_again_and_the_summary_says_how(server: Any, corpus: Callable[[int], Path]) -> None:
+    folder = corpus(12)
+    cut = faults.completion('{"caption": "a lo', finish="length")
+    del cut["usage"]
+    server.answer = lambda key, nth, body: (
+        faults.Reply(200, cut) if nth == 1 and int(key, 16) % 3 == 0 else faults.good(key, nth, body)
+    )
+    words = ("captions", "write", folder, "--prompt", "brief-v1")
+    code, out, _ = run(server, *words)
+    n = sum(int(key, 16) % 3 == 0 for key in server.times())
+    assert (code, 0 < n < 12) == (0, True)
+    assert f"({12 - n} done, {n} truncated)" in out
+    assert f"{n} answers told no usage and are counted at their worst case" in out
+    assert f"{n} have a row and no text: --again truncated asks about them again, and pays again" in out
+    code, out, _ = run(server, *words, "--again", "failed,truncated", "--dry-run")
+    assert f"{n} requests to gpt-4.1" in out
+    code, out, _ = run(server, *words, "--again", "failed,truncated")
+    assert code == 0
+    assert f"12 of 12 images have a row (12 done), {n} of them new" in out
+    assert len(server.asked) == 12 + n
+    code, out, _ = run(server, "captions", "show", folder, SET, "--history", "--limit", "100")
+    assert out.count("truncated (length)") == n
+    assert f"{n} of {n} rows" in out
+    code, _, err = run(server, *words, "--again", "done")
+    assert code == 2
+    assert "--again 'done': choose from failed, truncated, refused" in err
 
 
 def test_without_a_key_it_is_one_line(server: Any, corpus: Callable[[int], Path]) -> None:

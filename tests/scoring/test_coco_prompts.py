@@ -46,6 +46,16 @@ def test_the_detailed_wording_is_that_of_the_file(tmp_path: Path) -> None:
         assert prompt.texts["repeated"].startswith(prompt.texts["short"])
 
 
+def test_a_rewording_with_other_line_breaks_is_read_whole(tmp_path: Path) -> None:
+    """`lensbench captions rewrite` writes texts as they are, so that a U+2028 stands in its file unescaped."""
+    rows = [{**row, "detailed": f"{row['prompt']}\u2028and\u0085more"} for row in official_prompts()]
+    path = tmp_path / "detailed.jsonl"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    said = {"detailed_prompts": path, "detailed_prompts_digest": detailed_digest(path)}
+    found = coco_prompts(Evaluation(forms=("detailed",), prompts_per_task=2, images_per_task=2, **said))
+    assert all(prompt.texts["detailed"].endswith("\u2028and\u0085more") for prompt in found)
+
+
 def test_a_wording_that_is_not_the_experiments_is_one_line(tmp_path: Path) -> None:
     path = reworded(tmp_path / "detailed.jsonl", leave_out=300)
     (tmp_path / "bad.jsonl").write_text('{"prompt": "a"}')

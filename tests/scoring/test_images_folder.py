@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
+from lensbench.data.sources.sidecars import natural_order
 from lensbench.scoring.image_prompts import from_layout, from_rows
 from lensbench.scoring.images_folder import open_images, read_image, refuse_equal, warnings_about
 from lensbench.scoring.picture_folder import PictureFolder
@@ -115,3 +118,43 @@ def test_prompts_of_a_file_go_by_name_or_by_order_and_fit_one_to_one(tmp_path: P
             from_rows(images, rows, "f")
     with pytest.raises(ValueError, match=r"no metadata\.jsonl beside its folder"):
         from_layout(images)
+
+
+@given(
+    st.lists(st.integers(0, 10**6), min_size=2, max_size=30, unique=True),
+    st.sampled_from(["{}", "a{}", "{}-x", "x/{}"]),
+)
+def test_images_are_in_the_order_of_their_numbers(numbers: list[int], stem: str) -> None:
+    """A file of prompts without names is paired in this order: 2.png comes before 10.png, zeros before it or none."""
+    folder = Path("images")
+    for padded in ("{}", "{:08d}"):
+        paths = [folder / (stem.format(padded.format(number)) + ".png") for number in numbers]
+        ordered = sorted(paths, key=lambda path: natural_order(path, folder))
+        assert ordered == [paths[numbers.index(number)] for number in sorted(numbers)]
+
+
+def test_prompts_go_to_images_by_number_and_it_is_said_where_that_is_not_the_order_of_letters(tmp_path: Path) -> None:
+    for name, pattern in (("plain", "{}.png"), ("padded", "{:04d}.png")):
+        (tmp_path / name).mkdir()
+        for i in range(24):
+            Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / name / pattern.format(i))
+        images = open_images(tmp_path / name)
+        prompts = from_rows(images, [{"prompt": f"thing {i}"} for i in range(24)], "f")
+        assert [
+            (prompt.text, read_image(path)[0, 0, 0]) for prompt, path in zip(prompts, images.files, strict=True)
+        ] == [(f"thing {i}", i) for i in range(24)]
+        assert any("2.png before 10.png" in line for line in warnings_about(images)) == (name == "plain")
+
+
+def test_linked_folders_count_once_and_images_are_told_by_their_content(tmp_path: Path) -> None:
+    photos = save_pictures(tmp_path / "photos", 3, seed=0)
+    elsewhere = save_pictures(tmp_path / "elsewhere", 4, seed=1)
+    (elsewhere / "00000.png").rename(elsewhere / "no ending")
+    (elsewhere / "notes.txt").write_text("x")
+    (photos / "linked").symlink_to(elsewhere)
+    (photos / "again").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(photos)
+    assert len(open_images(photos)) == 7
+    (photos / "self.png").symlink_to(photos / "self.png")
+    with pytest.raises(ValueError, match=r"self\.png: cannot be followed.*leaves nothing out"):
+        open_images(photos)

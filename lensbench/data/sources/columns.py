@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensbench.data.sources.source import Content, SetAsideError, asked_columns, captions_from, named_columns
+from lensbench.data.sources.notes import Note
+from lensbench.data.sources.source import Content, SetAsideError, Texts, asked_columns, captions_from, named_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,13 +52,18 @@ def caption_columns(schema: pa.Schema, asked: tuple[str, ...], where: str) -> di
 
 
 def text_columns(schema: pa.Schema) -> list[str]:
-    """The names of the columns that hold texts."""
+    """The names of the columns that hold texts, or lists of texts."""
     return [field.name for field in schema if _is_text(field.type)]
 
 
-def content(
-    picture: bytes | Mapping[str, Any] | None, texts: Mapping[str, bytes | str | None], folder: Path
-) -> Content:
+def unused_columns(schema: pa.Schema, used: Mapping[str, str]) -> list[Note]:
+    """The text columns that are no caption set, where nobody said which are."""
+    left = [name for name in text_columns(schema) if name not in used.values()]
+    hint = f"--caption {left[0]} reads {left[0]}" if left else ""
+    return [Note(f"text columns not used: {', '.join(left)}: {hint}")] if left else []
+
+
+def content(picture: bytes | Mapping[str, Any] | None, texts: Texts, folder: Path, lines: bool = False) -> Content:
     """A row as a sample's content. A path without bytes is read, from `folder` if it is relative.
 
     Raises SetAsideError when there is no picture.
@@ -71,7 +77,7 @@ def content(
             raise SetAsideError(f"no bytes, and its file is not there: {path}") from None
     if data is None:
         raise SetAsideError("no bytes: the cell is empty")
-    return Content(data, *captions_from(texts))
+    return Content(data, *captions_from(texts, lines))
 
 
 def _read(path: str, folder: Path) -> bytes:
@@ -102,5 +108,7 @@ def _is_text(kind: pa.DataType) -> bool:
     import pyarrow.types as types
 
     if types.is_dictionary(kind):
+        kind = kind.value_type
+    if types.is_list(kind) or types.is_large_list(kind):
         kind = kind.value_type
     return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))

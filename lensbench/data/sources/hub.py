@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensbench.data.sources.columns import caption_columns, content, image_column
+from lensbench.data.sources import splits
+from lensbench.data.sources.columns import caption_columns, content, image_column, unused_columns
+from lensbench.data.sources.notes import Note, Noted, common_notes
 from lensbench.data.sources.source import Place, Sample
 
 if TYPE_CHECKING:
@@ -28,13 +30,20 @@ class DatasetSource:
     """The rows of one split of a dataset. What is streamed is downloaded again, up to the place, to go on."""
 
     def __init__(
-        self, source: str, image: str | None = None, captions: tuple[str, ...] = (), split: str | None = None
+        self,
+        source: str,
+        image: str | None = None,
+        captions: tuple[str, ...] = (),
+        *,
+        split: str | None = None,
+        lines: bool = False,
     ) -> None:
-        self._folder = Path(source)
-        data = _opened(source, split)
+        self._folder, self._lines = Path(source), lines
+        data, self._notes = _opened(source, split)
         schema = data.features.arrow_schema if data.features else _first_schema(data, source)
         self._image = image_column(schema, image, source)
         self.columns = caption_columns(schema, captions, source)
+        self._notes += [] if captions else unused_columns(schema, self.columns)
         import datasets
 
         kept = data.select_columns(list({self._image, *self.columns.values()}))
@@ -53,9 +62,12 @@ class DatasetSource:
         for example in self._rows(row):
             said = {s: example[column] for s, column in self.columns.items()}
             row += 1
-            yield Sample(
-                f"row {row - 1}", (0, row), functools.partial(content, example[self._image], said, self._folder)
-            )
+            load = functools.partial(content, example[self._image], said, self._folder, self._lines)
+            yield Sample(f"row {row - 1}", (0, row), load)
+
+    def notes(self, noted: Noted) -> list[Note]:
+        """The split that was chosen, and the columns and files that were not used."""
+        return [*self._notes, *common_notes(noted)]
 
     def _rows(self, done: int) -> Iterator[dict[str, Any]]:
         import datasets
@@ -74,37 +86,65 @@ class DatasetSource:
             raise OSError(f"reading the dataset: {type(error).__name__}: {error}") from error
 
 
-def _opened(source: str, split: str | None) -> Any:
+def _opened(source: str, split: str | None) -> tuple[Any, list[Note]]:
     import datasets
 
     datasets.disable_progress_bars()
     if is_saved(Path(source)):
         return _chosen(datasets.load_from_disk(source), source, split)
     try:
+        notes: list[Note] = []
         if split is None:
-            names = datasets.get_dataset_split_names(source)
-            if len(names) != 1:
-                raise ValueError(f"{source} has the splits {', '.join(names)}: say which with --split")
-            split = names[0]
-        return datasets.load_dataset(source, split=split, streaming=True)
+            split, notes = _taken(datasets.get_dataset_split_names(source), source)
+        notes += _files_left(source)
+        return datasets.load_dataset(source, split=split, streaming=True), notes
     except (OSError, ValueError):
         raise
     except Exception as error:  # the hub's and the network's own kinds
         raise OSError(f"dataset {source} cannot be opened: {type(error).__name__}: {error}") from error
 
 
-def _chosen(data: datasets.Dataset | datasets.DatasetDict, source: str, split: str | None) -> datasets.Dataset:
+def _taken(named: list[str], source: str) -> tuple[str, list[Note]]:
+    if len(named) == 1:
+        return named[0], []
+    return splits.take_train(named, source), [Note(splits.said_of(named), False)]
+
+
+def _files_left(source: str) -> list[Note]:
+    """Files of a folder that the datasets package leaves out, as it does where some of them are named after a split."""
+    if not Path(source).is_dir():
+        return []
+    import datasets
+
+    of_splits = datasets.load_dataset_builder(source).config.data_files or {}
+    taken = {Path(str(file)).suffix: 0 for files in of_splits.values() for file in files}
+    for files in of_splits.values():
+        for file in files:
+            taken[Path(str(file)).suffix] += 1
+    there = {ending: sum(1 for path in Path(source).rglob(f"*{ending}") if path.is_file()) for ending in taken}
+    left = {ending: n for ending, n in there.items() if n > taken[ending]}
+    said = ", ".join(f"{taken[ending]:,} of {n:,} {ending} files" for ending, n in left.items())
+    why = "the datasets package takes them by the names of splits; without --format datasets all are read"
+    return [Note(f"only {said} are read: {why}")] if left else []
+
+
+def _chosen(
+    data: datasets.Dataset | datasets.DatasetDict, source: str, split: str | None
+) -> tuple[datasets.Dataset, list[Note]]:
     import datasets
 
     if isinstance(data, datasets.Dataset):
         if split is not None and split != str(data.split):
             raise ValueError(f"{source} is one dataset, of split {data.split}: leave --split out")
-        return data
-    if split is None and len(data) == 1:
-        return next(iter(data.values()))
+        return data, []
+    notes: list[Note] = []
+    if split is None:
+        split, notes = _taken(list(data), source)
+    if split == splits.EVERY:
+        return datasets.concatenate_datasets(list(data.values())), notes
     if split not in data:
-        raise ValueError(f"{source} has the splits {', '.join(data)}: say which with --split")
-    return data[split]
+        raise ValueError(f"{source} has the splits {', '.join(data)}, not {split!r}")
+    return data[split], notes
 
 
 def _rows_said(data: datasets.IterableDataset) -> int | None:

@@ -9,7 +9,8 @@ from typing import Literal
 from lensbench.data.sources.hub import is_saved
 from lensbench.data.sources.sidecars import walk
 from lensbench.data.sources.source import Source
-from lensbench.data.sources.tars import SUFFIXES
+from lensbench.data.sources.tables import holds_images
+from lensbench.data.sources.tars import SUFFIXES, tar_files
 
 Format = Literal["folder", "webdataset", "parquet", "datasets"]
 
@@ -24,10 +25,20 @@ def guess(source: str) -> Format:
             return "datasets"
         if any(child.name.endswith(SUFFIXES) for child in path.iterdir()):
             return "webdataset"  # before Parquet: img2dataset writes a table without pictures beside each tar
-        if any(not found.caption_set for found in walk(path)):
+        images = any(found.kind == "picture" for found in walk(path))
+        if holds_images(path):
+            if images:
+                raise ValueError(
+                    f"{source}: holds image files, and Parquet files with images: say which to read with --format "
+                    "folder or --format parquet"
+                )
+            return "parquet"
+        if images:
             return "folder"
         if any(path.rglob("*.parquet")):
             return "parquet"
+        if tar_files(source):
+            return "webdataset"
         raise ValueError(f"{source}: no pictures, tar or Parquet files in it; say what it is with --format")
     if source.endswith(SUFFIXES):
         return "webdataset"
@@ -48,27 +59,26 @@ def open_source(
     image_column: str | None = None,
     captions: tuple[str, ...] = (),
     split: str | None = None,
+    lines: bool = False,
 ) -> Source:
     """The source, ready to be read; a folder keeps the list of its files in `listing`.
 
     Raises ValueError when it cannot be read, or an option is not for its format.
     """
-    if split is not None and format_ != "datasets":
-        raise ValueError(f"--split is for Hugging Face datasets, not for a {format_} source")
     if format_ == "folder":
         from lensbench.data.sources.folders import FolderSource
 
         if image_column is not None:
             raise ValueError("--image-column is for tables and tar files: the pictures of a folder are its files")
-        return FolderSource(Path(source), listing, captions)
+        return FolderSource(Path(source), listing, captions, split=split, lines=lines)
     if format_ == "webdataset":
         from lensbench.data.sources.tars import TarSource
 
-        return TarSource(source, image_column, captions)
+        return TarSource(source, image_column, captions, split=split, lines=lines)
     if format_ == "parquet":
         from lensbench.data.sources.tables import ParquetSource
 
-        return ParquetSource(source, image_column, captions)
+        return ParquetSource(source, image_column, captions, split=split, lines=lines)
     from lensbench.data.sources.hub import DatasetSource
 
-    return DatasetSource(source, image_column, captions, split)
+    return DatasetSource(source, image_column, captions, split=split, lines=lines)

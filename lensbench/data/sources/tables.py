@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lensbench.data.sources.columns import caption_columns, content, image_column
+from lensbench.data.sources import splits
+from lensbench.data.sources.columns import caption_columns, content, image_column, unused_columns
+from lensbench.data.sources.notes import Note, Noted, beside, common_notes
 from lensbench.data.sources.source import Place, Sample
 
 if TYPE_CHECKING:
@@ -27,19 +29,43 @@ def parquet_files(source: str) -> list[Path]:
     return [Path(source)] if Path(source).exists() else sorted(Path(name) for name in glob.glob(source))
 
 
+def holds_images(folder: Path) -> bool:
+    """Whether the first Parquet file of a folder has a column of images."""
+    first = next(iter(parquet_files(str(folder))), None)
+    try:
+        if first is not None:
+            with _opened(first) as file:
+                image_column(file.schema_arrow, None, first.name)
+                return True
+    except (ValueError, OSError):  # none, or not clear which
+        pass
+    return False
+
+
 class ParquetSource:
     """The rows of Parquet files. All of them must have the columns that are read."""
 
-    def __init__(self, source: str, image: str | None = None, captions: tuple[str, ...] = ()) -> None:
-        self._files = parquet_files(source)
+    def __init__(
+        self,
+        source: str,
+        image: str | None = None,
+        captions: tuple[str, ...] = (),
+        *,
+        split: str | None = None,
+        lines: bool = False,
+    ) -> None:
+        self._files, choice = splits.files(parquet_files(source), split, source)
         if not self._files:
             raise ValueError(f"no Parquet files: {source}")
+        self._source, self._lines = source, lines
+        self._notes = [Note(choice.said, choice.loud)] if choice.said else []
         folder = Path(source) if Path(source).is_dir() else self._files[0].parent
         self._names = [os.path.relpath(path, folder) for path in self._files]
         self.total: int | None = 0
         with _opened(self._files[0]) as file:
             self._image = image_column(file.schema_arrow, image, self._files[0].name)
             self.columns = caption_columns(file.schema_arrow, captions, self._files[0].name)
+            self._notes += [] if captions else unused_columns(file.schema_arrow, self.columns)
         for path in self._files:
             with _opened(path) as file:
                 self.total += file.metadata.num_rows
@@ -49,6 +75,10 @@ class ParquetSource:
     def fingerprint(self) -> str:
         """Names and sizes of the files."""
         return "\n".join(f"{path.name} {path.stat().st_size}" for path in self._files)
+
+    def notes(self, noted: Noted) -> list[Note]:
+        """The split that was chosen, and the columns and files that were not used."""
+        return [*self._notes, *common_notes(noted), *beside(self._source, (".parquet",))]
 
     def samples(self, place: Place) -> Iterator[Sample]:
         """Places are (file, rows of it that are done)."""
@@ -61,7 +91,7 @@ class ParquetSource:
                     pictures = batch.column(self._image)
                     for i in range(len(batch)):
                         said = {s: column[i].as_py() for s, column in texts.items()}
-                        load = functools.partial(content, pictures[i].as_py(), said, path.parent)
+                        load = functools.partial(content, pictures[i].as_py(), said, path.parent, self._lines)
                         yield Sample(f"{self._names[number]} row {row + i}", (number, row + i + 1), load)
             done = 0
 
@@ -101,4 +131,6 @@ def _bytes(texts: pa.Array) -> pa.Array:
 
     if types.is_dictionary(texts.type):
         texts = texts.cast(texts.type.value_type)
+    if types.is_list(texts.type) or types.is_large_list(texts.type):
+        return texts.cast(pa.large_list(pa.large_binary()))
     return texts.cast(pa.large_binary())
