@@ -34,9 +34,10 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the recipe of the demo
 from experiments.shapes import experiment as shapes
 from lensbench.experiment import Evaluation, Experiment
+from lensbench.records import OUTCOMES, RECORDS
 from lensbench.sweep import cell as cell_module
 from lensbench.sweep import storage
-from lensbench.sweep.cellfiles import EVALUATIONS, OUTCOME_COLUMNS, RECORD_COLUMNS, write_cell
+from lensbench.sweep.cellfiles import EVALUATIONS, write_cell
 from lensbench.sweep.progress import Report
 from lensbench.sweep.provenance import hardware
 from lensbench.sweep.quiet import quiet
@@ -128,9 +129,12 @@ def nothing(
     evaluations: Sequence[Evaluation] = (),
 ) -> None:
     """A cell's records and nothing else."""
-    row = dict.fromkeys(RECORD_COLUMNS, 0)
+    texts = {column.name: "" for schema in (RECORDS, OUTCOMES) for column in schema.columns if column.content == "text"}
+    told = ("evaluation_hash", "held_out_digest")  # by write_cell
+    row = {name: texts.get(name, 0) for name in RECORDS.in_cell if name not in told} | {"n": 1}
     records = pd.DataFrame([row | {"metric": "geneval"}, row | {"metric": "cell_seconds"}])
-    write_cell(directory, experiment, records, pd.DataFrame([dict.fromkeys(OUTCOME_COLUMNS, 0)]))
+    outcome = {name: texts.get(name, 0) for name in OUTCOMES.in_cell} | {"metric": "geneval"}
+    write_cell(directory, experiment, records, pd.DataFrame([outcome]))
 
 
 def queue(kinds: dict[str, str]) -> None:

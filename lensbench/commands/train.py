@@ -122,10 +122,10 @@ def _the_cell(recipe_file: Path, corpus: Path | None, devices: int) -> Cell:
 
 def _refuse_another(cell: Cell, out: Path) -> None:
     from lensbench.experiment import Experiment
-    from lensbench.sweep.cellfiles import RECORDS
+    from lensbench.records import RECORDS
     from lensbench.training import files
 
-    if not any((out / name).exists() for name in (RECORDS, *files.ALL)):
+    if not any((out / name).exists() for name in (RECORDS.file, *files.ALL)):
         return  # a run that came to nothing, such as one whose recipe was mended since
     try:
         there = Experiment.model_validate(json.loads((out / "experiment.json").read_text())).cell_id()

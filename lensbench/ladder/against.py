@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lensbench.ladder.card import Card
+from lensbench.metrics import metric as named
 from lensbench.report.multiplier import multiplier_words
 from lensbench.scoring.multiplier import direct
 from lensbench.scoring.resampling import draw_scores
@@ -65,12 +66,14 @@ def compare(cards: Sequence[Card]) -> list[Compared]:
 def multipliers(card: Card, reference: Card) -> list[dict[str, Any]]:
     """How many times the images seen, or the compute, the reference captions need, by the measured curves alone.
 
-    For GenEval's error in each form and the held-out loss. A bound where the worse arm never gets there: nothing is
-    extrapolated. See lensbench.scoring.multiplier.
+    For every score along training that the cards have curves of, in each form. A bound where the worse arm never gets
+    there: nothing is extrapolated. See lensbench.scoring.multiplier.
     """
     check_comparable([card, reference])
     found = []
     for metric, form in sorted({(row["metric"], row["form"]) for row in card.curves}):
+        if not named(metric).has_error:
+            continue
         own, theirs = (_curve(one, metric, form) for one in (card, reference))
         if own is None or theirs is None:
             continue
@@ -108,7 +111,7 @@ def _curve(card: Card, metric: str, form: str) -> dict[str, np.ndarray] | None:
         return None
     value = np.array([[by[step, seed]["value"] for seed in card.seeds] for step in whole], dtype=float)
     axes = {axis: np.array([by[step, card.seeds[0]][axis] for step in whole], dtype=float) for axis in AXES}
-    return axes | {"error": 1 - value if metric == "geneval" else value}
+    return axes | {"error": named(metric).error(value)}
 
 
 def _finite(value: float) -> float | str | None:

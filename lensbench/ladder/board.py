@@ -8,7 +8,7 @@ from math import isnan
 from lensbench.ladder.against import Compared, compare
 from lensbench.ladder.card import Card
 from lensbench.ladder.scale import REFERENCE
-from lensbench.report.grid import SIGNIFICANT
+from lensbench.report.paired import SIGNIFICANT
 from lensbench.report.table import Cell, Column, Row, Table, bounds, number, signed
 
 

@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from lensbench.metrics import GENEVAL, leading, ordered
+from lensbench.metrics import metric as named
 from lensbench.publishing import nan_to_null, publish_text
 from lensbench.scoring.statistics import stratified_mean
 
 FORMAT = 1
-CURVES = ("geneval", "validation_loss")  # scores along training that the card keeps, for each seed
-SCORES = ("fd_shapes", "fid", "shapes_alignment", "validation_loss")  # beside GenEval, at the end
 DIGESTS = ("corpus_digest", "prompts_digest", "judge_digest", "text_encoder_digest", "autoencoder_digest")
-CLOCKS = ("train_seconds", "cell_seconds", "device_hours", "cost_usd", "energy_kwh", "energy_kwh_estimated")
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,11 @@ def make(
         curves=_curves(records),
         train_flops=float(records["train_flops"].max()),
         multiplier=list(multiplier),
-        measured={metric: float(rows["value"].sum()) for metric, rows in final.groupby("metric") if metric in CLOCKS},
+        measured={
+            metric: float(rows["value"].sum())
+            for metric, rows in final.groupby("metric")
+            if named(metric).kind == "cost"
+        },
     ).sealed()
 
 
@@ -163,8 +166,8 @@ def _geneval_scores(judged: Any) -> list[dict[str, Any]]:
 def _other_scores(final: Any) -> list[dict[str, Any]]:
     """The mean over seeds, between the lowest and the highest of them."""
     found = []
-    guided = sorted({str(metric) for metric in final["metric"] if str(metric).startswith("geneval_guided.")})
-    for metric in (*SCORES, *guided):
+    scores = [name for name in ordered(set(final["metric"])) if named(name).is_score and named(name).outcome != GENEVAL]
+    for metric in sorted(scores, key=lambda name: bool(named(name).variant_of)):  # other settings of one come last
         for form, rows in final[final["metric"] == metric].groupby("prompt_form", sort=True):
             values = rows["value"].astype(float)
             found.append(_score(metric, str(form), values.mean(), values.min(), values.max(), len(values)))
@@ -173,11 +176,14 @@ def _other_scores(final: Any) -> list[dict[str, Any]]:
 
 def _score(metric: str, form: str, value: float, low: float, high: float, n: int) -> dict[str, Any]:
     told = {"metric": metric, "form": form, "value": float(value), "low": float(low), "high": float(high), "n": n}
-    return told | {"interval": "95%" if metric.partition(".")[0] == "geneval" else "seeds"}
+    return told | {"interval": "95%" if named(metric).outcome == GENEVAL else "seeds"}
 
 
 def _curves(records: Any) -> list[dict[str, Any]]:
-    rows = records[records["metric"].isin(CURVES)].sort_values(["metric", "prompt_form", "seed", "step"], kind="stable")
+    """Every score that was taken along training, for each seed; of GenEval its mean alone."""
+    steps = records.groupby("metric")["step"].nunique()
+    along = [name for name in leading(set(records["metric"])) if steps[name] > 1]
+    rows = records[records["metric"].isin(along)].sort_values(["metric", "prompt_form", "seed", "step"], kind="stable")
     names = {"metric": "metric", "prompt_form": "form", "seed": "seed", "step": "step", "value": "value"}
     names |= {"samples_seen": "samples_seen", "train_flops": "train_flops"}
     return [{new: _number(row[old]) for old, new in names.items()} for row in rows.to_dict("records")]

@@ -8,8 +8,8 @@ from pathlib import Path
 from string import Template
 
 from lensbench.ladder.card import Card
-from lensbench.report.grid import GENEVAL
-from lensbench.report.names import metric_name, unit
+from lensbench.metrics import GENEVAL
+from lensbench.metrics import metric as named
 from lensbench.report.page import markup
 from lensbench.report.page.embedding import embedded
 from lensbench.report.table import NAN, Cell, Column, Row, Table, bounds, number
@@ -17,7 +17,6 @@ from lensbench.scoring.geneval import TASKS
 from lensbench.sweep.progress import duration
 
 TEMPLATE = Path(__file__).with_name("board.html")
-GUIDED = "geneval_guided."
 AXIS_NAMES = {"samples_seen": "images seen", "train_flops": "compute"}
 
 
@@ -58,10 +57,9 @@ def other_scores(cards: Sequence[Card]) -> Table:
     keys = sorted(((metric, form) for metric, form in keys if metric.partition(".")[0] != GENEVAL), key=_form_first)
     rows: list[Row] = []
     for metric, form in keys:
-        guided = metric.startswith(GUIDED)
-        name = f"GenEval (%), guidance {metric.removeprefix(GUIDED)}" if guided else metric_name(metric)
-        digits, factor = (1, 100.0) if guided else unit(metric)[:2]
-        cells = [Cell(form, form), Cell(name, metric)]
+        of = named(metric)
+        digits, factor = of.digits, of.factor
+        cells = [Cell(form, form), Cell(of.titled, metric)]
         for card in cards:
             found = [row for row in card.scores if (row["metric"], row["form"]) == (metric, form)]
             value, low, high = (factor * found[0][part] for part in ("value", "low", "high")) if found else (NAN,) * 3
@@ -89,7 +87,7 @@ def worths(cards: Sequence[Card]) -> Table:
     told = [card for card in cards if card.multiplier]
     rows: list[Row] = []
     for form, metric, axis in keys:
-        words = (form, metric_name(metric), AXIS_NAMES.get(axis, axis))
+        words = (form, named(metric).label, AXIS_NAMES.get(axis, axis))
         cells = [shown.get((card.name, form, metric, axis), "?") for card in told]
         rows.append(
             Row(

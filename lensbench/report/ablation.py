@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import isnan
 
-from lensbench.report.grid import GENEVAL, MEAN, SIGNIFICANT, Grid, Paired
+from lensbench.metrics import GENEVAL
+from lensbench.metrics import metric as named
+from lensbench.report.grid import Grid, column_of
 from lensbench.report.levels import Level, factor_label
-from lensbench.report.names import better, metric_name, unit
 from lensbench.report.notes import SEEDS, SHARED, origin_note, seeds_note
+from lensbench.report.paired import SIGNIFICANT, Paired
 from lensbench.report.rows import complete_table, difference_cell, score_cell, seeds_mark
 from lensbench.report.table import Cell, Column, Row, Table
 from lensbench.scoring.statistics import holm
@@ -24,34 +26,33 @@ def ablation_table(grid: Grid) -> Table | None:
         return None
     base = (grid.scales[-1], grid.reference)
     scores = [*((GENEVAL, form) for form in grid.forms(GENEVAL)), *grid.scores()]
-    units = [(1, 100.0, True) if metric == GENEVAL else unit(metric) for metric, _ in scores]
+    units = [named(metric) for metric, _ in scores]
     found: list[tuple[str, str, list[Paired | None]]] = [
         (factor, words, [_difference(grid, place, base, metric, form) for metric, form in scores])
         for factor, words, place in _changes(grid, base)
     ]
     found = _corrected(found)
     first = [
-        score_cell(grid.number(*base, metric, form), digits, factor, "")
-        for (metric, form), (digits, factor, _) in zip(scores, units, strict=True)
+        score_cell(grid.number(*base, metric, form), of, "") for (metric, form), of in zip(scores, units, strict=True)
     ]
     where = ", ".join(filter(None, [base[1].label, base[0].label]))
     name = f"{where} (reference)"
     rows = [Row((Cell("", ""), Cell(name, name, mark=seeds_mark(first)), *first))]
     above = ""
     for factor, words, gaps in found:
-        cells = [Cell("n/a") if gap is None else difference_cell(gap, *of) for gap, of in zip(gaps, units, strict=True)]
+        cells = [Cell("n/a") if gap is None else difference_cell(gap, of) for gap, of in zip(gaps, units, strict=True)]
         rows.append(Row((Cell(factor, factor), Cell(words, words, mark=seeds_mark(cells)), *cells), factor != above))
         above = factor
     columns = tuple(
         Column(
-            f"{metric}.{form}".rstrip("."),
+            column_of(metric, form),
             form or "all",
             form or "all",
-            metric_name(metric) + (f" {MEAN}" if metric == GENEVAL else "") + (" ↑" if better(metric) else " ↓"),
+            f"{of.mean} {of.arrow}",
             interval=True,
             key=metric == GENEVAL,
         )
-        for metric, form in scores
+        for (metric, form), of in zip(scores, units, strict=True)
     )
     labels = (Column("factor", "factor", "factor", label=True), Column("changed", "changed to", "changed", label=True))
     tested = sum(gap is not None and not isnan(gap.p) for _, _, gaps in found for gap in gaps)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from lensbench.metrics import GENEVAL
 from lensbench.report.placing import plain
 
 if TYPE_CHECKING:
     from lensbench.report.grid import Grid
     from lensbench.report.levels import Level
-
-MEAN = "mean"  # the column of GenEval's mean
 
 
 def asked_pairs(grid: Grid) -> list[tuple[Level, Level]]:
@@ -20,29 +19,31 @@ def asked_pairs(grid: Grid) -> list[tuple[Level, Level]]:
     return list(dict.fromkeys(pair for pair in found if pair is not None))
 
 
-def is_row(grid: Grid, scale: Level, form: str, arm: Level, other: Level) -> bool:
-    """Whether any number of this row of the table of differences is asked about."""
-    return any(_fits(grid, question, scale, form, arm, other) for question in grid.results.questions)
+def is_row(grid: Grid, scale: Level, form: str, arm: Level, other: Level, metric: str) -> bool:
+    """Whether any number of the row that this metric stands in is asked about."""
+    return any(
+        (not grid.tasks or _of_geneval(question["metric"]) == _of_geneval(metric))
+        and _fits(grid, question, scale, form, arm, other)
+        for question in grid.results.questions
+    )
 
 
-def is_asked(grid: Grid, scale: Level, form: str, arm: Level, other: Level, column: str) -> bool:
-    """Whether a sweep asks for this number. Without questions it is asked for its means."""
+def is_asked(grid: Grid, scale: Level, arm: Level, other: Level, metric: str, form: str) -> bool:
+    """Whether a sweep asks for this number. Without questions it is asked for GenEval's means."""
     if not grid.results.questions:
-        return column == MEAN
-    return any(asks(grid, question, scale, form, arm, other, column) for question in grid.results.questions)
+        return metric == GENEVAL
+    return any(asks(grid, question, scale, arm, other, metric, form) for question in grid.results.questions)
 
 
 def asks(
-    grid: Grid, question: Mapping[str, Any], scale: Level, form: str, arm: Level, other: Level, column: str
+    grid: Grid, question: Mapping[str, Any], scale: Level, arm: Level, other: Level, metric: str, form: str
 ) -> bool:
     """Whether a question is about this number."""
-    metric, _, task = question["metric"].partition(".")
-    if metric == "geneval":
-        wanted = column == (task or MEAN)
-    else:
-        name, _, column_form = column.partition(".")
-        wanted = name == metric and question["form"] in (None, column_form)
-    return wanted and _fits(grid, question, scale, form, arm, other)
+    return question["metric"] == metric and _fits(grid, question, scale, form, arm, other)
+
+
+def _of_geneval(metric: str) -> bool:
+    return metric.partition(".")[0] == GENEVAL
 
 
 def _fits(grid: Grid, question: Mapping[str, Any], scale: Level, form: str, arm: Level, other: Level) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 from collections.abc import Iterator
@@ -10,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from lensbench.report.freeze import OUTCOMES, PROVENANCE, RECORDS, results_of
+from lensbench.records import OUTCOMES, RECORDS, read
+from lensbench.report.freeze import PROVENANCE, results_of
 from lensbench.report.grid import arrange
 from lensbench.report.table import DASH, Cell, Column, Row, Table, number, signed
 from lensbench.report.tables import tables
@@ -25,7 +24,9 @@ KEY = ["metric", "prompt_form", "step"]
 def at_commit(folder: Path, commit: str) -> tuple[Results, dict[str, Any]]:
     """The results that were frozen in a folder at a commit, and their provenance. ValueError where there are none."""
     told = json.loads(_shown(folder, commit, PROVENANCE))
-    records, outcomes = (pd.read_parquet(io.BytesIO(_shown(folder, commit, name))) for name in (RECORDS, OUTCOMES))
+    records, outcomes = (
+        read(_shown(folder, commit, schema.file), schema, frozen=True) for schema in (RECORDS, OUTCOMES)
+    )
     return results_of(told, records, outcomes, Results), told
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lensbench.records import judged_otherwise
 from lensbench.report.freeze import EXPERIMENTS, Frozen, changes, commits_of, named
-from lensbench.sweep.cellfiles import judged_otherwise
 
 if TYPE_CHECKING:
     from lensbench.sweep.sweep import Cell, Results

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lensbench.report.grid import FORMS, GENEVAL, MEAN, SIGNIFICANT
-from lensbench.report.names import NAMES, better, metric_name
+from lensbench.metrics import GENEVAL, Metric, metric, ordered
+from lensbench.report.grid import FORMS, MEAN
+from lensbench.report.paired import SIGNIFICANT
 from lensbench.report.placing import IMAGE
 from lensbench.report.sides import Side
 from lensbench.report.table import DASH, Cell, Column, Row, Table, bounds, number, signed
@@ -24,9 +25,7 @@ from lensbench.scoring.geneval import TASKS
 from lensbench.scoring.statistics import Difference, holm, paired_difference
 
 PROMPTS_SHOWN = 12  # on the console
-PAIRED = ("geneval", "alignment", "validation_loss")  # judged image by image, as outcomes name them
 PART = ["part", "prompt_form", *IMAGE]
-SHOWN_AS = {"alignment": "shapes_alignment"}
 
 
 def refuse_otherwise(a: Side, b: Side) -> None:
@@ -39,8 +38,8 @@ def refuse_otherwise(a: Side, b: Side) -> None:
             )
     if not a.parts() & b.parts():
         raise ValueError(f"{a.name} and {b.name} have no arm and scale in common: there is nothing to compare")
-    for metric in PAIRED:
-        first, second = (side.outcomes[side.outcomes["metric"] == metric] for side in (a, b))
+    for name in ordered({*a.outcomes["metric"]} & {*b.outcomes["metric"]}):
+        first, second = (side.outcomes[side.outcomes["metric"] == name] for side in (a, b))
         for part in sorted(set(first["part"]) & set(second["part"])):
             one, other = (rows[rows["part"] == part] for rows in (first, second))
             seeds = set(one["seed"]) & set(other["seed"])
@@ -72,17 +71,15 @@ def differences(a: Side, b: Side, both: pd.DataFrame) -> Table:
     tested = [place for place, (*_, gap) in enumerate(found) if gap is not None and not isnan(gap.p)]
     adjusted = dict(zip(tested, holm([found[i][-1].p for i in tested]), strict=True))  # type: ignore[union-attr]
     rows, above = [], None
-    for place, (part, form, metric, column, values, flips, gap) in enumerate(found):
-        factor, digits = (100.0, 1) if metric == GENEVAL else (1.0, NAMES.get(metric, ("", 4, True))[1])
+    for place, (part, form, name, column, values, flips, gap) in enumerate(found):
+        of = metric(name)
         p = adjusted.get(place, float("nan"))
-        name = column or metric_name(metric)
-        cells = [Cell(number(factor * value, digits), value) for value in values]
+        words = column.replace("_", " ") or of.label
+        cells = [Cell(number(of.factor * value, of.digits), value) for value in values]
         flipped = [Cell(f"{n:,}" if n is not None else "", float(n) if n is not None else None) for n in flips]
         labels = [Cell(part, part)] if any(a.parts()) else []
-        labels += [Cell(form or "all", form), Cell(name.replace("_", " "), f"{metric}.{column}".rstrip("."))]
-        rows.append(
-            Row((*labels, *cells, _gap(values, gap, p, factor, digits, better(metric)), _p(p), *flipped), above != part)
-        )
+        labels += [Cell(form or "all", form), Cell(words, f"{name}.{column}".rstrip("."))]
+        rows.append(Row((*labels, *cells, _gap(values, gap, p, of), _p(p), *flipped), above != part))
         above = part
     heads = [Column("part", "arm", "arm", label=True)] if any(a.parts()) else []
     heads += [Column("prompts", "prompts", "prompts", label=True), Column("metric", "score", "score", label=True)]
@@ -186,26 +183,28 @@ Found = tuple[str, str, str, str, tuple[float, float], tuple[int | None, int | N
 
 def _paired(both: pd.DataFrame) -> Iterator[Found]:
     for part in dict.fromkeys(both["part"]):
-        for metric in PAIRED:
-            of_metric = both[(both["part"] == part) & (both["metric"] == metric)]
-            for form in sorted(set(of_metric["prompt_form"]), key=lambda name: (_order(FORMS, name), name)):
+        here = both[both["part"] == part]
+        for name in ordered({*here["metric"]}):
+            of_metric = here[here["metric"] == name]
+            for form in sorted(set(of_metric["prompt_form"]), key=lambda form: (_order(FORMS, form), form)):
                 rows = of_metric[of_metric["prompt_form"] == form]
-                tasks = sorted(set(rows["task"]), key=lambda name: (_order(TASKS, name), name))
-                if metric == GENEVAL:
+                tasks = sorted(set(rows["task"]), key=lambda task: (_order(TASKS, task), task))
+                if name == GENEVAL:
                     for task in tasks:
-                        yield _difference(part, form, metric, task, rows[rows["task"] == task])
-                yield _difference(part, form, metric, MEAN if metric == GENEVAL else "", rows)
+                        yield _difference(part, form, name, task, rows[rows["task"] == task])
+                yield _difference(part, form, name, MEAN if name == GENEVAL else "", rows)
 
 
-def _difference(part: str, form: str, metric: str, column: str, rows: pd.DataFrame) -> Found:
+def _difference(part: str, form: str, name: str, column: str, rows: pd.DataFrame) -> Found:
     a, b = (rows[name].to_numpy(float) for name in ("value_a", "value_b"))
     seeds = rows["seed"].to_numpy()
     clusters, _ = pd.factorize(pd.MultiIndex.from_frame(rows[["task", "prompt_index"]]), sort=True)
     several = seeds if len(set(seeds.tolist())) > 1 else None
     gap = paired_difference(b, a, clusters, rows["task"].to_numpy(), several)
-    means = tuple(float(np.mean(rows.groupby("task")[name].mean())) for name in ("value_a", "value_b"))
-    changed = (int((b > a).sum()), int((b < a).sum())) if metric == GENEVAL else (None, None)
-    return part, form, SHOWN_AS.get(metric, metric), column, (means[0], means[1]), changed, gap
+    means = tuple(float(np.mean(rows.groupby("task")[side].mean())) for side in ("value_a", "value_b"))
+    verdicts = metric(name).outcome == GENEVAL  # right or wrong: such an image flips
+    changed = (int((b > a).sum()), int((b < a).sum())) if verdicts else (None, None)
+    return part, form, name, column, (means[0], means[1]), changed, gap
 
 
 def _of_sets(a: Side, b: Side) -> Iterator[Found]:
@@ -214,19 +213,20 @@ def _of_sets(a: Side, b: Side) -> Iterator[Found]:
     both = a.sets.merge(b.sets, on=key, suffixes=("_a", "_b")).sort_values(key, kind="stable")
     grouped: Any = both.groupby(["part", "metric", "prompt_form"], sort=False)
     groups: dict[tuple[str, str, str], pd.DataFrame] = dict(iter(grouped))
-    for part, metric, form in sorted(groups, key=lambda place: (*place[:2], _order(FORMS, place[2]))):
-        rows = groups[part, metric, form]
+    places = {name: place for place, name in enumerate(ordered({name for _, name, _ in groups}))}
+    for part, name, form in sorted(groups, key=lambda place: (place[0], places[place[1]], _order(FORMS, place[2]))):
+        rows = groups[part, name, form]
         values = (float(rows["value_a"].mean()), float(rows["value_b"].mean()))
-        yield str(part), str(form), str(metric), "", values, (None, None), None
+        yield str(part), str(form), str(name), "", values, (None, None), None
 
 
-def _gap(values: tuple[float, float], gap: Difference | None, p: float, factor: float, digits: int, more: bool) -> Cell:
+def _gap(values: tuple[float, float], gap: Difference | None, p: float, of: Metric) -> Cell:
+    factor, digits = of.factor, of.digits
     if gap is None:
         return Cell(signed(factor * (values[1] - values[0]), digits), values[1] - values[0])
-    bound = 1.0 if factor == 100.0 else np.inf
-    low, high = max(gap.low, -bound), min(gap.high, bound)
+    low, high = max(gap.low, -of.widest), min(gap.high, of.widest)
     significant = p < SIGNIFICANT and (low > 0 or high < 0)
-    emphasis = ("better" if (gap.estimate > 0) == more else "worse") if significant else ""
+    emphasis = ("better" if (gap.estimate > 0) == of.more else "worse") if significant else ""
     return Cell(
         text=signed(factor * gap.estimate, digits),
         value=gap.estimate,

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lensbench import mixture
-from lensbench.report.grid import GENEVAL, Grid
+from lensbench.metrics import GENEVAL
+from lensbench.metrics import metric as named
+from lensbench.report.grid import Grid, column_of
 from lensbench.report.levels import Level
-from lensbench.report.names import metric_name, unit
 from lensbench.report.notes import BOLD, origin_note, seeds_note
 from lensbench.report.rows import absent, arm_columns, arm_labels, complete_table, labels_of, score_rows
 from lensbench.report.table import DAGGER, DASH, Cell, Column, Row, Table
@@ -67,11 +68,7 @@ def sizes_table(grid: Grid, parameters: Mapping[str, int]) -> Table | None:
     }
     name, size = flops_unit(max((value for found in a_image.values() for value in found.values()), default=0.0))
     measured = [name for name in ("images_per_second", "peak_memory_bytes") if name in grid.measured]
-    wanted = [
-        (metric, form, 1, 100.0, True) if metric == GENEVAL else (metric, form, *unit(metric))
-        for metric, form in scores
-    ]
-    scored = score_rows(grid, wanted)
+    scored = score_rows(grid, scores)
     columns = [
         Column("parameters", "parameters (M)", "M par."),
         Column("flops_an_image", f"{name} an image", f"{name}/im."),
@@ -79,9 +76,7 @@ def sizes_table(grid: Grid, parameters: Mapping[str, int]) -> Table | None:
     heads = {"images_per_second": ("images/s", "images/s"), "peak_memory_bytes": ("memory (GiB)", "GiB")}
     columns += [Column(name, *heads[name]) for name in measured]
     columns += [
-        Column(
-            f"{metric}.{form}".rstrip("."), form or "all", form or "all", metric_name(metric), interval=True, key=True
-        )
+        Column(column_of(metric, form), form or "all", form or "all", named(metric).label, interval=True, key=True)
         for metric, form in scores
     ]
     rows = []

@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lensbench.metrics import metric as named
 from lensbench.report.figures import MARKERS, draw, palette
-from lensbench.report.grid import GENEVAL, Grid, Group
+from lensbench.report.grid import Grid, Group
 from lensbench.report.levels import Level
-from lensbench.report.names import axis_label, metric_name, unit
 from lensbench.report.scaling_figure import DASHES
 from lensbench.report.table import Cell, Column, Row, Table, bounds, number
 
@@ -38,13 +38,16 @@ def doses(grid: Grid) -> dict[Dose, Level]:
     return found if len(found) > 1 else {}
 
 
-def dose_table(grid: Grid) -> Table | None:
-    """Rows: scale x prompts x share present; columns: share wrong. None where the sweep has no doses."""
+def dose_table(grid: Grid, metric: str | None = None) -> Table | None:
+    """Rows: scale x prompts x share present; columns: share wrong. None where the sweep has no doses.
+
+    `metric` is any score of the registry; left out, it is the one that the sweep is told by.
+    """
     arms = doses(grid)
-    metric = grid.shown_metric
+    metric = metric or grid.shown_metric
     if not arms or metric is None:
         return None
-    digits, factor = (1, 100.0) if metric == GENEVAL else unit(metric)[:2]
+    of = named(metric)
     shares = sorted({wrong for _, wrong in arms})
     rows, above = [], None
     for scale in grid.scales:
@@ -54,7 +57,7 @@ def dose_table(grid: Grid) -> Table | None:
                 for wrong in shares:
                     arm = arms.get((present, wrong))
                     group = grid.number(scale, arm, metric, form) if arm is not None else None
-                    cells.append(_cell(group, digits, factor))
+                    cells.append(_cell(group, of.digits, of.factor))
                 labels = [Cell(word, word) for word in (scale.label, form)]
                 labels = [label for label, shown in zip(labels, (grid.scale_factors, True), strict=True) if shown]
                 rows.append(Row((*labels, Cell(f"{present:.0%}", present), *cells), opens=above != (scale, form)))
@@ -68,7 +71,7 @@ def dose_table(grid: Grid) -> Table | None:
         Column(f"wrong_{wrong:g}", f"{wrong:.0%}", f"{wrong:.0%}", "of these wrong", interval=True, key=True)
         for wrong in shares
     ]
-    what = "GenEval's mean in percent" if metric == GENEVAL else metric_name(metric)
+    what = f"{of.label}'s mean in percent" if of.unit == "%" else of.label
     over = "prompts and training seeds" if len(grid.seeds) > 1 else "prompts alone, one training seed"
     notes = (f"{what}, at the last step; [low, high]: 95 % interval over {over}.",)
     return Table("dose", "Score by the captions' attributes", (*heads, *columns), tuple(rows), notes)
@@ -88,7 +91,7 @@ def _figure(grid: Grid, arms: dict[Dose, Level], metric: str) -> Figure:
     from matplotlib.figure import Figure
 
     forms, scale = grid.forms(metric), grid.scales[-1]
-    factor = 100.0 if metric == GENEVAL else 1.0
+    factor = named(metric).factor
     presents, wrongs = (sorted({dose[k] for dose in arms}) for k in (0, 1))
     surface = len(presents) > 1 and len(wrongs) > 1
     rows = 2 if surface else 1
@@ -98,7 +101,7 @@ def _figure(grid: Grid, arms: dict[Dose, Level], metric: str) -> Figure:
         (form, dose): grid.number(scale, arm, metric, form) for form in forms for dose, arm in sorted(arms.items())
     }
     values = [factor * group.value for group in scores.values() if group.seeds]
-    what = axis_label(metric)
+    what = named(metric).axis
     for j, form in enumerate(forms):
         of_form = {dose: group for (name, dose), group in scores.items() if name == form and group.seeds}
         if surface:

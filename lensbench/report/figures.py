@@ -12,10 +12,12 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensbench.report.grid import GENEVAL, MEAN, Comparison, Grid, Group
+from lensbench.metrics import GENEVAL
+from lensbench.metrics import metric as named
+from lensbench.report.grid import MEAN, Grid, Group
 from lensbench.report.levels import Level
-from lensbench.report.names import HEADS, axis_label
 from lensbench.report.notes import number_of_seeds
+from lensbench.report.paired import Comparison
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,7 +102,7 @@ def curves(grid: Grid) -> Figure | None:
     metric = grid.shown_metric
     if metric is None:
         return None
-    factor = 100 if metric == GENEVAL else 1
+    factor = named(metric).factor
     forms = grid.forms(metric)
     there = {scale for scale, _, name, _ in grid.numbers if name == metric}
     scales = drawn_scales([scale for scale in grid.scales if scale.index in there], CURVES)
@@ -131,10 +133,11 @@ def curves(grid: Grid) -> Figure | None:
         if i == len(scales) - 1:
             axes.set_xlabel("training images seen" if curved else "training captions")
     for scale, axes in zip(scales, panels[:, 0], strict=True):
-        what = axis_label(metric)
+        what = named(metric).axis
         axes.set_ylabel(f"{scale.label}\n{what}" if scale.label else what)
-        if metric == GENEVAL:
-            axes.set_ylim(0, min(100, 1.05 * top) if top else 100)
+        if named(metric).bounded:
+            most = named(metric).factor
+            axes.set_ylim(0, min(most, 1.05 * top) if top else most)
     if curved:
         legend(figure, grid, styles)
     footnote(figure, grid, incomplete, *of_scales(grid, scales))
@@ -151,6 +154,7 @@ def differences(grid: Grid) -> Figure | None:
         return None
     forms = [form for form in grid.forms(GENEVAL) if any(row.form == form for row in rows)]
     names = [*grid.tasks, MEAN]
+    numbers = [*(f"{GENEVAL}.{task}" for task in grid.tasks), GENEVAL]
     pairs = [pair for pair in grid.pairs() if any((row.arm, row.other) == pair for row in rows)]
     row_inches = (0.13 * len(pairs) + 0.13) * len(names)
     there = {row.scale.index for row in rows}
@@ -165,7 +169,7 @@ def differences(grid: Grid) -> Figure | None:
                 _whisker(axes, row, names, pairs, styles[pairs.index((row.arm, row.other))])
         axes.axvline(0, color="#444444", linewidth=0.8, zorder=1)
         axes.axhspan(len(names) - 1.5, len(names) - 0.5, color="#f3f3f3", zorder=0, linewidth=0)
-        axes.set_yticks(range(len(names)), [HEADS.get(name, (name,))[0] for name in names])
+        axes.set_yticks(range(len(names)), [named(name).heads[0] for name in numbers])
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", visible=False)

@@ -26,28 +26,25 @@ import pandas as pd
 
 from lensbench.captions.quality import Accuracy, CaptionStatistics, Lengths
 from lensbench.experiment import DIRECTORY_DIGITS, Autoencoder, Experiment, Model, TextEncoder, sha256_of
-from lensbench.publishing import publish, publish_text
+from lensbench.metrics import of_kind
+from lensbench.publishing import publish_text
+from lensbench.records import OUTCOME_KEY, read, write
+from lensbench.records import OUTCOMES as OUTCOME_SCHEMA
+from lensbench.records import RECORDS as RECORD_SCHEMA
 from lensbench.report.captions import CaptionReport
-from lensbench.sweep.cellfiles import read_table
 
 if TYPE_CHECKING:
     from lensbench.sweep.sweep import Cell, Results
 
-RECORDS, OUTCOMES = "records.parquet", "outcomes.parquet"
+RECORDS, OUTCOMES = RECORD_SCHEMA.file, OUTCOME_SCHEMA.file
 PROVENANCE, EXPERIMENTS, CAPTIONS = "provenance.json", "experiments.json", "captions.json"
 FILES = (RECORDS, OUTCOMES, EXPERIMENTS, CAPTIONS, PROVENANCE)
 DIGESTS = (
     *("corpus_digest", "captions_digest", "prompts_digest", "judge_digest", "text_encoder_digest"),
     *("autoencoder_digest", "commit", "hardware"),
 )
-COSTS = ("train_seconds", "cell_seconds", "device_hours", "cost_usd", "energy_kwh", "energy_kwh_estimated")
 DIRTY = "-dirty"
 SCHEMA = 2  # of frozen files: 2 since evaluations have hashes of their own
-IMAGES = ("cell", "metric", "prompt_form", "step", "task", "prompt_index", "sample")  # what orders outcomes
-NEEDED = {  # columns that nothing can be told without
-    RECORDS: ("cell", "experiment_hash", "metric", "prompt_form", "step", "value", "n"),
-    OUTCOMES: (*IMAGES, "value"),
-}
 
 
 @dataclass(frozen=True)
@@ -94,8 +91,8 @@ def freeze(
     there = sorted({str(cell) for cell in results.records["cell"].unique()})
     experiments = _experiments(runs, there) if cells is None else {cell.id: cell.experiment for cell in cells}
     written = [
-        _parquet(results.records, folder / RECORDS),
-        _parquet(results.outcomes, folder / OUTCOMES),
+        write(_sorted(results.records), folder / RECORDS, RECORD_SCHEMA),
+        write(_sorted(results.outcomes), folder / OUTCOMES, OUTCOME_SCHEMA),
     ]
     if experiments:
         written.append(publish_text(folder / EXPERIMENTS, _told(experiments)))
@@ -142,7 +139,9 @@ def load(folder: Path) -> Results:
     if not (folder / PROVENANCE).is_file():
         raise ValueError(f"{folder}: no {PROVENANCE}; give a folder that lensbench report or results freeze wrote")
     try:
-        records, outcomes = (read_table(folder / name, NEEDED[name]) for name in (RECORDS, OUTCOMES))
+        records, outcomes = (
+            read(folder / schema.file, schema, frozen=True) for schema in (RECORD_SCHEMA, OUTCOME_SCHEMA)
+        )
     except ValueError as error:
         raise ValueError(f"{folder}: {error}; freeze the results again") from None
     told = _read_json(folder / PROVENANCE)
@@ -305,7 +304,7 @@ def _provenance(
     }
     of_cells = records.sort_values("step", kind="stable")
     cost: dict[str, float] = {}
-    for name in COSTS:
+    for name in (spent.name for spent in of_kind("cost")):
         counted = ["cell", "evaluation_hash"] if "evaluation_hash" in of_cells and name != "train_seconds" else ["cell"]
         rows = of_cells[of_cells["metric"] == name].drop_duplicates(counted, keep="last").sort_values("cell")
         if len(rows):
@@ -313,7 +312,7 @@ def _provenance(
     if len(records):
         cost["train_flops"] = float(records.groupby("cell")["train_flops"].max().sort_index().sum())
     told = {
-        "schema": SCHEMA,
+        **({"schema": SCHEMA} if "evaluation_hash" in records else {}),  # without: results of before, frozen again
         "sweep": results.sweep_name,
         "factors": results.factors,
         "reference": results.reference,
@@ -337,18 +336,10 @@ def _sha256_of(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
-def _parquet(frame: pd.DataFrame, path: Path) -> Path:
-    """The frame as Parquet, in an order that does not depend on how the cells were read."""
-    order = [name for name in IMAGES if name in frame]
-    return publish_parquet(frame.sort_values(order, kind="stable", ignore_index=True) if len(frame) else frame, path)
-
-
-def publish_parquet(frame: pd.DataFrame, path: Path) -> Path:
-    """Write the frame, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    frame.to_parquet(partial, index=False)
-    publish(partial, path)
-    return path
+def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame in an order that does not depend on how the cells were read."""
+    order = [name for name in OUTCOME_KEY if name in frame]
+    return frame.sort_values(order, kind="stable", ignore_index=True) if len(frame) else frame
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -15,8 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from lensbench.metrics import GENEVAL, GUIDED, leading, ordered
+from lensbench.metrics import metric as named
+from lensbench.records import OUTCOMES, RECORDS, empty, refuse_unknown
 from lensbench.report.asked import asked_pairs, is_asked, is_row
 from lensbench.report.levels import Level, levels_of
+from lensbench.report.paired import NAN, Comparison, Paired, corrected, paired_values
 from lensbench.report.placing import (
     IMAGE,
     Amount,
@@ -32,36 +36,13 @@ from lensbench.report.placing import (
     refuse_two,
 )
 from lensbench.scoring.geneval import TASKS
-from lensbench.scoring.statistics import holm, paired_difference, stratified_mean
+from lensbench.scoring.statistics import stratified_mean
 
 if TYPE_CHECKING:
     from lensbench.sweep.sweep import Results
 
-GENEVAL = "geneval"
-GUIDED = "geneval_guided"  # at other guidance scales than the evaluation's own: see lensbench.report.guidance
 FORMS = ("short", "repeated", "detailed")
-SCORES = ("fid", "fd_shapes", "shapes_alignment", "validation_loss")  # in the order they are shown
-BOOKKEEPING = {
-    "train_seconds",
-    "cell_seconds",
-    "training_images",
-    "dropped_images",
-    "set_aside_images",
-    "truncated_captions",
-    "caption_tokens",
-    "images_per_second",
-    "peak_flops_share",
-    "data_wait_share",
-    "padding",
-    "peak_memory_bytes",
-    "device_hours",
-    "cost_usd",
-    "energy_kwh",
-    "energy_kwh_estimated",
-}
 MEAN = "mean"
-NAN = float("nan")
-SIGNIFICANT = 0.05
 PAIRS_UP_TO = 3  # arms beside the reference that are also compared with one another
 
 
@@ -77,49 +58,6 @@ class Group(NamedTuple):
     @property
     def seeds(self) -> int:
         return len(self.by_seed)
-
-
-class Paired(NamedTuple):
-    """An arm minus another over the seeds that both have; p_holm is filled in for the comparisons of a table.
-
-    `kind` is "95%" for the interval of a paired bootstrap, "seeds" for the smallest and largest difference of a seed
-    (scores of whole sets of images cannot be paired image by image), and "" where there is neither.
-    """
-
-    estimate: float
-    low: float
-    high: float
-    p: float
-    seeds: int
-    expected: int
-    kind: str
-    p_holm: float = NAN
-
-    @property
-    def clear(self) -> bool:
-        """Whether there is a 95 % interval and it leaves out zero."""
-        return self.kind == "95%" and (self.low > 0 or self.high < 0)
-
-    @property
-    def significant(self) -> bool:
-        """Whether the difference stands after Holm's correction, and its interval, if any, leaves out zero."""
-        return self.p_holm < SIGNIFICANT and (self.kind != "95%" or self.clear)
-
-    def flipped(self) -> Paired:
-        """The same comparison the other way round."""
-        return self._replace(estimate=-self.estimate, low=-self.high, high=-self.low)
-
-
-class Comparison(NamedTuple):
-    """One number of the table of differences: `arm` minus `other` at a scale and prompt form."""
-
-    scale: Level
-    form: str
-    arm: Level
-    other: Level
-    column: str
-    difference: Paired
-    asked: bool  # whether it is what the sweep asks: its questions or, without any, the means
 
 
 @dataclass(frozen=True)
@@ -150,7 +88,7 @@ class Grid:
     @property
     def shown_metric(self) -> str | None:
         """The score that curves are drawn of: GenEval's mean where there is one, else the first that there is."""
-        return next((name for name in (GENEVAL, "validation_loss", "fd_shapes") if self.forms(name)), None)
+        return next(iter(leading(self.measured)), None)
 
     def forms(self, metric: str) -> tuple[str, ...]:
         """The prompt forms a metric was measured in, short before detailed."""
@@ -198,16 +136,19 @@ class Grid:
 
     def images(self, scale: Level, arm: Level, metric: str, form: str, step: int | None = None) -> pd.DataFrame:
         """The judged images behind a number; empty where there are none."""
-        source, task = _source(metric)
-        place = (scale.index, arm.index, source, form)
+        of = named(metric)
+        place = (scale.index, arm.index, of.outcome, form)
         if place not in self.judged:
-            return pd.DataFrame(columns=[*IMAGE, "prompt", "value"])
+            return empty(OUTCOMES, IMAGE)
         rows = self.judged[place]
         keep = rows["last"] if step is None else rows["step"] == step
-        return rows[keep & (rows["task"] == task)] if task else rows[keep]
+        if of.only is not None:
+            column, value = of.only
+            keep = keep & ((rows[column] == value) if column in rows else False)
+        return rows[keep]
 
     def _is_judged(self, scale: Level, arm: Level, metric: str, form: str) -> bool:
-        return (scale.index, arm.index, _source(metric)[0], form) in self.judged
+        return (scale.index, arm.index, named(metric).outcome, form) in self.judged
 
     def _interval(self, key: Hashable, images: pd.DataFrame) -> tuple[float, float]:
         if ("interval", key) not in self.memory:
@@ -237,8 +178,7 @@ class Grid:
     def _paired(self, a: tuple[Level, Level], b: tuple[Level, Level], metric: str, form: str) -> Paired:
         matched = self.matched_places(a, b, metric, form)
         if matched is not None:
-            bound = 1.0 if metric.partition(".")[0] == GENEVAL else np.inf
-            return paired_values(*matched, self.expected(a, b), bound)
+            return paired_values(*matched, self.expected(a, b), named(metric).widest)
         ours, theirs = (self.number(*place, metric, form).by_seed for place in (a, b))
         gaps = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
         if not gaps:
@@ -297,42 +237,60 @@ class Grid:
         if self.tasks:
             columns = [(task, f"{GENEVAL}.{task}") for task in self.tasks] + [(MEAN, GENEVAL)]
             return [(form, column, metric, form) for form in self.forms(GENEVAL) for column, metric in columns]
-        return [("", f"{metric}.{form}".rstrip("."), metric, form) for metric, form in self.scores()]
+        return self._of_scores()
+
+    def compared_beside(self) -> list[tuple[str, str, str, str]]:
+        """The columns of the comparison of the other scores of a sweep with GenEval, as `compared` has them.
+
+        None where there are no others than this project's own and no question is about one of those: they mean little
+        elsewhere, and the tables of scores and of single changes have them.
+        """
+        about = {str(question["metric"]) for question in self.results.questions}
+        told = any(not named(metric).own or metric in about for metric, _ in self.scores())
+        return self._of_scores() if self.tasks and told else []
+
+    def _of_scores(self) -> list[tuple[str, str, str, str]]:
+        return [("", column_of(metric, form), metric, form) for metric, form in self.scores()]
 
     def scores(self) -> list[tuple[str, str]]:
-        """Every score beside GenEval as (metric, form)."""
-        found = {metric for metric in self.measured if metric.partition(".")[0] not in (GENEVAL, GUIDED)}
-        found -= BOOKKEEPING
-        order = [*(metric for metric in SCORES if metric in found), *sorted(found - {*SCORES})]
-        return [(metric, form) for metric in order for form in self.forms(metric)]
+        """Every score beside GenEval as (metric, form), in the order of the registry."""
+        found = [
+            name for name in self.measured if named(name).is_score and GENEVAL not in (name, named(name).variant_of)
+        ]
+        return [(metric, form) for metric in ordered(found) for form in self.forms(metric)]
 
     def comparisons(self) -> tuple[Comparison, ...]:
         """Every comparison of the table of differences, of a sweep with questions those that they are about. p_holm is
         adjusted over two families: what the sweep asks (the means, without questions), and the rest, which are many and
         say where a difference comes from."""
+        return self._compared()[0]
+
+    def comparisons_beside(self) -> tuple[Comparison, ...]:
+        """Every comparison of the other scores of a sweep with GenEval. What the sweep asks of them is corrected with
+        what it asks of GenEval; the rest are a family of their own."""
+        return self._compared()[1]
+
+    def _compared(self) -> tuple[tuple[Comparison, ...], tuple[Comparison, ...]]:
         if "comparisons" not in self.memory:
-            raw = []
-            for scale, (arm, other), (form, column, metric, metric_form) in product(
-                self.scales, self.pairs(), self.compared()
-            ):
-                if self.results.questions and not is_row(self, scale, form, arm, other):
-                    continue
-                found = self.paired(scale, arm, other, metric, metric_form)
-                asked = is_asked(self, scale, form, arm, other, column)
-                raw.append(Comparison(scale, form, arm, other, column, found, asked))
-            raw.sort(key=lambda row: (row.scale.index, _place_of(row.form)))
-            self.memory["comparisons"] = _corrected(raw)
-        return self.memory["comparisons"]
+            tables = [self._comparisons(columns) for columns in (self.compared(), self.compared_beside())]
+            asked = iter(corrected([row for rows in tables for row in rows if row.asked]))
+            rest = [iter(corrected([row for row in rows if not row.asked])) for rows in tables]
+            self.memory["comparisons"] = tuple(
+                tuple(next(asked if row.asked else others) for row in rows)
+                for rows, others in zip(tables, rest, strict=True)
+            )
+        found: tuple[tuple[Comparison, ...], tuple[Comparison, ...]] = self.memory["comparisons"]
+        return found
 
-
-def paired_values(first: np.ndarray, second: np.ndarray, layout: Design, expected: int, bound: float = 1.0) -> Paired:
-    """`first` minus `second`, image by image, of `expected` seeds; its interval ends at +-`bound`: with two seeds
-    Student's t can reach beyond what a difference of accuracies can be."""
-    found = paired_difference(first, second, *layout)
-    low, high = max(float(found.low), -bound), min(float(found.high), bound)
-    seeds = 1 if layout[2] is None else len(set(layout[2]))
-    kind = "" if np.isnan(found.low) else "95%"
-    return Paired(float(found.estimate), low, high, float(found.p), seeds, expected, kind)
+    def _comparisons(self, columns: list[tuple[str, str, str, str]]) -> list[Comparison]:
+        raw = []
+        for scale, (arm, other), (form, column, metric, metric_form) in product(self.scales, self.pairs(), columns):
+            if self.results.questions and not is_row(self, scale, form, arm, other, metric):
+                continue
+            found = self.paired(scale, arm, other, metric, metric_form)
+            asked = is_asked(self, scale, arm, other, metric, metric_form)
+            raw.append(Comparison(scale, form, arm, other, column, found, asked, metric, metric_form))
+        return sorted(raw, key=lambda row: (row.scale.index, _place_of(row.form)))
 
 
 def arrange(results: Results) -> Grid:
@@ -340,7 +298,10 @@ def arrange(results: Results) -> Grid:
     factors = results.factors
     arm_factors = tuple(name for name in factors if name in results.reference)
     scale_factors = tuple(name for name in factors if name not in results.reference and name != "seed")
-    records, outcomes = (plain_frame(frame, factors) for frame in (results.records, results.outcomes))
+    records, outcomes = (
+        plain_frame(frame, factors, schema)
+        for frame, schema in ((results.records, RECORDS), (results.outcomes, OUTCOMES))
+    )
     there = [tuple(row) for frame in (records, outcomes) for row in frame[[*factors]].drop_duplicates().to_numpy()]
     there += [tuple(plain(row.get(name)) for name in factors) for row in results.missing]
     seen = [dict(zip(factors, row, strict=True)) for row in there]
@@ -348,6 +309,7 @@ def arrange(results: Results) -> Grid:
     wanted = tuple((name, plain(results.reference[name])) for name in arm_factors)
     settings = [tuple(level.settings for level in levels) for levels in (arms, scales)]
     records, outcomes = (placed(frame, *settings) for frame in (records, outcomes))
+    refuse_unknown(records, results.sweep_name)
     refuse_two(records)
     refuse_judges(records)
     records = records[records["value"].notna()]  # a number that could not be computed is a number that is not there
@@ -379,22 +341,10 @@ def _planned(
     return {place: frozenset(seeds) for place, seeds in found.items()}
 
 
-def _source(metric: str) -> tuple[str, str]:
-    """The metric that single images were judged by, and the task if it is of one."""
-    source, _, task = metric.partition(".")
-    return ("alignment" if source == "shapes_alignment" else source), task
+def column_of(metric: str, form: str) -> str:
+    """The column of a score in a prompt form, "" where it has none."""
+    return f"{metric}.{form}" if form else metric
 
 
 def _place_of(form: str) -> int:
     return FORMS.index(form) if form in FORMS else len(FORMS)
-
-
-def _corrected(raw: list[Comparison]) -> tuple[Comparison, ...]:
-    adjusted: dict[int, float] = {}
-    for asked in (True, False):
-        family = [i for i, row in enumerate(raw) if row.asked == asked and not np.isnan(row.difference.p)]
-        adjusted |= zip(family, holm([raw[i].difference.p for i in family]), strict=True)
-    return tuple(
-        row._replace(difference=row.difference._replace(p_holm=float(adjusted.get(i, NAN))))
-        for i, row in enumerate(raw)
-    )

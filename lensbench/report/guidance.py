@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lensbench.report.grid import GENEVAL, Grid, paired_values
+from lensbench.metrics import GENEVAL
+from lensbench.report.grid import Grid
+from lensbench.report.paired import paired_values
 from lensbench.report.placing import IMAGE, design
 from lensbench.report.table import Cell, Column, Row, Table, bounds, number, signed
 from lensbench.scoring.statistics import holm, stratified_mean

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from lensbench.metrics import GENEVAL, metric
 from lensbench.report.asked import asks
-from lensbench.report.grid import FORMS, GENEVAL, MEAN, Comparison, Grid, Paired
-from lensbench.report.names import HEADS, NAMES, better, metric_name
+from lensbench.report.grid import FORMS, MEAN, Grid
+from lensbench.report.paired import Comparison, Paired
 from lensbench.report.table import bounds, number, signed
 
 NAMED_SCALES = 3
@@ -14,7 +15,7 @@ def headline(grid: Grid) -> list[str]:
     """The answers to the sweep's questions or, without any, the findings at the largest scale for each prompt form: the
     best arm against the reference, then against the next arm where that difference is clear. Empty when there is
     nothing to compare."""
-    if not grid.scales or not grid.comparisons():
+    if not grid.scales or not (grid.comparisons() or grid.comparisons_beside()):
         return []
     found = _of_questions if grid.results.questions else _of_geneval if grid.tasks else _of_scores
     sentences = found(grid)
@@ -29,12 +30,16 @@ def _of_questions(grid: Grid) -> list[str]:
     answers: dict[Comparison, None] = {}
     for question in grid.results.questions:
         last: dict[tuple[str, str], Comparison] = {}
-        for row in grid.comparisons():
-            if row.difference.seeds and asks(grid, question, row.scale, row.form, row.arm, row.other, row.column):
+        for row in (*grid.comparisons(), *grid.comparisons_beside()):
+            if row.difference.seeds and asks(
+                grid, question, row.scale, row.arm, row.other, row.metric, row.metric_form
+            ):
                 last[row.form, row.column] = row
         answers |= dict.fromkeys(last.values())
     ordered = sorted(answers, key=lambda row: FORMS.index(row.form) if row.form in FORMS else len(FORMS))
-    return [_sentence(grid, row) if grid.tasks else _score_sentence(grid, row) for row in ordered]
+    return [
+        _sentence(grid, row) if metric(row.metric).outcome == GENEVAL else _score_sentence(grid, row) for row in ordered
+    ]
 
 
 def _of_geneval(grid: Grid) -> list[str]:
@@ -80,7 +85,7 @@ def _sentence(grid: Grid, row: Comparison) -> str:
     """What a difference says of GenEval's mean or of a task, and how the same arms stand at the other scales."""
     if row.difference.estimate < 0:
         row = _turned(row)
-    arm, other, gap, task = row.arm, row.other, row.difference, "" if row.column == MEAN else row.column
+    arm, other, gap = row.arm, row.other, row.difference
     amount = f"{signed(100 * gap.estimate)} points {bounds(100 * gap.low, 100 * gap.high)}".rstrip()
     where = f"{row.form} prompts" + (f", {row.scale.label}" if row.scale.label else "")
     if gap.seeds < gap.expected:
@@ -91,7 +96,7 @@ def _sentence(grid: Grid, row: Comparison) -> str:
         if grid.arm_factors == ("captions.set",)
         else (_capital(arm.label), "beats")
     )
-    what = f"GenEval's {HEADS[task][0] if task in HEADS else task}" if task else "GenEval's mean"
+    what = f"GenEval's {metric(row.metric).heads[0]}"
     if gap.significant:
         return f"{' '.join(names)} {other.label} by {amount} on {what} ({where})."
     hint = ", which Holm's correction does not let stand" if gap.clear else ""
@@ -102,7 +107,7 @@ def _elsewhere(grid: Grid, row: Comparison, factor: float, digits: int) -> str:
     """The same comparison at the other scales: few are named, many are counted."""
     others = [
         (one.scale, one.difference if one.arm is row.arm else one.difference.flipped())
-        for one in grid.comparisons()
+        for one in (*grid.comparisons(), *grid.comparisons_beside())
         if (one.form, one.column) == (row.form, row.column)
         and {one.arm.index, one.other.index} == {row.arm.index, row.other.index}
         and one.scale is not row.scale
@@ -118,28 +123,32 @@ def _elsewhere(grid: Grid, row: Comparison, factor: float, digits: int) -> str:
 def _of_scores(grid: Grid) -> list[str]:
     """For each score the best arm against the reference, without a verdict where there is no test."""
     scale, sentences = grid.scales[-1], []
-    for metric, form in grid.scores():
-        column = f"{metric}.{form}".rstrip(".")
-        rows = [r for r in grid.comparisons() if (r.scale, r.column, r.other) == (scale, column, grid.reference)]
+    for score in grid.scores():
+        rows = [
+            row
+            for row in grid.comparisons()
+            if (row.scale, row.metric, row.metric_form, row.other) == (scale, *score, grid.reference)
+        ]
         rows = [row for row in rows if row.difference.seeds]
         if not rows:
             continue
-        sign = 1 if better(metric) else -1
+        sign = 1 if metric(score[0]).more else -1
         row = max(rows, key=lambda row: sign * row.difference.estimate)
         sentences.append(_score_sentence(grid, row))
     return sentences
 
 
 def _score_sentence(grid: Grid, row: Comparison) -> str:
-    metric, _, form = row.column.partition(".")
-    gap, digits, scale = row.difference, NAMES.get(metric, ("", 4, True))[1], row.scale
-    a, b = (number(grid.number(scale, arm, metric, form).value, digits) for arm in (row.arm, row.other))
-    spread = f" {bounds(gap.low, gap.high, digits)}" if gap.kind == "95%" else ""
+    of, form, gap, scale = metric(row.metric), row.metric_form, row.difference, row.scale
+    digits, factor = of.digits, of.factor
+    a, b = (number(factor * grid.number(scale, arm, of.name, form).value, digits) for arm in (row.arm, row.other))
+    low, high = factor * gap.low, factor * gap.high
+    spread = f" {bounds(low, high, digits)}" if gap.kind == "95%" else ""
     if gap.kind == "seeds":
-        spread = f" ({signed(gap.low, digits)} to {signed(gap.high, digits)} over {gap.seeds} seeds)"
-    where = ", ".join(filter(None, [metric_name(metric), f"{form} prompts" if form else "", scale.label]))
+        spread = f" ({signed(low, digits)} to {signed(high, digits)} over {gap.seeds} seeds)"
+    where = ", ".join(filter(None, [of.titled, f"{form} prompts" if form else "", scale.label]))
     doubt = "" if gap.significant or gap.kind != "95%" else ", no clear difference"
-    difference = f"{signed(gap.estimate, digits)}{spread}{doubt}{_elsewhere(grid, row, 1.0, digits)}"
+    difference = f"{signed(factor * gap.estimate, digits)}{spread}{doubt}{_elsewhere(grid, row, factor, digits)}"
     return f"{_capital(where)}: {row.arm.label} {a}, {row.other.label} {b}; {difference}."
 
 

@@ -17,8 +17,9 @@ from collections.abc import Iterator, Mapping
 from math import isnan
 from typing import TYPE_CHECKING
 
+from lensbench.metrics import metric
 from lensbench.report.costs import in_flops
-from lensbench.report.grid import GENEVAL, MEAN, Grid
+from lensbench.report.grid import Grid
 from lensbench.report.notes import number_of_seeds
 from lensbench.report.render import HEAD, escape
 from lensbench.report.table import MINUS, Cell, Column, Table, bounds, number, signed
@@ -106,32 +107,34 @@ def _of_sweep(grid: Grid, frozen: Frozen) -> Iterator[tuple[str, str]]:
         hours = name.endswith("_seconds")
         text = in_flops(value) if name == "train_flops" else f"{value / 3600 if hours else value:.3g}"
         yield macro_name("sweep", name.replace("_seconds", "_hours")), text
-    for metric in ("training_images", "dropped_images", "set_aside_images"):
-        counts = results.records.loc[results.records["metric"] == metric, "value"]
+    for fact in ("training_images", "dropped_images", "set_aside_images"):
+        counts = results.records.loc[results.records["metric"] == fact, "value"]
         if len(counts):
             low, high = int(counts.min()), int(counts.max())
-            yield macro_name("sweep", metric), f"{low:,}" if low == high else f"{low:,} to {high:,}"
+            yield macro_name("sweep", fact), f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _of_findings(grid: Grid) -> Iterator[tuple[str, str]]:
-    if not grid.tasks or grid.reference is None or not grid.scales:
+    name = grid.shown_metric
+    if name is None or grid.reference is None or not grid.scales:
         return
-    scale, reference = grid.scales[-1], grid.reference
-    for form in grid.forms(GENEVAL):
-        found = {arm: grid.number(scale, arm, GENEVAL, form) for arm in grid.arms}
+    of, scale, reference = metric(name), grid.scales[-1], grid.reference
+    for form in grid.forms(name):
+        found = {arm: grid.number(scale, arm, name, form) for arm in grid.arms}
         rows = {row.arm: row.difference for row in grid.comparisons()
-                if (row.scale, row.form, row.other, row.column) == (scale, form, reference, MEAN)}  # fmt: skip
+                if (row.scale, row.metric_form, row.other, row.metric) == (scale, form, reference, name)}  # fmt: skip
         there = [arm for arm in rows if found[arm].seeds]  # with questions, the arms that are asked about
         if not there or not found[reference].seeds:
             continue
-        best = max(there, key=lambda arm: found[arm].value)
+        best = max(there, key=lambda arm: found[arm].value if of.more else -found[arm].value)
         gap, stem = rows[best], macro_name("finding", form)
         yield f"{stem}Best", best.label
         yield f"{stem}Reference", reference.label
-        for name, arm in (("Score", best), ("ReferenceScore", reference)):
-            yield stem + name, number(100 * found[arm].value)
-            yield f"{stem}{name}Interval", bounds(100 * found[arm].low, 100 * found[arm].high)
-        yield f"{stem}Gain", signed(100 * gap.estimate)
-        yield f"{stem}GainInterval", bounds(100 * gap.low, 100 * gap.high)
+        for what, arm in (("Score", best), ("ReferenceScore", reference)):
+            yield stem + what, number(of.factor * found[arm].value, of.digits)
+            low, high = of.factor * found[arm].low, of.factor * found[arm].high
+            yield f"{stem}{what}Interval", bounds(low, high, of.digits)
+        yield f"{stem}Gain", signed(of.factor * gap.estimate, of.digits)
+        yield f"{stem}GainInterval", bounds(of.factor * gap.low, of.factor * gap.high, of.digits)
         yield f"{stem}GainP", _p(gap.p if isnan(gap.p_holm) else gap.p_holm)
         yield f"{stem}GainWords", "significant" if gap.significant else "not significant"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf, isfinite, isnan
 
-from lensbench.report.grid import GENEVAL, Grid
-from lensbench.report.names import metric_name
+from lensbench.metrics import leading
+from lensbench.metrics import metric as named
+from lensbench.report.grid import Grid
 from lensbench.report.scaling import AXES, COMPUTE, DATA, MOST_ARMS, PARAMETERS, SAMPLES, Worth
 from lensbench.report.table import Cell, Column, Row, Table
 from lensbench.scoring.multiplier import FEWEST, FLOOR, LEVELS, MULTIPLIERS, NOTHING, Multiplier
@@ -31,7 +32,7 @@ def multiplier_table(grid: Grid, worths: Sequence[Worth]) -> Table | None:
     rows, above = [], None
     for worth in worths:
         place = (worth.metric, worth.form)
-        words = (metric_name(worth.metric), worth.form, NAMES[worth.axis], worth.arm.label)
+        words = (named(worth.metric).label, worth.form, NAMES[worth.axis], worth.arm.label)
         found = remarks(worth)
         told = Cell(" ".join(found), "; ".join(REMARKS[letter] for letter in found))
         labels = (Cell(word, word) for word in words)
@@ -87,7 +88,7 @@ def multiplier_sentences(grid: Grid, worths: Sequence[Worth]) -> list[str]:
     """For each prompt form what the best captions are worth on every axis, by GenEval or the first score there is."""
     if grid.reference is None or not worths:
         return []
-    metric = GENEVAL if any(worth.metric == GENEVAL for worth in worths) else worths[0].metric
+    metric = leading(worth.metric for worth in worths)[0]
     sentences = []
     for form in grid.forms(metric):
         of_form = [worth for worth in worths if (worth.metric, worth.form) == (metric, form)]
@@ -103,7 +104,7 @@ def _sentence(grid: Grid, worths: list[Worth]) -> str:
     arm, reference = worths[0].arm.label, grid.reference.label
     name = arm[:1].upper() + arm[1:]
     captions = f"{name} captions are" if grid.arm_factors == ("captions.set",) else f"{name} is"
-    said = ", ".join(filter(None, [metric_name(worths[0].metric), worths[0].form and f"{worths[0].form} prompts"]))
+    said = ", ".join(filter(None, [named(worths[0].metric).label, worths[0].form and f"{worths[0].form} prompts"]))
     without = [worth for worth in worths if no_multiplier(worth)]
     told = []
     nobody_gained = all(isnan(worth.direct.multiplier.estimate) for worth in worths)
@@ -183,7 +184,7 @@ def _notes(grid: Grid, worths: Sequence[Worth]) -> tuple[str, ...]:
     found = {letter for worth in worths for letter in remarks(worth)}
     along = any(worth.axis in (SAMPLES, COMPUTE) for worth in worths) and "training.steps" not in grid.scale_factors
     arms = len(grid.arms) - 1
-    without = sorted({metric_name(w.metric) for w in worths if not w.draws.prompts})
+    without = sorted({named(w.metric).label for w in worths if not w.draws.prompts})
     where = {axis: sorted({w.where for w in worths if w.axis == axis} - {""}) for axis in AXES}
     over = "prompts and training seeds" if seeds > 1 else "prompts alone, one training seed"
     notes = [

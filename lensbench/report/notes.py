@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
-from lensbench.report.grid import GENEVAL, SIGNIFICANT, Grid
+from lensbench.metrics import GENEVAL
+from lensbench.report.grid import Grid
+from lensbench.report.paired import SIGNIFICANT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,6 +18,7 @@ SEEDS = "(low to high): smallest and largest seed, not an interval."
 SHARED = (
     "Arms with missing seeds are compared on the seeds that both arms have; on one shared seed, sampling interval only."
 )
+BESIDE = "The sweep asks nothing of GenEval; what it asks is in the table of the other scores' differences."
 NOTHING = "Nothing to compare: the sweep has one arm, or no cell of it is complete."
 
 
@@ -46,13 +49,27 @@ def origin_note(grid: Grid) -> str:
 def correction_note(grid: Grid) -> str:
     tested = [row for row in grid.comparisons() if not isnan(row.difference.p)]
     means = sum(row.asked for row in tested)
+    beside = sum(row.asked for row in grid.comparisons_beside() if not isnan(row.difference.p))
     if not tested:
         return ""
     if grid.results.questions:
         rest = f" and, apart from them, the {len(tested) - means} others" if means < len(tested) else ""
-        over = f"the {means} comparisons that the sweep asks for{rest}"
+        over = f"the {means + beside} comparisons that the sweep asks for{rest}"
         return f"*: p < {SIGNIFICANT}, sign-flip permutation with Holm's correction over {over}."
     over = f"the {means} means and, apart from them, the {len(tested) - means} tasks" if means else f"all {len(tested)}"
+    return f"*: p < {SIGNIFICANT}, sign-flip permutation with Holm's correction over {over}."
+
+
+def correction_beside_note(grid: Grid) -> str:
+    """Over which comparisons the differences of the scores beside GenEval are corrected."""
+    tested = [row for row in grid.comparisons_beside() if not isnan(row.difference.p)]
+    if not tested:
+        return ""
+    asked = sum(row.asked for row in (*grid.comparisons(), *tested) if not isnan(row.difference.p))
+    own = [f"the {asked} comparisons that the sweep asks for"] if any(row.asked for row in tested) else []
+    rest = sum(not row.asked for row in tested)
+    others = [f"apart from them, the {rest} others here" if own else f"all {rest} here"] if rest else []
+    over = " and, ".join([*own, *others])
     return f"*: p < {SIGNIFICANT}, sign-flip permutation with Holm's correction over {over}."
 
 

@@ -11,8 +11,10 @@ from __future__ import annotations
 from itertools import product
 from typing import Any, NamedTuple
 
-from lensbench.report.grid import GENEVAL, SIGNIFICANT, Grid, Paired, paired_values
+from lensbench.metrics import GENEVAL, metric
+from lensbench.report.grid import Grid
 from lensbench.report.levels import Level
+from lensbench.report.paired import SIGNIFICANT, Paired, paired_values
 from lensbench.report.placing import IMAGE, design, refuse_other_prompts
 from lensbench.report.rows import arm_columns, arm_labels, complete_table, difference_cell, labels_of
 from lensbench.report.table import Cell, Column, Row, Table, number
@@ -65,7 +67,7 @@ def null_table(grid: Grid) -> Table | None:
         return None
     rows = []
     for n, null in enumerate(found):
-        gap = difference_cell(null.difference, 1, 100.0, more=True)
+        gap = difference_cell(null.difference, metric(GENEVAL))
         halves = [Cell(number(100 * score), score) for score in null.scores]
         p = Cell(number(null.difference.p, 3), null.difference.p)
         names = [*labels_of(null.scale), *arm_labels(null.arm, [gap]), Cell(null.form, null.form)]

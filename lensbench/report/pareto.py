@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lensbench.metrics import metric as named
 from lensbench.report.costs import flops_unit
 from lensbench.report.figures import MARKERS, STYLE, arm_colors, save
-from lensbench.report.grid import GENEVAL, Grid
+from lensbench.report.grid import Grid
 from lensbench.report.levels import Level
-from lensbench.report.names import better, metric_name, unit
 from lensbench.report.rows import arm_columns, labels_of, score_cell
 from lensbench.report.table import Cell, Column, Row, Table
 
@@ -40,9 +40,8 @@ def front(costs: Sequence[float], scores: Sequence[float], more: bool) -> list[b
     return [not any(c <= cost and s <= score and (c, s) != (cost, score) for c, s in points) for cost, score in points]
 
 
-def points(grid: Grid, form: str) -> list[Point]:
-    """Every model with a score on prompts of this form, the cheapest first; empty where all cost the same."""
-    metric = _metric(grid)
+def points(grid: Grid, metric: str, form: str) -> list[Point]:
+    """Every model with this score on prompts of this form, the cheapest first; empty where all cost the same."""
     found = []
     for scale in grid.scales:
         for arm in grid.arms:
@@ -53,7 +52,7 @@ def points(grid: Grid, form: str) -> list[Point]:
     found.sort(key=lambda entry: entry[2])
     if found and found[-1][2] <= SAME * found[0][2]:
         return []
-    more = better(metric)
+    more = named(metric).more
     on_front = front([entry[2] for entry in found], [entry[3].value for entry in found], more)
     own: dict[int, list[bool]] = {}
     for arm in grid.arms:
@@ -65,14 +64,16 @@ def points(grid: Grid, form: str) -> list[Point]:
     return out
 
 
-def pareto_table(grid: Grid) -> Table | None:
-    """A row for each model, the cheapest first, by prompt form; None for a sweep of one scale."""
-    if len(grid.scales) < 2:
+def pareto_table(grid: Grid, metric: str | None = None) -> Table | None:
+    """A row for each model, the cheapest first, by prompt form; None for a sweep of one scale.
+
+    `metric` is any score of the registry; left out, it is the one that the sweep is told by.
+    """
+    metric = metric or grid.shown_metric
+    if len(grid.scales) < 2 or metric is None:
         return None
-    metric = _metric(grid)
-    digits, factor = (1, 100.0) if metric == GENEVAL else unit(metric)[:2]
     rows: list[Row] = []
-    of_form = {form: points(grid, form) for form in grid.forms(metric)}
+    of_form = {form: points(grid, metric, form) for form in grid.forms(metric)}
     if not any(of_form.values()):
         return None
     head, scale_of = flops_unit(max(point.flops for found in of_form.values() for point in found))
@@ -82,14 +83,12 @@ def pareto_table(grid: Grid) -> Table | None:
             labels = [Cell(form, form), *labels_of(point.scale), *labels_of(point.arm)]
             spent = Cell(f"{point.flops / scale_of:,.3g}", point.flops)
             marks = [Cell("yes" if on else "", "yes" if on else "no") for on in (point.on_front, point.on_own)]
-            rows.append(Row((*labels, spent, score_cell(group, digits, factor, ""), *marks), opens=n == 0))
+            rows.append(Row((*labels, spent, score_cell(group, named(metric), ""), *marks), opens=n == 0))
     columns = (
         Column("form", "prompts", "prompts", label=True),
         *arm_columns(grid),
         Column("train_flops", head, head, "training"),
-        Column(
-            "score", f"{metric_name(metric)} (%)" if metric == GENEVAL else metric_name(metric), "score", interval=True
-        ),
+        Column("score", named(metric).titled, "score", interval=True),
         Column("front", "of all", "all", "on the front"),
         Column("own", "of its arm", "arm", "on the front"),
     )
@@ -101,17 +100,19 @@ def pareto_table(grid: Grid) -> Table | None:
     return Table("pareto", "Quality against compute", columns, tuple(rows), notes)
 
 
-def pareto_figure(grid: Grid, path: Path) -> list[Path]:
+def pareto_figure(grid: Grid, path: Path, metric: str | None = None) -> list[Path]:
     """Scores against training FLOPs, the front of all arms as a line; PNG and PDF. Nothing for one scale."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
 
-    metric = _metric(grid)
-    of_form = {form: points(grid, form) for form in grid.forms(metric)}
+    metric = metric or grid.shown_metric
+    if metric is None:
+        return []
+    of_form = {form: points(grid, metric, form) for form in grid.forms(metric)}
     if len(grid.scales) < 2 or not any(of_form.values()):
         return []
-    factor = 100.0 if metric == GENEVAL else 1.0
+    factor = named(metric).factor
     colors = arm_colors(grid)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.1 * len(of_form) + 0.5, 2.6), layout="constrained")
@@ -132,13 +133,9 @@ def pareto_figure(grid: Grid, path: Path) -> list[Path]:
             axes.set_title(f"{form} prompts" if form else "", fontweight="bold")
             axes.set_xlabel("training FLOPs")
             axes.xaxis.set_minor_formatter(NullFormatter())
-        panels[0].set_ylabel(f"{metric_name(metric)} (%)" if metric == GENEVAL else metric_name(metric))
+        panels[0].set_ylabel(named(metric).titled)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)))
         words = "line: no other model has as good a score for as little training"
         figure.supxlabel(words, fontsize=6.5, color="#666666")
         return save(figure, path)
-
-
-def _metric(grid: Grid) -> str:
-    return GENEVAL if grid.tasks else "validation_loss"

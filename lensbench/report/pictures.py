@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from lensbench.report.grid import GENEVAL, Grid
+from lensbench.metrics import GENEVAL
+from lensbench.report.grid import Grid
 from lensbench.report.levels import Level
 from lensbench.sampling.image_sets import read_images
 from lensbench.sweep.cellfiles import image_folder

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from lensbench.records import Schema, empty
+
 Place = tuple[int, int, str, str]  # scale, arm, metric, prompt form
 IMAGE = ["seed", "task", "prompt_index", "sample"]  # what makes a judged image of one arm the partner of another's
 Design = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # clusters, strata and seeds of images
-EMPTY = ["cell", "metric", "prompt_form", "value", "step", "low", "high", "n", *IMAGE, "prompt"]
 
 
 class ByNumber(Mapping[Place, pd.DataFrame]):
@@ -78,13 +79,13 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, bool | int | float | str) else str(value)
 
 
-def plain_frame(frame: pd.DataFrame, factors: Mapping[str, list[Any]]) -> pd.DataFrame:
+def plain_frame(frame: pd.DataFrame, factors: Mapping[str, list[Any]], schema: Schema) -> pd.DataFrame:
     """The frame with plain values of the factors and a seed. Raises ValueError where it lacks a factor's column."""
     absent = [name for name in factors if name not in frame.columns and name != "seed"]
     if absent and len(frame):
         raise ValueError(f"results lack a column for factor {absent[0]!r}: collect the sweep again")
     if not len(frame):
-        return pd.DataFrame({name: [] for name in dict.fromkeys([*EMPTY, *factors])})
+        return empty(schema, ("seed", *factors))
     columns = {}
     for name in factors:
         if name in frame.columns:

@@ -6,7 +6,9 @@ from itertools import product
 
 import numpy as np
 
-from lensbench.report.grid import GENEVAL, Grid
+from lensbench.metrics import leading
+from lensbench.metrics import metric as named
+from lensbench.report.grid import Grid
 from lensbench.report.levels import Level
 from lensbench.report.table import DASH, Cell, Column, Row, Table, number, signed
 from lensbench.scoring.power import MOST_SEEDS, POWER, Components, components, detectable, seeds_needed
@@ -23,9 +25,9 @@ def power_table(grid: Grid, difference: float | None = None) -> Table:
     """
     if grid.reference is None:
         raise ValueError("the sweep has no reference arm: there is nothing to compare")
-    metric = GENEVAL if grid.tasks else "validation_loss"
-    factor = 100.0 if metric == GENEVAL else 1.0
-    digits = 1 if metric == GENEVAL else 4
+    metric = _judged_metric(grid)
+    of = named(metric)
+    factor, digits = of.factor, of.digits
     rows = []
     for scale, form in product(grid.scales, grid.forms(metric)):
         for arm in grid.arms:
@@ -34,18 +36,18 @@ def power_table(grid: Grid, difference: float | None = None) -> Table:
             found = _components(grid, scale, arm, grid.reference, metric, form)
             if found is None:
                 continue
-            of, seeds, prompts = found
+            variances, seeds, prompts = found
             measured = grid.paired(scale, arm, grid.reference, metric, form).estimate
             numbers = [Cell(signed(factor * measured, digits), factor * measured)]
-            smallest_of = {(n, more): factor * detectable(of, n, prompts * more) for n, more in _designs(seeds)}
+            smallest_of = {(n, more): factor * detectable(variances, n, prompts * more) for n, more in _designs(seeds)}
             for smallest in smallest_of.values():
-                beyond = metric == GENEVAL and smallest > factor
+                beyond = smallest > factor * of.widest
                 # without any variance there is nothing to start from
-                shown_as = "> 100" if beyond else number(smallest, digits) if smallest else "?"
+                shown_as = f"> {factor:g}" if beyond else number(smallest, digits) if smallest else "?"
                 numbers.append(Cell(shown_as, smallest))
             if difference is not None:
                 for more in (1, MORE_PROMPTS):
-                    needed = seeds_needed(of, difference / factor, prompts * more)
+                    needed = seeds_needed(variances, difference / factor, prompts * more)
                     said = f"> {MOST_SEEDS}" if needed is None else str(needed)
                     numbers.append(Cell(said if smallest_of[seeds, 1] > 0 else "?", needed))
             words = (scale.label, form, f"{arm.label} {DASH} {grid.reference.label}")
@@ -67,10 +69,9 @@ def power_table(grid: Grid, difference: float | None = None) -> Table:
         Column("form", "prompts", "prompts", label=True),
         Column("arms", "arms", "arms", label=True),
     )
-    unit = "GenEval points" if metric == GENEVAL else "validation loss"
     notes = (
-        f"In {unit}. Now: {seeds} training seeds, {prompts} prompts a form. Power {POWER:.0%}, two-sided 5 %; the "
-        "variances are this study's own, and rough where its seeds are few.",
+        f"In {of.difference_unit}. Now: {seeds} training seeds, {prompts} prompts a form. Power {POWER:.0%}, two-sided "
+        "5 %; the variances are this study's own, and rough where its seeds are few.",
         "?: every image of both arms has the same verdict, so nothing is known of how much verdicts vary.",
         "With one seed nothing is known of what training again changes: these numbers then speak of prompts alone."
         if seeds == 1
@@ -89,9 +90,10 @@ def smallest(grid: Grid, seeds: int, prompts: int | None, source: str) -> str:
     """
     if grid.reference is None:
         raise ValueError(f"{source}: has no reference arm: there is no variance to plan with")
-    metric = GENEVAL if grid.tasks else "validation_loss"
-    factor, digits = (100.0, 1) if metric == GENEVAL else (1.0, 4)
-    unit = "GenEval points" if metric == GENEVAL else "of validation loss"
+    metric = _judged_metric(grid)
+    of = named(metric)
+    factor, digits, unit = of.factor, of.digits, of.difference_unit
+    unit = unit if of.unit == "%" else f"of {unit}"
     told, alone = [], False
     for form in grid.forms(metric):
         found = []
@@ -100,12 +102,12 @@ def smallest(grid: Grid, seeds: int, prompts: int | None, source: str) -> str:
                 None if arm is grid.reference else _components(grid, grid.scales[-1], arm, grid.reference, metric, form)
             )
             if known is not None:
-                of, earlier, judged = known
-                if prompts is not None and prompts < 2 * of.strata:
-                    few = f"{prompts} prompts for {of.strata} tasks"
+                variances, earlier, judged = known
+                if prompts is not None and prompts < 2 * variances.strata:
+                    few = f"{prompts} prompts for {variances.strata} tasks"
                     return f"nothing: {few}; two a task are the fewest with an interval"
                 alone |= earlier == 1
-                found.append(factor * detectable(of, seeds, judged if prompts is None else prompts))
+                found.append(factor * detectable(variances, seeds, judged if prompts is None else prompts))
         if found:
             spread = f"{min(found):.{digits}f}" + (f" to {max(found):.{digits}f}" if len(found) > 1 else "")
             told.append(f"{spread} {unit} on {form} prompts")
@@ -115,6 +117,15 @@ def smallest(grid: Grid, seeds: int, prompts: int | None, source: str) -> str:
     doubt = "; of one seed, so what training again changes is left out" if alone else ""
     design = f"{seeds} seed{'s' if seeds > 1 else ''} and a probability of {POWER:.0%}"
     return f"differences of {', '.join(told)}, with {design}, by the variances of {source}{where}{doubt}"
+
+
+def _judged_metric(grid: Grid) -> str:
+    """The score that the sweep is told by among those that single images have."""
+    judged = {place[2] for place in grid.judged}
+    found = [name for name in leading(grid.measured) if named(name).outcome in judged]
+    if not found:
+        raise ValueError("no score of single images was kept: there is no variance to start from")
+    return found[0]
 
 
 def _designs(seeds: int) -> list[tuple[int, int]]:

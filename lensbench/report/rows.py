@@ -7,9 +7,10 @@ from math import isnan
 from typing import Any
 
 from lensbench.captions.policy import set_label
-from lensbench.report.grid import Grid, Group, Paired
+from lensbench.metrics import Metric, metric
+from lensbench.report.grid import Grid, Group, column_of
 from lensbench.report.levels import SET_NAMES, Level
-from lensbench.report.names import NAMES, better, metric_name
+from lensbench.report.paired import Paired
 from lensbench.report.table import DAGGER, DASH, Cell, Column, Row, Table, bounds, number, signed
 
 
@@ -43,36 +44,28 @@ def _any_at(rows: list[Row], place: int) -> bool:
     return any(isinstance(row.cells[place].value, float) and row.cells[place].value for row in rows)
 
 
-def score_rows(grid: Grid, wanted: list[tuple[str, str, int, float, bool]]) -> list[Row]:
-    """A row for each scale and arm with a cell for each (metric, form, digits, factor, whether more is better)."""
+def score_rows(grid: Grid, wanted: list[tuple[str, str]]) -> list[Row]:
+    """A row for each scale and arm with a cell for each (metric, form)."""
     rows = []
     for scale in grid.scales:
-        groups = {arm: [grid.number(scale, arm, metric, form) for metric, form, *_ in wanted] for arm in grid.arms}
+        groups = {arm: [grid.number(scale, arm, *one) for one in wanted] for arm in grid.arms}
         best = [_best(grid, scale, {arm: groups[arm][i] for arm in grid.arms}, *wanted[i]) for i in range(len(wanted))]
         for arm in grid.arms:
             cells = [
-                score_cell(group, digits, factor, "best" if arm is winner else "")
-                for group, (_, _, digits, factor, _), winner in zip(groups[arm], wanted, best, strict=True)
+                score_cell(group, metric(name), "best" if arm is winner else "")
+                for group, (name, _), winner in zip(groups[arm], wanted, best, strict=True)
             ]
             rows.append(Row((*labels_of(scale), *arm_labels(arm, cells), *cells), opens=arm is grid.arms[0]))
     return rows
 
 
-def _best(
-    grid: Grid,
-    scale: Level,
-    groups: dict[Level, Group],
-    metric: str,
-    form: str,
-    digits: int,
-    factor: float,
-    more: bool,
-) -> Level | None:
+def _best(grid: Grid, scale: Level, groups: dict[Level, Group], name: str, form: str) -> Level | None:
     """The arm that is best beyond doubt: its paired interval to the second best is clear of zero."""
+    more = metric(name).more
     ranked = sorted((arm for arm in groups if groups[arm].seeds), key=lambda arm: groups[arm].value, reverse=more)
     if len(ranked) < 2:
         return None
-    gap = grid.paired(scale, ranked[0], ranked[1], metric, form)
+    gap = grid.paired(scale, ranked[0], ranked[1], name, form)
     return ranked[0] if gap.clear and (gap.estimate > 0) == more else None
 
 
@@ -81,9 +74,10 @@ def absent(expected: int) -> Cell:
     return Cell(DASH, emphasis="missing", mark=DAGGER, expected=expected) if expected else Cell(DASH)
 
 
-def score_cell(group: Group, digits: int, factor: float, emphasis: str) -> Cell:
+def score_cell(group: Group, of: Metric, emphasis: str) -> Cell:
     if not group.seeds:
         return absent(group.expected)
+    digits, factor = of.digits, of.factor
     low, high, kind = group.low, group.high, "" if isnan(group.low) else "95%"
     shown = bounds(low * factor, high * factor, digits)
     if not kind and group.seeds > 1:
@@ -94,15 +88,16 @@ def score_cell(group: Group, digits: int, factor: float, emphasis: str) -> Cell:
     return Cell(text, group.value, low, high, shown, kind, mark, emphasis, seeds=group.seeds, expected=group.expected)
 
 
-def difference_cell(found: Paired, digits: int, factor: float, more: bool) -> Cell:
+def difference_cell(found: Paired, of: Metric) -> Cell:
     if not found.seeds:
         return absent(found.expected)
+    digits, factor = of.digits, of.factor
     low, high = found.low * factor, found.high * factor
     shown = bounds(low, high, digits)
     if found.kind == "seeds":
         shown = f"({signed(low, digits)} to {signed(high, digits)})"
     if found.significant:
-        emphasis = "better" if (found.estimate > 0) == more else "worse"
+        emphasis = "better" if (found.estimate > 0) == of.more else "worse"
     else:  # an interval may be clear of zero by itself and not after Holm's correction
         emphasis = "" if found.low > 0 or found.high < 0 else "unclear"
     return Cell(
@@ -123,10 +118,9 @@ def difference_cell(found: Paired, digits: int, factor: float, more: bool) -> Ce
 
 def score_columns(grid: Grid) -> tuple[Column, ...]:
     columns = []
-    for metric, form in grid.scores():
-        arrow = "" if metric not in NAMES else " ↑" if better(metric) else " ↓"
-        head = form or "all"
-        columns.append(Column(f"{metric}.{form}".rstrip("."), head, head, metric_name(metric) + arrow, interval=True))
+    for name, form in grid.scores():
+        of, head = metric(name), form or "all"
+        columns.append(Column(column_of(name, form), head, head, f"{of.titled} {of.arrow}", interval=True))
     return tuple(columns)
 
 

@@ -6,10 +6,10 @@ from itertools import product
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
+from lensbench.metrics import metric as named
 from lensbench.report.figures import arm_styles, footnote, legend, line
-from lensbench.report.grid import GENEVAL, Grid, Group
+from lensbench.report.grid import Grid, Group
 from lensbench.report.levels import Level, factor_label
-from lensbench.report.names import axis_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,7 +53,7 @@ def _figure(grid: Grid, metric: str, along: str) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator
 
-    forms, columns, factor = grid.forms(metric), _others(grid, along), 100.0 if metric == GENEVAL else 1.0
+    forms, columns, factor = grid.forms(metric), _others(grid, along), named(metric).factor
     figure = Figure(figsize=(max(2.2 * len(columns) + 0.7, 4.0), 2.1 * len(forms) + 0.8), layout="constrained")
     panels = figure.subplots(len(forms), len(columns), sharex=True, sharey="row", squeeze=False)
     styles, rows = arm_styles(grid), [list[Group]() for _ in forms]
@@ -73,11 +73,11 @@ def _figure(grid: Grid, metric: str, along: str) -> Figure:
         if i == len(forms) - 1:
             axes.set_xlabel(NAMES.get(along, along.rpartition(".")[2].replace("_", " ")))
         if j == 0:
-            axes.set_ylabel(f"{form} prompts\n{axis_label(metric)}" if form else axis_label(metric))
-    if metric == GENEVAL:
+            axes.set_ylabel(f"{form} prompts\n{named(metric).axis}" if form else named(metric).axis)
+    if named(metric).bounded:
         for row, groups in zip(panels, rows, strict=True):
-            top = max((100 * v for group in groups for v in (group.value, group.high) if not isnan(v)), default=100.0)
-            row[0].set_ylim(0, min(100.0, 1.05 * top) or 100.0)
+            ends = (factor * v for group in groups for v in (group.value, group.high) if not isnan(v))
+            row[0].set_ylim(0, min(factor, 1.05 * max(ends, default=factor)) or factor)
     legend(figure, grid, styles)
     footnote(figure, grid, any(group.seeds < group.expected for groups in rows for group in groups))
     return figure

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lensbench.report.grid import GENEVAL, Grid
+from lensbench.metrics import leading
+from lensbench.metrics import metric as named
+from lensbench.report.grid import Grid
 from lensbench.report.levels import Level
 from lensbench.report.placing import refuse_other_prompts
 from lensbench.scoring.multiplier import FEWEST, LEVELS, Direct, Joint, direct, disagree, joint
@@ -22,7 +24,6 @@ from lensbench.scoring.resampling import Draws, draw_images, draw_scores
 
 DATA, PARAMETERS, SAMPLES, COMPUTE = "data", "parameters", "samples", "compute"
 AXES = (DATA, PARAMETERS, SAMPLES, COMPUTE)
-METRICS = (GENEVAL, "validation_loss", "fid", "fd_shapes")
 MOST_ARMS = 12  # beside the reference
 DRAWS = 1000
 IMAGES, DEPTH, STEPS = "images", "model.depth", "training.steps"
@@ -80,7 +81,7 @@ class Measured:
                 amounts = [grid.numbers.column(place, name).tolist() for name in ("samples_seen", "train_flops")]
                 for step, seed, value, seen, flops in zip(*columns, *amounts, strict=True):
                     point = Point(scale.index, arm.index, int(step))
-                    scores.setdefault(point, {})[seed] = 1 - value if metric == GENEVAL else float(value)
+                    scores.setdefault(point, {})[seed] = named(metric).error(float(value))
                     self.x[SAMPLES][point], self.x[COMPUTE][point] = float(seen), float(flops)
         self.points = list(scores)
         self.places = {point: place for place, point in enumerate(self.points)}
@@ -117,7 +118,7 @@ class Measured:
         """The mean of every prompt at a point, (seeds, prompts), and the prompts with their numbers of images."""
         found: dict[Point, Any] = {}
         for scale, arm in self.last:
-            place = (scale, arm, self.metric, self.form)
+            place = (scale, arm, named(self.metric).outcome, self.form)
             if place not in self.grid.judged:
                 continue
             steps: Any = self.grid.judged[place].groupby("step")
@@ -149,7 +150,7 @@ class Measured:
                 if len(of_seed) != len(prompts):
                     raise ValueError(f"seed {seed} of a cell was judged on other prompts ({self.form}): score it again")
                 of_point[seeds[seed]] = of_seed.to_numpy()
-            values.append(1 - of_point if self.metric == GENEVAL else of_point)
+            values.append(named(self.metric).error(of_point))
         tasks = prompts.index.get_level_values("task").to_numpy()
         runs = np.array([point.scale for point in self._of_images])
         return draw_images(np.array(values), prompts.to_numpy(), tasks, runs, draws=DRAWS)
@@ -173,7 +174,7 @@ def _worths(grid: Grid, parameters: Mapping[str, int]) -> list[Worth]:
     others = tuple(arm for arm in grid.arms if arm is not grid.reference)[:MOST_ARMS]
     sizes = _sizes(grid, parameters)
     found = []
-    for metric in METRICS:
+    for metric in (name for name in leading(grid.measured) if named(name).has_error):
         for form in grid.forms(metric):
             measured = Measured(grid, metric, form, (grid.reference, *others))
             for axis in AXES:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from lensbench.metrics import Metric, leading
+from lensbench.metrics import metric as named
 from lensbench.report.figures import MARKERS, REFERENCE, STYLE, arm_colors, save
-from lensbench.report.grid import GENEVAL, Grid
+from lensbench.report.grid import Grid
 from lensbench.report.multiplier import UNKNOWN, multiplier_words, no_multiplier
-from lensbench.report.names import axis_label
 from lensbench.report.scaling import AXES, COMPUTE, DATA, PARAMETERS, SAMPLES, Curve, Worth
 from lensbench.scoring.isotonic import falling
 from lensbench.scoring.resampling import Draws
@@ -32,14 +33,14 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (2, 1)), (0, (5, 1, 1, 1)), (
 
 
 def multiplier_figures(grid: Grid, worths: Sequence[Worth], folder: Path) -> list[Path]:
-    """A figure for GenEval and one for the held-out loss, or for the first score there is, as PNG and PDF."""
+    """A figure for the score that the sweep is told by, and one for the held-out loss, as PNG and PDF."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     if not worths:
         return []
-    there = list(dict.fromkeys(worth.metric for worth in worths))
-    chosen = [metric for metric in (GENEVAL, "validation_loss") if metric in there] or there[:1]
+    there = leading({worth.metric for worth in worths})
+    chosen = [metric for metric in there if metric == there[0] or named(metric).kind == "loss"]
     drawn: list[Path] = []
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
@@ -50,7 +51,7 @@ def multiplier_figures(grid: Grid, worths: Sequence[Worth], folder: Path) -> lis
 
 
 def _figure(grid: Grid, worths: list[Worth]) -> Figure:
-    """Rows are axes, columns prompt forms; lines fall as errors do, or rise as GenEval's score does."""
+    """Rows are axes, columns prompt forms; lines fall as errors do, or rise as a score does of which more is better."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -68,9 +69,9 @@ def _figure(grid: Grid, worths: list[Worth]) -> Figure:
             panels[i, j].set_xlabel(LABELS[axis] + (f" ({inside[0].where})" if inside and inside[0].where else ""))
             if i == 0 and form:
                 panels[i, j].set_title(f"{form} prompts", fontweight="bold")
-        panels[i, 0].set_ylabel(axis_label(metric))
-    if metric == GENEVAL:
-        panels[0, 0].set_ylim(0, min(104.0, panels[0, 0].get_ylim()[1]))
+        panels[i, 0].set_ylabel(named(metric).axis)
+    if named(metric).bounded:
+        panels[0, 0].set_ylim(0, min(1.04 * named(metric).factor, panels[0, 0].get_ylim()[1]))
     shown = [arm for arm in grid.arms if arm is grid.reference or any(worth.arm is arm for worth in worths)]
     handles = [
         Line2D([], [], color=color, marker=marker, linestyle=dash, label=arm.label, markersize=4)
@@ -103,19 +104,19 @@ def _panel(axes: Axes, worths: list[Worth], styles: dict[str, tuple[str, str, An
     if not worths:
         axes.set_axis_off()
         return
-    score = worths[0].metric == GENEVAL
-    if not score:
+    of = named(worths[0].metric)
+    if not of.more:
         axes.set_yscale("log")
     assert grid.reference is not None
     first = worths[0]
     n = len(first.reference_curve.points)
-    _line(axes, first.reference_curve, first.draws.of(np.arange(n)), styles[grid.reference.label], score)
+    _line(axes, first.reference_curve, first.draws.of(np.arange(n)), styles[grid.reference.label], of)
     told = []
     for k, worth in enumerate(worths):
         n = len(worth.reference_curve.points)
         own = worth.draws.of(np.arange(n, n + len(worth.arm_curve.points)))
-        _line(axes, worth.arm_curve, own, styles[worth.arm.label], score)
-        told += _arrow(axes, worth, styles[worth.arm.label][0], score, k - (len(worths) - 1) / 2)
+        _line(axes, worth.arm_curve, own, styles[worth.arm.label], of)
+        told += _arrow(axes, worth, styles[worth.arm.label][0], of, k - (len(worths) - 1) / 2)
     if told:  # "best" finds the place with the fewest lines
         small = {"fontsize": 7, "labelspacing": 0.25, "handlelength": 1.2, "borderpad": 0.2, "framealpha": 0.7}
         axes.legend(handles=told, loc="best", frameon=True, edgecolor="none", labelcolor="linecolor", **small)
@@ -127,27 +128,27 @@ def _panel(axes: Axes, worths: list[Worth], styles: dict[str, tuple[str, str, An
     else:
         axes.xaxis.set_major_locator(LogLocator(numticks=6))
         axes.xaxis.set_minor_formatter(NullFormatter())
-    if not score:
+    if not of.more:
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=6))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _line(axes: Axes, curve: Curve, draws: Draws, style: tuple[str, str, Any], score: bool) -> None:
+def _line(axes: Axes, curve: Curve, draws: Draws, style: tuple[str, str, Any], of: Metric) -> None:
     color, marker, dash = style
     x = np.exp(curve.log_x)
     low, high = np.quantile(draws.draws, (0.025, 0.975), axis=0)
     smallest = 0.05 * draws.mean.min()  # a loss stands on a log axis
     if draws.errors.any():
-        held = (0, 1) if score else (smallest, inf)
-        low, high = (_shown(np.clip(end, *held), score) for end in (low, high))
+        held = (0, of.widest) if of.more else (smallest, inf)
+        low, high = (_shown(np.clip(end, *held), of) for end in (low, high))
         axes.fill_between(x, low, high, color=color, alpha=0.14, linewidth=0, zorder=1)
-    axes.plot(x, _shown(falling(draws.mean), score), color=color, linestyle=dash, linewidth=1.4, zorder=2)
+    axes.plot(x, _shown(falling(draws.mean), of), color=color, linestyle=dash, linewidth=1.4, zorder=2)
     look: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.5, "markersize": 4.5, "linestyle": ""}
-    axes.plot(x, _shown(draws.mean, score), color=color, marker=marker, zorder=3, **look)
+    axes.plot(x, _shown(draws.mean, of), color=color, marker=marker, zorder=3, **look)
 
 
-def _arrow(axes: Axes, worth: Worth, color: str, score: bool, place: float) -> list[Line2D]:
+def _arrow(axes: Axes, worth: Worth, color: str, of: Metric, place: float) -> list[Line2D]:
     """From the better arm to the worse at the last score of the worse; what it says, for the panel's legend.
 
     Arrows stand `place` line widths above that score, for most have the reference's.
@@ -169,7 +170,7 @@ def _arrow(axes: Axes, worth: Worth, color: str, score: bool, place: float) -> l
     else:
         tip = exp(ends[1])
         tail = exp(worth.reference_curve.log_x[0]) if bound else tip * multiplier.estimate
-    level = float(_shown(np.array(worth.direct.level), score))
+    level = float(_shown(np.array(worth.direct.level), of))
     width = 1.1
     dash: Literal["-", ":"] = ":" if bound else "-"
     beside = offset_copy(axes.transData, axes.get_figure(root=True), y=2.5 * width * place, units="points")
@@ -178,8 +179,9 @@ def _arrow(axes: Axes, worth: Worth, color: str, score: bool, place: float) -> l
     return [Line2D([], [], color=color, linestyle=dash, linewidth=width, label=f"{text}\N{MULTIPLICATION SIGN}")]
 
 
-def _shown(errors: np.ndarray, score: bool) -> np.ndarray:
-    return 100 * (1 - errors) if score else errors
+def _shown(errors: np.ndarray, of: Metric) -> np.ndarray:
+    """The scores that have these errors, as they are shown: the error of an error is the score again."""
+    return np.asarray(of.factor * of.error(errors))
 
 
 def _amount(value: float) -> str:

@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lensbench import records as schema
 from lensbench.experiment import Experiment
+from lensbench.metrics import GENEVAL, metric
 from lensbench.report.freeze import EXPERIMENTS, PROVENANCE, open_frozen
-from lensbench.report.grid import BOOKKEEPING, GENEVAL
 from lensbench.report.levels import factor_label
 from lensbench.report.pictures import judged_images
 from lensbench.report.placing import IMAGE
 from lensbench.sampling.image_sets import read_images
-from lensbench.sweep.cellfiles import RECORDS, read_cell
+from lensbench.sweep.cellfiles import read_cell
 
 CHECKPOINT = re.compile(r"step-(\d+)$")
 OUTCOMES = ["part", "cell", "metric", "prompt_form", *IMAGE, "prompt", "value", "reason"]
@@ -32,7 +33,7 @@ class Side:
     """One of two sides. `part` is the arm and scale of a sweep in words, and "" for anything else."""
 
     name: str
-    outcomes: pd.DataFrame  # OUTCOMES: one row a judged image of the last step
+    outcomes: pd.DataFrame  # OUTCOMES: one row a judged image of the last step, its metric as records name it
     sets: pd.DataFrame  # SETS: scores of whole sets of images
     scored: dict[str, Any]  # what must be the same on both sides, as far as it is known
     picture: Drawn  # the picture of a row of outcomes, uint8 (H, W, 3); None where it is not kept
@@ -86,14 +87,14 @@ def _open_sweep(folder: Path, runs: Path) -> Side:
     if not (folder / EXPERIMENTS).is_file():
         note += f" {folder} has no {EXPERIMENTS}: frozen by an earlier version."
     notes = (note.strip(),) if note else ()
-    return Side(str(folder), outcomes[OUTCOMES], _sets(records), _known(scored), _from_runs(runs, outcomes), notes)
+    return Side(str(folder), *_numbers(outcomes, records), _known(scored), _from_runs(runs, outcomes), notes)
 
 
 def _open_cell(path: Path) -> Side:
     step, directory = None, path
     if found := CHECKPOINT.search(path.name):
         step, directory = int(found.group(1)), path.parent.parent
-    for name in ("experiment.json", RECORDS):
+    for name in ("experiment.json", schema.RECORDS.file):
         if not (directory / name).is_file():
             raise ValueError(f"{directory}: no {name}; give the directory of a cell that is complete")
     experiment = Experiment.model_validate_json((directory / "experiment.json").read_text())
@@ -115,7 +116,7 @@ def _open_cell(path: Path) -> Side:
     }
     scored |= _plan(told.get("evaluation", {}))
     picture = _from_runs(directory.parent, outcomes) if last else _no_picture
-    return Side(str(path), outcomes[OUTCOMES], _sets(records), _known(scored), picture)
+    return Side(str(path), *_numbers(outcomes, records), _known(scored), picture)
 
 
 def _open_folders(first: Path, second: Path, judge: str | None) -> tuple[Side, Side]:
@@ -154,11 +155,19 @@ def _last(frame: pd.DataFrame) -> pd.DataFrame:
     return keyed[keyed["step"] == keyed.groupby(key)["step"].transform("max")]
 
 
-def _sets(records: pd.DataFrame) -> pd.DataFrame:
-    """Scores that no image has of its own."""
-    judged = (GENEVAL, "shapes_alignment", "validation_loss")
-    of_sets = ~records["metric"].str.startswith(judged) & ~records["metric"].isin(BOOKKEEPING)
-    return records.loc[of_sets, SETS]
+def _numbers(outcomes: pd.DataFrame, records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The judged images, their metrics as records name them, and the scores that no image has of its own.
+
+    A score of single images whose images are not kept is told as a score of sets.
+    """
+    named = outcomes.assign(metric=schema.record_names(outcomes))[OUTCOMES]
+    judged = {*named["metric"]}
+    of_sets = [
+        name
+        for name in dict.fromkeys(records["metric"].astype(str))
+        if metric(name).is_score and name not in judged and metric(name).variant_of not in judged
+    ]
+    return named, records.loc[records["metric"].isin(of_sets), SETS]
 
 
 def _from_runs(runs: Path, outcomes: pd.DataFrame) -> Drawn:

@@ -1,9 +1,9 @@
 """The tables of scores: what stands in each cell, how sure it is, and what the reader must be told.
 
 One definition each: `main` (GenEval by training captions and prompt form), `differences` (what the captions change,
-with intervals and a correction for many comparisons), `scores` (everything else measured); `ablation`, and what went
-in and what it cost, are in modules of their own. `lensbench.report.render` writes them to the console, Markdown, CSV
-and LaTeX.
+with intervals and a correction for many comparisons), `scores` and `score_differences` (everything else measured);
+`ablation`, and what went in and what it cost, are in modules of their own. `lensbench.report.render` writes them to
+the console, Markdown, CSV and LaTeX.
 """
 
 from __future__ import annotations
@@ -12,22 +12,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from lensbench.metrics import metric
 from lensbench.report.ablation import ablation_table
 from lensbench.report.costs import costs_table, data_table, sizes_table
 from lensbench.report.grid import MEAN, Grid
 from lensbench.report.levels import Level
-from lensbench.report.names import heads, unit
 from lensbench.report.notes import (
+    BESIDE,
     BOLD,
     NOTHING,
     SEEDS,
     SHARED,
+    correction_beside_note,
     correction_note,
     distance_note,
     origin_note,
     recipe_note,
     seeds_note,
 )
+from lensbench.report.paired import Comparison
 from lensbench.report.rows import (
     arm_columns,
     complete_table,
@@ -56,6 +59,7 @@ def tables(
         differences_table(grid, told),
         ablation_table(grid),
         scores_table(grid),
+        score_differences_table(grid),
         sizes_table(grid, parameters or {}),
         data_table(grid),
         costs_table(grid, captioners),
@@ -69,10 +73,9 @@ def main_table(grid: Grid, recipe: str = "") -> Table:
         return replace(scores_table(grid), name="main", title="Scores by training captions and prompt form")
     wanted = grid.compared()
     columns = tuple(
-        Column(f"{form}.{name}", *heads(name), group=f"{form} prompts", interval=name == MEAN, key=name == MEAN)
-        for form, name, _, _ in wanted
+        _column(f"{form}.{name}", of, name == MEAN, group=f"{form} prompts") for form, name, of, _ in wanted
     )
-    rows = score_rows(grid, [(metric, form, 1, 100.0, True) for _, _, metric, form in wanted])
+    rows = score_rows(grid, [(of, form) for _, _, of, form in wanted])
     notes = (
         f"GenEval's tasks, accuracy in percent; mean: of the {len(grid.tasks)} tasks, unweighted. {seeds_note(grid)}",
         recipe,
@@ -95,22 +98,11 @@ def differences_table(grid: Grid, recipe: str = "") -> Table:
     wanted = grid.compared()
     forms = [form for form in dict.fromkeys(form for form, _, _, _ in wanted) if form]
     if forms:
-        names = dict.fromkeys(name for _, name, _, _ in wanted)
-        columns = tuple(Column(name, *heads(name), interval=True, key=name == MEAN) for name in names)
-        units = {name: (1, 100.0, True) for _, name, _, _ in wanted}
+        names = {name: of for _, name, of, _ in wanted}
+        columns = tuple(replace(_column(name, of, name == MEAN), interval=True) for name, of in names.items())
     else:
         columns = score_columns(grid)
-        units = {name: unit(metric) for _, name, metric, _ in wanted}
-    blocks: dict[tuple[Level, str, Level, Level], list[Cell]] = {}
-    for row in grid.comparisons():
-        place = (row.scale, row.form, row.arm, row.other)
-        blocks.setdefault(place, []).append(difference_cell(row.difference, *units[row.column]))
-    rows, above = [], None
-    for (scale, form, arm, other), cells in blocks.items():
-        name = f"{arm.label} {MINUS} {other.label}"
-        named = [*labels_of(scale), *([Cell(form, form)] if form else []), Cell(name, name, mark=seeds_mark(cells))]
-        rows.append(Row((*named, *cells), opens=above != (scale, form)))
-        above = (scale, form)
+    rows = _difference_rows(grid.comparisons())
     prompts = [Column("prompts", "prompts", "prompts", label=True)] if forms else []
     labels = (*scale_columns(grid), *prompts, Column("difference", "difference", "difference", label=True))
     cells = [cell for row in rows for cell in row.cells]
@@ -126,14 +118,64 @@ def differences_table(grid: Grid, recipe: str = "") -> Table:
     others = [head_of(name) for name in grid.arm_factors if not name.startswith("captions.")]
     changed = " and ".join(["training captions", *others])
     title = f"What the {changed} change" + (" (GenEval, points)" if forms else "")
-    return complete_table(grid, "differences", title, labels, columns, rows, notes if rows else (NOTHING,))
+    return complete_table(
+        grid,
+        "differences",
+        title,
+        labels,
+        columns,
+        rows,
+        notes if rows else (BESIDE if grid.comparisons_beside() else NOTHING,),
+    )
+
+
+def score_differences_table(grid: Grid) -> Table | None:
+    """Every arm minus the reference by the scores beside GenEval, image by image where single images have them.
+
+    None where `Grid.compared_beside` has nothing to tell.
+    """
+    rows = _difference_rows(grid.comparisons_beside())
+    if not rows:
+        return None
+    cells = [cell for row in rows for cell in row.cells]
+    several = " and training seeds" if len(grid.seeds) > 1 else ""
+    notes = (
+        f"[low, high]: 95 % interval of a paired bootstrap over prompts{several}. {seeds_note(grid)}",
+        correction_beside_note(grid),
+        SEEDS if any(cell.kind == "seeds" for cell in cells) else "",
+        SHARED if any(cell.incomplete for cell in cells) else "",
+    )
+    labels = (*scale_columns(grid), Column("difference", "difference", "difference", label=True))
+    title = "What the training captions change in the other scores"
+    return complete_table(grid, "score_differences", title, labels, score_columns(grid), rows, notes)
+
+
+def _column(name: str, of: str, mean: bool, group: str = "") -> Column:
+    """The column of a GenEval number; the mean's has its interval."""
+    head, short = metric(of).heads
+    return Column(name, head, short, group, interval=mean, key=mean)
+
+
+def _difference_rows(compared: Sequence[Comparison]) -> list[Row]:
+    """A row for each scale, prompt form and pair of arms."""
+    blocks: dict[tuple[Level, str, Level, Level], list[Cell]] = {}
+    for row in compared:
+        place = (row.scale, row.form, row.arm, row.other)
+        blocks.setdefault(place, []).append(difference_cell(row.difference, metric(row.metric)))
+    rows, above = [], None
+    for (scale, form, arm, other), cells in blocks.items():
+        name = f"{arm.label} {MINUS} {other.label}"
+        labels = [*labels_of(scale), *([Cell(form, form)] if form else []), Cell(name, name, mark=seeds_mark(cells))]
+        rows.append(Row((*labels, *cells), opens=above != (scale, form)))
+        above = (scale, form)
+    return rows
 
 
 def scores_table(grid: Grid) -> Table:
     """Every score beside GenEval at the last step, by scale and training captions."""
-    rows = score_rows(grid, [(metric, form, *unit(metric)) for metric, form in grid.scores()])
+    rows = score_rows(grid, grid.scores())
     kinds = {cell.kind for row in rows for cell in row.cells}
-    metrics = {metric for metric, _ in grid.scores()}
+    metrics = {name for name, _ in grid.scores()}
     notes = (
         seeds_note(grid),
         distance_note(grid, metrics),

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lensbench.metrics import GENEVAL, Metric, metric
 from lensbench.report.figures import MARKERS, STYLE, palette, save
 from lensbench.report.levels import factor_label
 from lensbench.report.table import Cell, Column, Row, Table, number
 
 SAMPLERS = {"tpe": "TPE", "gp": "a Gaussian process"}
 PRUNERS = {"none": "", "asha": ", pruned by successive halving", "wilcoxon": ", pruned by Wilcoxon's test over seeds"}
-OBJECTIVES = {"validation_loss": "validation loss", "geneval": "GenEval's mean"}
 SHOWN_ON_AXIS = 12  # names of units; more are numbered
 
 
@@ -41,7 +41,8 @@ def tuning_figure(tuned: Mapping[str, Any], path: Path) -> list[Path]:
     from matplotlib.figure import Figure
 
     search = [d for d, among in tuned["tuning"]["search"].items() if isinstance(among, Mapping)]
-    sign = 1 if tuned["tuning"]["objective"] == "validation_loss" else -1
+    objective = metric(tuned["tuning"]["objective"])
+    sign = -1 if objective.more else 1
     units = tuned["units"]
     colors = palette(len(units))
     with mpl.rc_context(STYLE):
@@ -58,7 +59,7 @@ def tuning_figure(tuned: Mapping[str, Any], path: Path) -> list[Path]:
             for axes, dotted in zip(panels[1:], search, strict=True):
                 axes.plot(entry["values"][dotted], n, linestyle="", markersize=5, **look)
         panels[0].set_xlabel("trial")
-        panels[0].set_ylabel(OBJECTIVES[tuned["tuning"]["objective"]])
+        panels[0].set_ylabel(_words(objective))
         panels[0].xaxis.get_major_locator().set_params(integer=True)
         for k, (axes, dotted) in enumerate(zip(panels[1:], search, strict=True)):
             among = tuned["tuning"]["search"][dotted]
@@ -88,10 +89,15 @@ def _notes(tuned: Mapping[str, Any]) -> tuple[str, ...]:
     if at := tuning.get("at"):
         budget += f" Tuned at {', '.join(factor_label(*one) for one in at.items())}, used at the other sizes as it is."
     wording = "on the prompts that a trial does best on" if tuning["form"] == "best" else f"on {tuning['form']} prompts"
-    of = f"{OBJECTIVES[tuning['objective']]} {wording}"
-    on = "on held-out images" if tuning["objective"] == "validation_loss" else "on GenEval prompts"
+    objective = metric(tuning["objective"])
+    of = f"{_words(objective)} {wording}"
+    on = "on GenEval prompts" if objective.outcome == GENEVAL else "on held-out images"
     apart = f"Objective: {of}, {on} that no reported number comes from, with seeds that are not reported."
     return budget, apart, f"steps: of all trials together. Found: {tuned['digest'][:12]}."
+
+
+def _words(objective: Metric) -> str:
+    return f"{objective.label}'s mean" if objective.strata else objective.label
 
 
 def _name(entry: Mapping[str, Any]) -> str:

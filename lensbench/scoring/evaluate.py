@@ -145,7 +145,7 @@ def _scenes(checkpoint: Checkpoint, form: Form) -> None:
     sampling = _sampling(checkpoint, None)
     if alignment:
         values = np.concatenate(alignment)
-        rows = scores.add_outcomes("alignment", form, texts[: len(values)], values)
+        rows = scores.add_outcomes("shapes_alignment", form, texts[: len(values)], values)
         scores.add_mean("shapes_alignment", form, rows, sampling | of_judge(plan, tools))
     for name_of_clip, parts in cosines.items():
         _image_text(checkpoint, form, name_of_clip, texts, np.concatenate(parts), sampling)

@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lensbench.scoring import metrics as registry
+from lensbench.scoring import metrics as measures
 from lensbench.scoring.extractors import Extractor, Resize
 from lensbench.scoring.feature_pass import Sample, SetFeatures, Timing, cosines, extract
 from lensbench.scoring.image_prompts import Prompted
 from lensbench.scoring.images_folder import Images, open_images, refuse_equal, warnings_about
-from lensbench.scoring.metrics import CLIP_SCORE, MEASURES, Metric, open_extractor
+from lensbench.scoring.metrics import CLIP_SCORE, MEASURES, Wanted, open_extractor
 from lensbench.scoring.reference import Reference, read_reference, write_reference
 from lensbench.scoring.set_scores import Row, distance_rows, halves, halves_of_rows, image_text_rows
 
@@ -29,7 +29,7 @@ class Asked:
     """What to compute and with what; `against` is a folder or an .npz, `floor` a folder of other real pictures."""
 
     folder: Path
-    metrics: Sequence[Metric]
+    metrics: Sequence[Wanted]
     against: Path | None = None
     floor: Path | None = None
     prompts: Callable[[Images], list[Prompted]] | None = None
@@ -87,8 +87,8 @@ def _refuse_incomplete(asked: Asked) -> None:
         raise ValueError("--floor is a second set of real pictures, beside --against")
     if asked.save is not None and len({metric.extractor for metric in pairs}) != 1:
         raise ValueError("--save-statistics is of one extractor: ask for the metrics of one, as in --metrics fid,kid")
-    if unknown := sorted(asked.weights.keys() - registry.EXTRACTORS.keys()):
-        raise ValueError(f"--weights {unknown[0]}: no such extractor; there are {', '.join(registry.EXTRACTORS)}")
+    if unknown := sorted(asked.weights.keys() - measures.EXTRACTORS.keys()):
+        raise ValueError(f"--weights {unknown[0]}: no such extractor; there are {', '.join(measures.EXTRACTORS)}")
 
 
 def _about_set(images: Images) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def _about_set(images: Images) -> dict[str, Any]:
     }
 
 
-def _against(asked: Asked, pairs: Sequence[Metric], images: Images, scores: Scores, report: Report) -> None:
+def _against(asked: Asked, pairs: Sequence[Wanted], images: Images, scores: Scores, report: Report) -> None:
     """The measures of two sets: guards first, then one pass over each folder, then the numbers."""
     names = list(dict.fromkeys(metric.extractor for metric in pairs))
     stored = real_images = None
@@ -195,13 +195,13 @@ def _save(path: Path, found: SetFeatures, extractor: Extractor, images: Images, 
     write_reference(path, both, extractor, images.digest, found.rows if features else None)
 
 
-def _clip_score(asked: Asked, metric: Metric, images: Images, scores: Scores, report: Report) -> None:
+def _clip_score(asked: Asked, metric: Wanted, images: Images, scores: Scores, report: Report) -> None:
     from lensbench.scoring.clip_score import ClipScorer
 
     if asked.prompts is None:
         raise ValueError("CLIPScore needs the prompts: give them with --prompts FILE")
     prompts = asked.prompts(images)
-    weights = asked.weights.get(metric.extractor, registry.EXTRACTORS[metric.extractor].weights)
+    weights = asked.weights.get(metric.extractor, measures.EXTRACTORS[metric.extractor].weights)
     scorer = ClipScorer(weights, f"--weights {metric.extractor}", asked.device, asked.prefix)
     texts = [prompted.text for prompted in prompts]
     cut = scorer.too_long(texts)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lensbench.scoring import metrics as registry
-from lensbench.scoring.metrics import CLIP_SCORE, MEASURES, Metric
+from lensbench.scoring.metrics import CLIP_SCORE, MEASURES, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,8 +30,8 @@ class Asked:
 
     geneval: bool
     alignment: int  # images of held-out captions whose alignment is measured; 0 for none
-    distances: dict[Metric, int]
-    image_text: dict[Metric, int]
+    distances: dict[Wanted, int]
+    image_text: dict[Wanted, int]
 
     @property
     def scene_images(self) -> int:
@@ -62,7 +62,7 @@ def asked(experiment: Experiment) -> Asked:
     e, of_shapes = experiment.evaluation, experiment.corpus.kind == "shapes"
     judged = of_shapes or e.detector is not None
     words = words_of(experiment)
-    alignment, distances, image_text = 0, dict[Metric, int](), dict[Metric, int]()
+    alignment, distances, image_text = 0, dict[Wanted, int](), dict[Wanted, int]()
     for word in words:
         images = e.metric_images.get(word, e.scene_images)
         if word in SHAPES_ONLY and not of_shapes:
@@ -83,7 +83,7 @@ def asked(experiment: Experiment) -> Asked:
     return Asked(GENEVAL in words, alignment, distances, image_text)
 
 
-def _enough(metric: Metric, images: int) -> bool:
+def _enough(metric: Wanted, images: int) -> bool:
     from lensbench.scoring.judge_network import FEATURES
 
     try:

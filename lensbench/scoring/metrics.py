@@ -1,8 +1,8 @@
-"""The one registry of what `lensbench score` can compute on pictures, by name, and of the extractors by theirs.
+"""What `lensbench score` can compute on images: the measures by name, and the extractors by theirs.
 
-A metric is a measure and an extractor, `fd:dinov2`, or a published name for one, `fd-dinov2`. What it is called in the
-result depends on the weights that were found: FID is the Frechet distance on the Inception of 2015-12-05 with
-clean-fid's resize, and with anything else it is fd_<extractor>.
+What can be asked for is a measure on an extractor, `fd:dinov2`, or a published name for one, `fd_dinov2`. What a number
+is called depends on the weights that were found: FID is the Frechet distance on the Inception of 2015-12-05 with
+clean-fid's resize, and with anything else it is fd_<extractor>. The names are those of lensbench.metrics.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lensbench.metrics import Metric, metric
 from lensbench.scoring.extractors import Extractor, FunctionExtractor, Resize, inception
 from lensbench.scoring.feature_pass import Sample
 from lensbench.scoring.neighbors import FEWEST
@@ -19,18 +20,11 @@ from lensbench.scoring.neighbors import FEWEST
 NAN = float("nan")
 
 
-class Name(NamedTuple):
-    """What a number is called in records, and on a screen."""
-
-    record: str
-    shown: str
-
-
 @dataclass(frozen=True)
 class Value:
     """One number; `spread` is what `spread_of` says, NaN where there is none."""
 
-    name: Name
+    metric: Metric
     value: float
     spread: float = NAN
     spread_of: str = ""
@@ -46,43 +40,41 @@ class Measure:
     of the drawn images and of the real ones.
     """
 
-    compute: Callable[[Sample, Sample, Callable[[str], Name], int], list[Value]]
+    compute: Callable[[Sample, Sample, Callable[[str], Metric], int], list[Value]]
     check: Callable[[int | None, int | None, int], list[str]]
     rows: tuple[bool, bool]
 
 
-class Metric(NamedTuple):
+class Wanted(NamedTuple):
     """What was asked for: a measure by its name and an extractor by its name."""
 
     measure: str
     extractor: str
 
 
-def parse(text: str, where: str = "--metrics") -> list[Metric]:
-    """The metrics of "fid,kid,prdc:dinov2". Raises ValueError, one line, naming what there is and `where` it stood."""
+def parse(text: str, where: str = "--metrics") -> list[Wanted]:
+    """What "fid,kid,prdc:dinov2" asks for; fd-dinov2 and clip-score are fd_dinov2 and clip_score. Raises ValueError,
+    one line, naming what there is."""
     asked = []
     for word in (part.strip() for part in text.split(",")):
         measure, colon, extractor = word.partition(":")
-        measure = measure.replace("_", "-")
-        metric = Metric(measure, extractor) if colon else PUBLISHED.get(measure)
-        if metric is None or (metric.measure not in MEASURES and metric.measure != CLIP_SCORE):
+        measure = measure.replace("-", "_")
+        wanted = Wanted(measure, extractor) if colon else PUBLISHED.get(measure)
+        if wanted is None or (wanted.measure not in MEASURES and wanted.measure != CLIP_SCORE):
             known = ", ".join(PUBLISHED)
             raise ValueError(f"{where}: no metric {word!r}; there are {known}, and MEASURE:EXTRACTOR of {_all()}")
-        if metric.extractor not in EXTRACTORS:
-            raise ValueError(f"{where}: no extractor {metric.extractor!r} for {word!r}; there are {_extractors()}")
-        if metric.measure == CLIP_SCORE and not metric.extractor.startswith("clip-"):
+        if wanted.extractor not in EXTRACTORS:
+            raise ValueError(f"{where}: no extractor {wanted.extractor!r} for {word!r}; there are {_extractors()}")
+        if wanted.measure == CLIP_SCORE and not wanted.extractor.startswith("clip-"):
             raise ValueError(f"{where}: {word}: CLIPScore needs a CLIP, as in {CLIP_SCORE}:clip-l14")
-        if metric not in asked:
-            asked.append(metric)
+        if wanted not in asked:
+            asked.append(wanted)
     return asked
 
 
-def name_of(measure: str, extractor: str) -> Name:
-    """What a measure on an extractor (`Extractor.name`) is called: a published name for the published thing alone."""
-    if known := NAMES.get((measure, extractor)):
-        return known
-    head = SHOWN.get(measure, measure)
-    return Name(f"{measure.replace('-', '_')}_{extractor}", f"{head} {extractor}")
+def metric_of(measure: str, extractor: str) -> Metric:
+    """The metric of a measure on an extractor (`Extractor.name`): a published one for the published thing alone."""
+    return metric(NAMES.get((measure, extractor), f"{measure}_{extractor}"))
 
 
 def register(name: str, extractor: Extractor) -> None:
@@ -94,28 +86,29 @@ def register(name: str, extractor: Extractor) -> None:
         raise ValueError(f"an extractor cannot be registered as {name!r}; taken are {_extractors()}")
     if extractor.name in {known for _, known in NAMES}:
         raise ValueError(f"an extractor of your own cannot be named {extractor.name!r}, as a published one is")
+    metric_of("fd", extractor.name)  # refuses what can be no part of a metric's name
     EXTRACTORS[name] = Opener(lambda weights, argument, device, resize: extractor, "")
 
 
 # Measures of two sets
 
 
-def _frechet(drawn: Sample, real: Sample, name: Callable[[str], Name], seed: int) -> list[Value]:
+def _frechet(drawn: Sample, real: Sample, name: Callable[[str], Metric], seed: int) -> list[Value]:
     from lensbench.scoring.frechet import frechet_distance
 
     return [Value(name("fd"), frechet_distance(drawn.mean, drawn.covariance, real.mean, real.covariance))]
 
 
-def _frechet_infinity(drawn: Sample, real: Sample, name: Callable[[str], Name], seed: int) -> list[Value]:
+def _frechet_infinity(drawn: Sample, real: Sample, name: Callable[[str], Metric], seed: int) -> list[Value]:
     from lensbench.scoring.extrapolation import frechet_infinity
 
     assert drawn.rows is not None
     found = frechet_infinity(drawn.rows, real.mean, real.covariance, seed=seed)
     details = {"fit": found._asdict() | {"points": len(found.sizes)}}
-    return [Value(name("fd-infinity"), found.value, found.error, f"fit's SE; residual {found.residual:.3g}", details)]
+    return [Value(name("fd_infinity"), found.value, found.error, f"fit's SE; residual {found.residual:.3g}", details)]
 
 
-def _kernel(drawn: Sample, real: Sample, name: Callable[[str], Name], seed: int) -> list[Value]:
+def _kernel(drawn: Sample, real: Sample, name: Callable[[str], Metric], seed: int) -> list[Value]:
     from lensbench.scoring.kernel_distance import kernel_distance
 
     assert drawn.rows is not None
@@ -125,7 +118,7 @@ def _kernel(drawn: Sample, real: Sample, name: Callable[[str], Name], seed: int)
     return [Value(name("kd"), found.value, found.spread, spread_of, found._asdict())]
 
 
-def _mmd(drawn: Sample, real: Sample, name: Callable[[str], Name], seed: int) -> list[Value]:
+def _mmd(drawn: Sample, real: Sample, name: Callable[[str], Metric], seed: int) -> list[Value]:
     from lensbench.scoring.kernel_distance import CMMD_SCALE, CMMD_SIGMA, cmmd
 
     assert drawn.rows is not None
@@ -133,7 +126,7 @@ def _mmd(drawn: Sample, real: Sample, name: Callable[[str], Name], seed: int) ->
     return [Value(name("mmd"), cmmd(drawn.rows, real.rows), details={"sigma": CMMD_SIGMA, "scale": CMMD_SCALE})]
 
 
-def _prdc(drawn: Sample, real: Sample, name: Callable[[str], Name], seed: int) -> list[Value]:
+def _prdc(drawn: Sample, real: Sample, name: Callable[[str], Metric], seed: int) -> list[Value]:
     from lensbench.scoring.neighbors import DENSITY_K, PRECISION_K, neighborhoods
 
     assert drawn.rows is not None
@@ -185,32 +178,31 @@ def _at_least(fewest: int, why: str, advised: int) -> Callable[[int | None, int 
 
 MEASURES: dict[str, Measure] = {
     "fd": Measure(_frechet, _enough_for_covariance, (False, False)),
-    "fd-infinity": Measure(_frechet_infinity, _enough_to_extrapolate, (True, False)),
+    "fd_infinity": Measure(_frechet_infinity, _enough_to_extrapolate, (True, False)),
     "kd": Measure(_kernel, _at_least(20, "a kernel distance", 1000), (True, True)),
     "mmd": Measure(_mmd, _at_least(20, "MMD", 1000), (True, True)),
     "prdc": Measure(_prdc, _at_least(FEWEST, "precision and recall", 1000), (True, True)),
 }
-CLIP_SCORE = "clip-score"  # a measure of pictures and their prompts
+CLIP_SCORE = "clip_score"  # a measure of pictures and their prompts
 PUBLISHED = {
-    "fid": Metric("fd", "inception"),
-    "kid": Metric("kd", "inception"),
-    "fid-infinity": Metric("fd-infinity", "inception"),
-    "prdc": Metric("prdc", "inception"),
-    "fd-dinov2": Metric("fd", "dinov2"),
-    "cmmd": Metric("mmd", "clip-l14-336"),
-    "fd-shapes": Metric("fd", "shapes"),
-    "clip-score": Metric(CLIP_SCORE, "clip-b32"),
+    "fid": Wanted("fd", "inception"),
+    "kid": Wanted("kd", "inception"),
+    "fid_infinity": Wanted("fd_infinity", "inception"),
+    "prdc": Wanted("prdc", "inception"),
+    "fd_dinov2": Wanted("fd", "dinov2"),
+    "cmmd": Wanted("mmd", "clip-l14-336"),
+    "fd_shapes": Wanted("fd", "shapes"),
+    "clip_score": Wanted(CLIP_SCORE, "clip-b32"),
 }
-# By the measure (or a part of prdc) and `Extractor.name`.
+# The published names, by the measure and `Extractor.name`; any other number is <measure>_<extractor>.
 NAMES = {
-    ("fd", "inception"): Name("fid", "FID"),
-    ("fd-infinity", "inception"): Name("fid_infinity", "FID-infinity"),
-    ("kd", "inception"): Name("kid", "KID"),
-    ("fd", "dinov2_vitl14"): Name("fd_dinov2", "FD-DINOv2"),
-    ("mmd", "clip_vit_l14_336"): Name("cmmd", "CMMD"),
-    ("fd", "shapes"): Name("fd_shapes", "FD-shapes"),
+    ("fd", "inception"): "fid",
+    ("fd_infinity", "inception"): "fid_infinity",
+    ("kd", "inception"): "kid",
+    ("fd", "dinov2_vitl14"): "fd_dinov2",
+    ("mmd", "clip_vit_l14_336"): "cmmd",
+    ("fd", "shapes"): "fd_shapes",
 }
-SHOWN = {"fd": "FD", "fd-infinity": "FD-infinity", "kd": "KD", "mmd": "MMD"}
 
 
 # Extractors

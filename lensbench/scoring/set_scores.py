@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from lensbench.scoring import metrics as registry
+from lensbench.metrics import Metric
+from lensbench.metrics import metric as named
 from lensbench.scoring.clip_score import ClipScorer, scales
 from lensbench.scoring.extractors import Extractor
 from lensbench.scoring.feature_pass import Sample, SetFeatures, in_two
-from lensbench.scoring.metrics import MEASURES, NAN, Metric, Name, Value, name_of
+from lensbench.scoring.metrics import MEASURES, NAN, Measure, Value, Wanted, metric_of
 from lensbench.scoring.reference import about_extractor
 
 
@@ -50,7 +51,7 @@ def halves_of_rows(rows: np.ndarray | None, seed: int) -> tuple[Sample, Sample] 
 
 
 def distance_rows(
-    metric: Metric,
+    metric: Wanted,
     extractor: Extractor,
     drawn: Sample,
     real: Sample,
@@ -61,16 +62,16 @@ def distance_rows(
     """A metric's numbers, each with its floor."""
     measure = MEASURES[metric.measure]
 
-    def name(part: str) -> Name:
-        return name_of(part, extractor.name)
+    def name(part: str) -> Metric:
+        return metric_of(part, extractor.name)
 
     pair = (other, real) if other is not None else in_halves
     floors, floor_of = _floor(measure, pair, name, seed, other is None)
     about = about_extractor(extractor)
     return [
         Row(
-            metric=value.name.record,
-            shown=value.name.shown,
+            metric=value.metric.name,
+            shown=value.metric.label,
             value=value.value,
             low=NAN,
             high=NAN,
@@ -78,7 +79,7 @@ def distance_rows(
             spread_of=value.spread_of,
             images=drawn.count or 0,
             reference_images=real.count,
-            floor=floors.get(value.name.record, NAN),
+            floor=floors.get(value.metric.name, NAN),
             floor_of=floor_of,
             extractor=about["extractor"],
             weights=about["weights"],
@@ -91,9 +92,9 @@ def distance_rows(
 
 
 def _floor(
-    measure: registry.Measure,
+    measure: Measure,
     pair: tuple[Sample, Sample] | None,
-    name: Callable[[str], Name],
+    name: Callable[[str], Metric],
     seed: int,
     halved: bool,
 ) -> tuple[dict[str, float], str]:
@@ -112,7 +113,7 @@ def _floor(
     values: list[Value] = measure.compute(first, second, name, seed)
     if halved and measure is MEASURES["fd"]:
         what += ", and higher than with more"  # its bias is about 1 / N
-    return {value.name.record: value.value for value in values}, what
+    return {value.metric.name: value.value for value in values}, what
 
 
 def image_text_rows(scorer: ClipScorer, found: np.ndarray, cut: np.ndarray, clusters: Sequence[str]) -> list[Row]:
@@ -120,15 +121,15 @@ def image_text_rows(scorer: ClipScorer, found: np.ndarray, cut: np.ndarray, clus
 
     `found` (N,) are the cosines, `cut` (N,) says which texts were cut, and images of one cluster share a prompt.
     """
-    name = scorer.name.removeprefix("clip_")
     details = {"prefix": scorer.prefix, "window": scorer.window, "cut": int(cut.sum()), "prompts": len(set(clusters))}
     rows = []
     for scale, interval in scales(found, clusters).items():
-        record, shown = ("clip_cosine", "CLIP cosine") if scale == "cosine" else (f"clip_score_{scale}", "CLIPScore")
+        begins = "clip_cosine" if scale == "cosine" else f"clip_score_{scale}"
+        of = named(f"{begins}_{scorer.name.removeprefix('clip_')}")
         rows.append(
             Row(
-                metric=f"{record}_{name}",
-                shown=f"{shown} {name}" + ("" if scale == "cosine" else f" x{scale}"),
+                metric=of.name,
+                shown=of.label,
                 value=interval.estimate,
                 low=interval.low,
                 high=interval.high,

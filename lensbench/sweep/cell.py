@@ -14,11 +14,12 @@ from pathlib import Path
 
 from lensbench import ranks
 from lensbench.experiment import Evaluation, Experiment
+from lensbench.records import RECORDS
 from lensbench.sweep import srun
 from lensbench.sweep.cell_parts import Report, instruments_of, opened
 from lensbench.sweep.cell_scoring import score_cell
 from lensbench.sweep.cell_training import train_cell
-from lensbench.sweep.cellfiles import RECORDS, is_evaluated, is_trained
+from lensbench.sweep.cellfiles import is_evaluated, is_trained
 from lensbench.sweep.cost import Counter, counting
 from lensbench.sweep.provenance import versions
 from lensbench.sweep.vitals import telling
@@ -81,7 +82,7 @@ def _run_here(
         instruments_of(parts.plan(one))
     if checkpoints_lacking(directory, wanted):
         if first:
-            (directory / RECORDS).unlink(missing_ok=True)  # of a training that kept other checkpoints
+            (directory / RECORDS.file).unlink(missing_ok=True)  # of a training that kept other checkpoints
             (directory / "experiment.json").write_text(json.dumps(json.loads(experiment.model_dump_json()), indent=1))
             (directory / "versions.json").write_text(json.dumps(versions(), indent=1))
         train_cell(parts, directory, {step for one in wanted for step in scoring_steps(one)}, counter, first=first)

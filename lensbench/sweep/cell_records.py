@@ -10,8 +10,9 @@ import pandas as pd
 
 from lensbench.experiment import Experiment
 from lensbench.publishing import publish_once
+from lensbench.records import RECORDS, write
 from lensbench.sweep.cell_parts import Parts
-from lensbench.sweep.cellfiles import EVALUATIONS, RECORDS, write_table
+from lensbench.sweep.cellfiles import EVALUATIONS
 from lensbench.sweep.cost import rate_given, spent
 from lensbench.sweep.looking import Amount
 from lensbench.sweep.provenance import commit, hardware
@@ -42,7 +43,7 @@ def recorded_costs(directory: Path) -> list[tuple[str, float, str]]:
     if total is None:
         return []
     counted: dict[str, float] = {}
-    for path in (directory / RECORDS, *directory.glob(f"{EVALUATIONS}/*/{RECORDS}")):
+    for path in (directory / RECORDS.file, *directory.glob(f"{EVALUATIONS}/*/{RECORDS.file}")):
         if path.exists():
             table = pd.read_parquet(path, columns=["metric", "value"])
             for metric, value in zip(table["metric"], table["value"], strict=True):
@@ -70,4 +71,4 @@ def write_records(
         key | dict(row) | amounts[step]._asdict() | dict(origin) | {"held_out_digest": held_out_digest}
         for step, row in rows
     ]
-    write_table(pd.DataFrame(told), folder / RECORDS, publish_once)
+    write(pd.DataFrame(told), folder / RECORDS.file, RECORDS, publish_once)

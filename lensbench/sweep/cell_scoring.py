@@ -11,11 +11,12 @@ import pandas as pd
 from lensbench.captions.texts import arm_digest
 from lensbench.experiment import Experiment
 from lensbench.model.checkpoint import load, weights_digest
+from lensbench.records import OUTCOMES, write
 from lensbench.scoring.evaluate import Checkpoint, evaluate
 from lensbench.scoring.scores import Scores
 from lensbench.sweep.cell_parts import Parts, device, instruments_of
 from lensbench.sweep.cell_records import origin_of, recorded_costs, write_records
-from lensbench.sweep.cellfiles import OUTCOMES, evaluation_folder, write_table
+from lensbench.sweep.cellfiles import evaluation_folder
 from lensbench.sweep.cost import Counter
 from lensbench.sweep.looking import Amount
 from lensbench.sweep.progress import Progress
@@ -81,7 +82,7 @@ def score_cell(parts: Parts, experiment: Experiment, directory: Path, counter: C
     rows += [(steps[-1], row) for row in spent.records]
     origin = origin_of(parts, tools.judge_digest) | {"prompts_digest": what.digest()}
     origin |= {"captions_digest": arm_digest(parts.corpus.train_keys, parts.texts)}
-    write_table(pd.DataFrame(outcomes), folder / OUTCOMES)
+    write(pd.DataFrame(outcomes), folder / OUTCOMES.file, OUTCOMES)
     write_records(
         folder, experiment, rows, amounts, origin, what.held_out_digest(), evaluation_hash=key["evaluation_hash"]
     )

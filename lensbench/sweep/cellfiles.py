@@ -11,14 +11,12 @@ else (no database, no tracker) decides it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from lensbench.experiment import DIRECTORY_DIGITS
-from lensbench.publishing import publish
+from lensbench.metrics import metric, of_kind
+from lensbench.records import OUTCOMES, RECORDS, empty, has_judged, judged_otherwise, read, write
 from lensbench.sampling.image_sets import IMAGES
 
 if TYPE_CHECKING:
@@ -27,19 +25,9 @@ if TYPE_CHECKING:
     from lensbench.experiment import Experiment
     from lensbench.sweep.design import Cell
 
-RECORDS, OUTCOMES = "records.parquet", "outcomes.parquet"
 EVALUATIONS = "evaluations"
-COUNTED_ONCE = ("cell_seconds", "device_hours", "cost_usd", "energy_kwh", "energy_kwh_estimated")
-RECORD_COLUMNS = (
-    *("cell", "experiment_hash", "prompt_form", "metric", "value", "low", "high", "n", "step", "samples_seen"),
-    *("train_flops", "corpus_digest", "captions_digest", "prompts_digest", "judge_digest", "extractor"),
-    *("commit", "hardware"),
-)
-JUDGED = ("geneval", "shapes_alignment")  # scores of single judged images
-SCORED = ("geneval", "shapes_alignment", "validation_loss", "fid", "fd_", "kid", "cmmd")  # how names of scores begin
-OUTCOME_COLUMNS = (
-    *("cell", "step", "metric", "prompt_form", "task", "prompt_index", "sample", "prompt", "value", "reason"),
-)
+# What the training and each evaluation spent; train_seconds is the training's alone, and a part of cell_seconds.
+SPENT = tuple(cost.name for cost in of_kind("cost") if cost.name != "train_seconds")
 
 
 def evaluation_folder(directory: Path, experiment: Experiment) -> Path:
@@ -47,24 +35,24 @@ def evaluation_folder(directory: Path, experiment: Experiment) -> Path:
     return directory / EVALUATIONS / experiment.evaluation_id()
 
 
+def image_folder(runs: Path, cell: str, evaluation_hash: str, name: str) -> Path:
+    """Where a cell keeps the images of a set, such as geneval-short: see lensbench.sampling.image_sets."""
+    return runs / cell / EVALUATIONS / evaluation_hash[:DIRECTORY_DIGITS] / IMAGES / name
+
+
 def is_trained(directory: Path) -> bool:
     """Whether the cell's training is complete."""
-    return (directory / RECORDS).exists()
+    return (directory / RECORDS.file).exists()
 
 
 def is_evaluated(directory: Path, experiment: Experiment) -> bool:
     """Whether the experiment's evaluation is complete."""
-    return (evaluation_folder(directory, experiment) / RECORDS).exists()
+    return (evaluation_folder(directory, experiment) / RECORDS.file).exists()
 
 
 def is_complete(directory: Path, cell: Cell) -> bool:
     """Whether the cell is trained and every one of its evaluations is complete."""
     return is_trained(directory) and all(is_evaluated(directory, one.experiment) for one in cell.evaluations)
-
-
-def image_folder(runs: Path, cell: str, evaluation_hash: str, name: str) -> Path:
-    """Where a cell keeps the images of a set, such as geneval-short: see lensbench.sampling.image_sets."""
-    return runs / cell / EVALUATIONS / evaluation_hash[:DIRECTORY_DIGITS] / IMAGES / name
 
 
 def read_complete(directory: Path, cell: Cell) -> list[tuple[Cell, pd.DataFrame, pd.DataFrame]]:
@@ -76,58 +64,10 @@ def read_complete(directory: Path, cell: Cell) -> list[tuple[Cell, pd.DataFrame,
     return found
 
 
-def write_cell(directory: Path, experiment: Experiment, records: pd.DataFrame, outcomes: pd.DataFrame) -> None:
-    """Write what a complete cell has of records, as one table and the judged images, the records last.
-
-    Rows without an evaluation are the training's. Tables of before evaluations had hashes of their own are taken too.
-    """
-    key = {"cell": experiment.cell_id(), "experiment_hash": experiment.hash()}
-    records = records.assign(**key)
-    if "evaluation_hash" not in records:
-        scored = set(records.loc[records["metric"].isin(JUDGED), "step"])
-        facts = ~records["metric"].str.startswith(SCORED) | ~records["step"].isin(scored)
-        records["evaluation_hash"] = ""
-        records.loc[~facts, "evaluation_hash"] = experiment.evaluation_hash()
-        records["held_out_digest"] = ""
-    of_training = records["evaluation_hash"] == ""
-    folder = evaluation_folder(directory, experiment)
-    folder.mkdir(parents=True, exist_ok=True)
-    if len(outcomes):
-        told = outcomes.assign(cell=key["cell"], evaluation_hash=experiment.evaluation_hash())
-        write_table(told, folder / OUTCOMES)
-    write_table(records[~of_training], folder / RECORDS)
-    write_table(records[of_training], directory / RECORDS)
-
-
-def write_table(frame: pd.DataFrame, path: Path, publishing: Callable[[Path, Path], None] = publish) -> None:
-    """Write a table as Parquet, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    frame.to_parquet(partial, index=False)
-    publishing(partial, path)
-
-
-def remove_damaged(directory: Path, cell: Cell) -> None:
-    """Remove records that cannot be used, so that what they were of is made again."""
-    try:
-        if is_trained(directory):
-            read_trained(directory, cell.experiment)
-    except ValueError:
-        (directory / RECORDS).unlink()
-    for place in cell.evaluations:
-        records = evaluation_folder(directory, place.experiment) / RECORDS
-        try:
-            if records.exists():
-                table = read_evaluated(directory, place.experiment)
-                if judged_otherwise(table, read_outcomes(directory, place.experiment, table)):
-                    records.unlink()
-        except ValueError:
-            records.unlink()
-
-
 def read_cell(directory: Path, experiment: Experiment, *, first: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The records and the judged images of a cell's evaluation, with the facts of its training.
 
-    `first` says whether this is the first of the cell's evaluations: what the training cost is counted there alone.
+    `first` says whether this is the first of the cell's evaluations: what the training spent is counted there alone.
     ValueError, saying what is wrong, of a cell that is not complete.
     """
     records = read_records(directory, experiment, first=first)
@@ -138,41 +78,42 @@ def read_cell(directory: Path, experiment: Experiment, *, first: bool = True) ->
 
 
 def read_records(directory: Path, experiment: Experiment, *, first: bool = True) -> pd.DataFrame:
-    """The records of a cell's training and evaluation. ValueError, saying what is wrong, as `read_cell`."""
+    """The records of a cell's training and evaluation. ValueError, saying what is wrong, as `read_cell`.
+
+    Losses that training was watched by stay where they are of the same held-out texts and noise as the evaluation's.
+    """
     import pandas as pd
 
     trained, scored = read_trained(directory, experiment), read_evaluated(directory, experiment)
-    steps = set(scored["step"])  # the held-out loss where the model was watched and not scored
-    losses = trained["metric"] == "validation_loss"
+    losses = trained["metric"].map(lambda name: metric(str(name)).kind == "loss")
     same = scored["held_out_digest"].iloc[0] == trained["held_out_digest"].iloc[0]
-    trained = trained[~losses | (~trained["step"].isin(steps) & same)]
-    costs = trained["metric"].isin(COUNTED_ONCE)
+    trained = trained[~losses | (~trained["step"].isin(set(scored["step"])) & same)]
     if not first:
-        trained = trained[~costs]
+        trained = trained[~trained["metric"].isin(SPENT)]
     together = pd.concat([scored, trained], ignore_index=True)
-    spent = together["metric"].isin(COUNTED_ONCE)
+    spent = together["metric"].isin(SPENT)
     if not spent.any():
         return together
-    summed = together[spent].groupby("metric", sort=False)["value"].transform("sum")
-    together.loc[spent, "value"] = summed
-    return together[~(spent & together.duplicated(["metric"]))].reset_index(drop=True)
+    sums = together[spent].groupby("metric")["value"].sum()
+    together.loc[spent, "value"] = together.loc[spent, "metric"].map(sums)
+    return together[~(spent & together.duplicated("metric"))].reset_index(drop=True)
 
 
 def read_trained(directory: Path, experiment: Experiment) -> pd.DataFrame:
     """The records of a cell's training. ValueError, saying what is wrong, when they are not there or of another."""
-    return _read_records(directory / RECORDS, experiment)
+    return _of_experiment(directory / RECORDS.file, experiment)
 
 
 def read_evaluated(directory: Path, experiment: Experiment) -> pd.DataFrame:
     """The records of a cell's evaluation. ValueError, saying what is wrong, when they are not there or of another."""
-    table = _read_records(evaluation_folder(directory, experiment) / RECORDS, experiment)
+    table = _of_experiment(evaluation_folder(directory, experiment) / RECORDS.file, experiment)
     if set(table["evaluation_hash"]) != {experiment.evaluation_hash()}:
         raise ValueError("records.parquet belongs to another evaluation")
     return table
 
 
-def _read_records(path: Path, experiment: Experiment) -> pd.DataFrame:
-    table = read_table(path, (*RECORD_COLUMNS, "evaluation_hash"))
+def _of_experiment(path: Path, experiment: Experiment) -> pd.DataFrame:
+    table = read(path, RECORDS)
     if table.empty:
         raise ValueError("records.parquet is empty")
     if set(table["experiment_hash"]) != {experiment.hash()}:
@@ -182,54 +123,57 @@ def _read_records(path: Path, experiment: Experiment) -> pd.DataFrame:
 
 def read_outcomes(directory: Path, experiment: Experiment, records: pd.DataFrame) -> pd.DataFrame:
     """The judged images of a cell's evaluation; none where its records hold no judged score. ValueError as above."""
-    import pandas as pd
-
-    if not has_judged(records):
-        return pd.DataFrame(columns=list(OUTCOME_COLUMNS))
-    table = read_table(evaluation_folder(directory, experiment) / OUTCOMES, OUTCOME_COLUMNS)
+    path = evaluation_folder(directory, experiment) / OUTCOMES.file
+    if not has_judged(records) and not path.exists():
+        return empty(OUTCOMES)
+    table = read(path, OUTCOMES)
     if set(table["cell"]) - {experiment.cell_id()}:
         raise ValueError("outcomes.parquet belongs to another cell")
     return table
 
 
-def has_judged(records: pd.DataFrame) -> bool:
-    """Whether records hold scores of single judged images, which are in the outcomes."""
-    return bool(records["metric"].isin(JUDGED).any())
+def write_cell(directory: Path, experiment: Experiment, records: pd.DataFrame, outcomes: pd.DataFrame) -> None:
+    """Write what a complete cell has of records, as one table and the judged images: the training's records last.
+
+    Rows without an evaluation are the training's. Tables of before evaluations had hashes of their own are taken too.
+    """
+    records = records.assign(cell=experiment.cell_id(), experiment_hash=experiment.hash())
+    if "evaluation_hash" not in records:
+        records = records.assign(evaluation_hash=_told_apart(records, experiment), held_out_digest="")
+    of_training = records["evaluation_hash"] == ""
+    folder = evaluation_folder(directory, experiment)
+    folder.mkdir(parents=True, exist_ok=True)
+    if len(outcomes):
+        told = outcomes.assign(cell=experiment.cell_id(), evaluation_hash=experiment.evaluation_hash())
+        write(told, folder / OUTCOMES.file, OUTCOMES)
+    write(records[~of_training], folder / RECORDS.file, RECORDS)
+    write(records[of_training], directory / RECORDS.file, RECORDS)
 
 
-def judged_otherwise(records: pd.DataFrame, outcomes: pd.DataFrame) -> list[str]:
-    """The cells whose accuracies of GenEval's tasks, or alignments, are not the means and counts of their images."""
-    place = ["cell", "prompt_form", "step", "metric"]
-    names = records["metric"].astype(str)
-    said = records[names.str.startswith("geneval.") | (names == "shapes_alignment")]
-    if said.empty:
-        return []
-    images = outcomes[outcomes["metric"].isin(["geneval", "alignment"])]
-    of_task = "geneval." + images["task"].astype(str)
-    images = images.assign(
-        value=images["value"].astype(float), metric=of_task.where(images["metric"] == "geneval", "shapes_alignment")
-    )
-    judged = images.groupby(place, as_index=False).agg(mean=("value", "mean"), images=("value", "size"))
-    found = said[[*place, "value", "n"]].merge(judged, how="left", on=place)
-    right = np.isclose(found["value"], found["mean"], atol=1e-9) & (found["n"] == found["images"])
-    return sorted({str(cell) for cell in found["cell"][~right]})
+def _told_apart(records: pd.DataFrame, experiment: Experiment) -> pd.Series:
+    """The evaluation's hash beside what it measured, "" beside facts and the losses that training was watched by."""
+    kinds = records["metric"].map(lambda name: metric(str(name)).kind)
+    scored = set(records.loc[kinds.isin(("score", "distance")), "step"]) or {records["step"].max()}
+    measured = ~kinds.isin(("fact", "cost")) & records["step"].isin(scored)
+    return measured.map({True: experiment.evaluation_hash(), False: ""})
 
 
-def read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
-    """A Parquet file that must have these columns. ValueError, saying what is wrong with it by its name."""
-    import pandas as pd
-
+def remove_damaged(directory: Path, cell: Cell) -> None:
+    """Remove records that cannot be used, so that what they were of is made again."""
     try:
-        table = pd.read_parquet(path)
-    except FileNotFoundError:
-        raise ValueError(f"{path.name} is missing") from None
-    except Exception as error:  # pyarrow has no one class for a corrupt file
-        raise ValueError(f"{path.name} cannot be read ({str(error).splitlines()[0]})") from error
-    if lacking := [column for column in columns if column not in table.columns]:
-        raise ValueError(f"{path.name} lacks the columns {', '.join(lacking)}")
-    if len(table) and table["value"].dtype.kind not in "fiub":
-        raise ValueError(f"{path.name}: its values are no numbers")
-    return table
+        if is_trained(directory):
+            read_trained(directory, cell.experiment)
+    except ValueError:
+        (directory / RECORDS.file).unlink()
+    for place in cell.evaluations:
+        records = evaluation_folder(directory, place.experiment) / RECORDS.file
+        try:
+            if records.exists():
+                table = read_evaluated(directory, place.experiment)
+                if judged_otherwise(table, read_outcomes(directory, place.experiment, table)):
+                    records.unlink()
+        except ValueError:
+            records.unlink()
 
 
 def main_score(records: pd.DataFrame) -> tuple[str, float]:
@@ -237,10 +181,10 @@ def main_score(records: pd.DataFrame) -> tuple[str, float]:
 
     At the last scored step; NaN when there is neither.
     """
-    for metric in ("geneval", "validation_loss"):
-        rows = records[records["metric"] == metric]
+    for name in ("geneval", "validation_loss"):
+        rows = records[records["metric"] == name]
         if len(rows):
-            return metric, float(rows[rows["step"] == rows["step"].max()]["value"].mean())
+            return name, float(rows[rows["step"] == rows["step"].max()]["value"].mean())
     return "no score", math.nan
 
 

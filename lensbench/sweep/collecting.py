@@ -38,7 +38,8 @@ def collect(sweep: Sweep, runs: Path) -> Results:
     """Read every cell of the sweep from `runs`; a cell that cannot be read, or compared, is listed as missing."""
     import pandas as pd
 
-    from lensbench.sweep.cellfiles import OUTCOME_COLUMNS, RECORD_COLUMNS, is_complete, read_complete, why_unfinished
+    from lensbench.records import OUTCOMES, RECORDS
+    from lensbench.sweep.cellfiles import is_complete, read_complete, why_unfinished
 
     found: list[tuple[Cell, pd.DataFrame, pd.DataFrame]] = []
     missing: dict[str, str] = {}
@@ -69,8 +70,8 @@ def collect(sweep: Sweep, runs: Path) -> Results:
         sweep_name=sweep.name,
         factors={dotted: list(dict.fromkeys(cell.levels[dotted] for cell in every)) for dotted in every[0].levels},
         reference=sweep.reference_arm(),
-        records=joined([(cell, records) for cell, records, _ in found], RECORD_COLUMNS),
-        outcomes=joined([(cell, outcomes) for cell, _, outcomes in found], OUTCOME_COLUMNS),
+        records=joined([(cell, records) for cell, records, _ in found], RECORDS.in_cell),
+        outcomes=joined([(cell, outcomes) for cell, _, outcomes in found], OUTCOMES.in_cell),
         missing=[{"cell": c.id, **c.levels, "reason": missing[c.id]} for c in every if c.id in missing],
         notes=notes,
         questions=[asked(sweep, question) for question in sweep.questions],

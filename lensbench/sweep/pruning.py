@@ -12,8 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from lensbench.records import RECORDS
 from lensbench.sweep import claims
-from lensbench.sweep.cellfiles import EVALUATIONS, RECORDS, is_complete, is_trained
+from lensbench.sweep.cellfiles import EVALUATIONS, is_complete, is_trained
 from lensbench.sweep.design import Cell
 from lensbench.training import files
 
@@ -73,7 +74,7 @@ def _unfinished(runs: Path, cells: Iterable[Cell]) -> bool:
 def _scored(directory: Path) -> bool:
     """Whether each evaluation that has begun there is complete, and one has."""
     begun = [path for path in (directory / EVALUATIONS).glob("*") if path.is_dir()]
-    return bool(begun) and all((path / RECORDS).exists() for path in begun)
+    return bool(begun) and all((path / RECORDS.file).exists() for path in begun)
 
 
 def _leftover(path: Path, what: str) -> list[Leftover]:

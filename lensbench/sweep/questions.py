@@ -9,13 +9,13 @@ from pydantic import Field, field_validator
 
 from lensbench import mixture
 from lensbench.experiment import Form, Part
+from lensbench.metrics import GENEVAL, SCORED, Metric, of_kind
+from lensbench.metrics import metric as named
 from lensbench.scoring.geneval import TASKS
 from lensbench.sweep.levels import levels_shown
 
 if TYPE_CHECKING:
     from lensbench.sweep.design import Cell
-
-SCORES = ("geneval", "validation_loss", "fid", "fd_shapes")
 
 
 class Question(Part):
@@ -27,17 +27,24 @@ class Question(Part):
     arm: dict[str, Any] = Field(min_length=1, description="levels of arm factors; the others are the reference's")
     against: dict[str, Any] = Field({}, description="levels of the other arm; the reference arm if empty")
     at: dict[str, Any] = Field({}, description="levels of scale factors; every scale that both arms have, if empty")
-    metric: str = Field("geneval", description="geneval, geneval.<task>, validation_loss, fid, ...")
+    metric: str = Field(GENEVAL, description="a score of lensbench/metrics.py: geneval, geneval.<task>, fid, ...")
     form: Form | None = Field(None, description="the wording of the prompts; every one if none")
 
     @field_validator("metric")
     @classmethod
     def is_a_score(cls, metric: str) -> str:
-        name, dot, task = metric.partition(".")
-        if name not in SCORES or bool(dot) != bool(task) or (task and name != "geneval"):
-            raise ValueError(f"{metric!r} is no score: name one of {', '.join(SCORES)}, or geneval.<task>")
-        if task and task not in TASKS:
+        try:
+            of = named(metric)
+        except ValueError as error:
+            known = ", ".join(one.name for one in of_kind(*SCORED) if not one.variant_of)
+            raise ValueError(f"{metric!r} is no score: name one of {known}, or geneval.<task> ({error})") from None
+        if not of.is_score:
+            raise ValueError(f"{metric!r} is no score but a {of.kind}: no arm is better by it")
+        column, value = of.only or ("", "")
+        if column == "task" and value not in TASKS:
             raise ValueError(f"{metric!r}: GenEval has no such task: name one of {', '.join(TASKS)}")
+        if column == "guidance":
+            raise ValueError(f"{metric!r}: the table of guidances compares these; name {GENEVAL}")
         return metric
 
     @field_validator("arm", "against", "at")
@@ -91,14 +98,21 @@ class Question(Part):
             places.append(there)
         if not places[0] & places[1]:
             raise ValueError(f"questions: {_shown(arm)} and {_shown(other)} are at no scale together")
-        # In a sweep with GenEval the table of differences is about GenEval, elsewhere about every other score.
         first = cells[0].experiment
         judged = first.corpus.kind == "shapes" or first.evaluation.detector is not None
-        if (self.metric.partition(".")[0] == "geneval") != judged:
-            about = "GenEval" if judged else "all scores but GenEval"
-            raise ValueError(f"questions: metric={self.metric}: the table of differences is about {about} here")
+        if named(self.metric).outcome == GENEVAL and not judged:
+            raise ValueError(f"questions: metric={self.metric}: GenEval is not scored here: give evaluation.detector")
+        if not _is_measured(named(self.metric), drawn=first.corpus.kind == "shapes"):
+            raise ValueError(f"questions: metric={self.metric}: no cell of this sweep is scored by it")
         if self.form and not any(self.form in cell.experiment.evaluation.forms for cell in cells):
             raise ValueError(f"questions: form {self.form!r} is not in evaluation.forms: it is not measured")
+
+
+def _is_measured(of: Metric, *, drawn: bool) -> bool:
+    """Whether cells are scored by a metric, on drawn shapes or on photographs: see lensbench.scoring.evaluate."""
+    if of.outcome == GENEVAL or of.own:
+        return drawn or of.name != "shapes_alignment"
+    return not drawn and of.name.startswith(("fid", "fd_"))
 
 
 def _has(cell: Cell, levels: dict[str, Any]) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from lensbench.experiment import Experiment, Form, Part, Training, Where
+from lensbench.metrics import metric
 
 if TYPE_CHECKING:
     from lensbench.sweep.design import Cell
@@ -130,7 +131,7 @@ class Tuning(Part):
     @property
     def direction(self) -> Literal["minimize", "maximize"]:
         """Which objective is better."""
-        return "minimize" if self.objective == "validation_loss" else "maximize"
+        return "maximize" if metric(self.objective).more else "minimize"
 
     def trial(self, experiment: Experiment, values: dict[str, Any], seed: int, reported: int) -> Experiment:
         """What a trial trains: `experiment` with `values`, scored on nothing but the objective.

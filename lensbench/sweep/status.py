@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lensbench.records import RECORDS
 from lensbench.sweep import cellfiles, claims
 from lensbench.sweep.cellfiles import why_unfinished
 from lensbench.sweep.design import ARM_PREFIX, Cell
@@ -126,7 +127,7 @@ def _pace(cell: Cell, directory: Path) -> float | None:
     seconds = 0.0
     for folder in (directory, cellfiles.evaluation_folder(directory, cell.experiment)):
         try:
-            path = folder / cellfiles.RECORDS
+            path = folder / RECORDS.file
             table = pyarrow.parquet.read_table(path, columns=["metric", "value"]).to_pydict()
         except Exception:  # pyarrow has no one class for a corrupt file
             return None

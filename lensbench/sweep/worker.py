@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from lensbench import spool
+from lensbench.records import RECORDS
 from lensbench.sweep import cellfiles, claims, cost
 from lensbench.sweep.progress import Display, Progress, Report, duration
 from lensbench.sweep.study import Study
@@ -224,7 +225,7 @@ def clear(directory: Path) -> None:
     left or can go on from."""
     kept = [spool.NAME, cellfiles.EVALUATIONS, *files.ALL]
     if cellfiles.is_trained(directory):
-        kept += [cellfiles.RECORDS, "experiment.json", "versions.json"]
+        kept += [RECORDS.file, "experiment.json", "versions.json"]
     for entry in directory.iterdir():
         if entry.name.startswith(".") or entry.name in kept or entry.match(cost.FILES):
             continue

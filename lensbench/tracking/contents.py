@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lensbench import spool
+from lensbench.records import RECORDS as SCHEMA
+from lensbench.records import read
 from lensbench.sampling.image_sets import IMAGES
-from lensbench.sweep.cellfiles import EVALUATIONS, RECORDS
+from lensbench.sweep.cellfiles import EVALUATIONS
 from lensbench.sweep.vitals import alive
 from lensbench.training import files
 
+RECORDS = SCHEMA.file
 TRAINING = "training"  # whose records are no evaluation's
 SILENCE_SECONDS = 60.0  # of a run on another machine, after which it is taken for dead
 ORIGIN = ("corpus_digest", "captions_digest", "prompts_digest", "commit", "hardware")
@@ -123,20 +126,18 @@ def records(directory: Path, own: str) -> tuple[list[Point], dict[str, str]]:
 
     Scores of other evaluations than `own` have its id at the end of their names.
     """
-    import pyarrow.parquet
-
     found: dict[tuple[str, int], Point] = {}
     origin: dict[str, str] = {}
     for evaluation, path in _records_files(directory).items():
-        rows = pyarrow.parquet.read_table(path).to_pylist()
+        rows = read(path, SCHEMA).to_dict("records")
         t = _modified(path)
         for row in sorted(rows, key=lambda row: int(row["step"])):
-            if row["value"] is not None and not math.isnan(row["value"]):
+            if not math.isnan(row["value"]):
                 # MLflow's names allow no "@"; a form reads like a folder of its metric
                 parts = (row["metric"], row["prompt_form"], evaluation if evaluation not in (TRAINING, own) else "")
                 point = Point("/".join(filter(None, parts)), int(row["step"]), float(row["value"]), t, int(row["step"]))
                 found.setdefault((point.name, point.step), point)
-        if evaluation in (TRAINING, own):
+        if rows and evaluation in (TRAINING, own):
             origin |= {name: str(rows[0][name]) for name in (*ORIGIN, "experiment_hash")}
     return list(found.values()), origin
 
@@ -151,7 +152,7 @@ def _records_files(directory: Path) -> dict[str, Path]:
     if not (directory / RECORDS).exists():
         return {}
     scored = {path.parent.name: path for path in sorted(directory.glob(f"{EVALUATIONS}/*/{RECORDS}"))}
-    return scored | {TRAINING: directory / RECORDS}
+    return {TRAINING: directory / RECORDS} | scored
 
 
 def parameters(directory: Path) -> dict[str, str]:

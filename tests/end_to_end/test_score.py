@@ -60,7 +60,7 @@ def scores(path: Path) -> dict[str, dict]:
 
 def test_distances_and_clip_score_in_one_table_with_floors_and_what_made_them(run, here: Path) -> None:
     words = ["drawn", "--against", "real"]
-    words += ["--metrics", "fd:shapes,kd:shapes,prdc:shapes,fd:means,fd-infinity:means,mmd:means,clip-score"]
+    words += ["--metrics", "fd:shapes,kd:shapes,prdc:shapes,fd:means,fd_infinity:means,mmd:means,clip_score"]
     words += ["--extractor", "means.py", "--weights", "clip-b32=clip", "--prompts", "prompts.txt", "--out", "s.json"]
     code, out, err = run(*words)
     assert (code, err) == (0, "")

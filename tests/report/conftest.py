@@ -97,19 +97,18 @@ def simulate(
                 record("geneval", form, float(np.mean(list(by_task.values()))), len(means), step)
             if step != steps[-1]:
                 continue
-            for metric, base, spread in (("alignment", 0.3, 0.1), ("validation_loss", 0.4, 0.05)):
-                if metric == "alignment" and not judged:
+            for metric, base, spread in (("shapes_alignment", 0.3, 0.1), ("validation_loss", 0.4, 0.05)):
+                if metric == "shapes_alignment" and not judged:
                     continue
-                sign = 0.2 if metric == "alignment" else -0.05
+                sign = 0.2 if metric == "shapes_alignment" else -0.05
                 numbers = base + sign * effect[form][arm] + spread * np.random.default_rng(5).standard_normal(48)
                 numbers = numbers + 0.002 * rng.standard_normal(48)
                 for i, value in enumerate(numbers):
                     outcomes.append({"sweep": "simulated", **values, "cell": cell, "step": step, "metric": metric,
                                      "prompt_form": form, "task": "scenes", "prompt_index": i, "sample": 0,
                                      "prompt": f"{form} scene {i}", "value": float(value), "reason": ""})  # fmt: skip
-                name = "shapes_alignment" if metric == "alignment" else metric
                 record(
-                    name,
+                    metric,
                     form,
                     float(numbers.mean()),
                     48,

@@ -200,3 +200,23 @@ def test_two_commits_are_told_apart_by_their_numbers(tmp_path):
     assert changes_table(old, old, "", None).rows == ()
     with pytest.raises(ValueError, match="git show: "):
         at_commit(folder, "nonsense")
+
+
+def test_verdicts_at_other_guidances_are_compared_each_with_its_own(folder):
+    path = folder / "outcomes.parquet"
+    outcomes = pd.read_parquet(path)
+    verdicts = outcomes[outcomes["metric"] == "geneval"]
+    guided = [verdicts.assign(metric="geneval_guided", guidance=scale) for scale in (1.0, 4.0)]
+    pd.concat([outcomes, *guided], ignore_index=True).to_parquet(path, index=False)
+    other = Path(shutil.copytree(folder, folder.with_name("other")))
+    changed = pd.read_parquet(other / "outcomes.parquet")
+    changed.loc[changed["guidance"] == 4.0, "value"] = 1.0
+    changed.to_parquet(other / "outcomes.parquet", index=False)
+    a, b = open_sides(folder, other, Path("runs"))
+    refuse_otherwise(a, b)
+    table = differences(a, b, matched(a, b))
+    at_one, at_four = (rows_of(table, metric=f"geneval_guided.{scale}") for scale in (1, 4))
+    assert {row["metric"].text for row in at_four} == {"GenEval, guidance 4"}
+    assert all(row["difference"].value == 0 for row in at_one)
+    assert all(row["difference"].value > 0 and row["difference"].kind == "95%" for row in at_four)
+    assert all(row["difference"].value == 0 for row in rows_of(table, metric="geneval.mean"))

@@ -111,16 +111,29 @@ def test_a_frozen_file_that_was_changed_is_named_whatever_the_tables_say(folder,
     if name.endswith(".json"):
         (folder / name).write_text((folder / name).read_text() + "\n")
     else:
-        frame = pd.read_parquet(folder / name)
-        frame.assign(value=frame["value"].where(frame["metric"] != "validation_loss", 0.5)).to_parquet(folder / name)
+        frame = pd.read_parquet(folder / name)  # a number and words that nothing else is counted from
+        distances = {"value": frame["value"].where(frame["metric"] != "fd_shapes", 0.5)}
+        frame.assign(**distances if name == "records.parquet" else {"reason": "other"}).to_parquet(folder / name)
     rebuild(folder, Console(quiet=True))
     (line,) = problems(open_frozen(folder))
     assert line == f"not as frozen: {name}; take the committed files again, or freeze again"
 
 
+@pytest.mark.parametrize("metric", ["validation_loss", "shapes_alignment", "geneval", "geneval.colors"])
+def test_a_score_that_its_images_do_not_give_is_found(folder, metric):
+    edit_records(
+        folder,
+        lambda records: records.assign(value=records["value"].where(records["metric"] != metric, 0.5)),
+    )
+    (line,) = problems(open_frozen(folder))
+    assert line.startswith("the scores of 8 cells (")
+
+
 def test_values_that_are_no_numbers_and_a_provenance_that_says_nothing_are_told_in_a_line(folder):
     edit_records(folder, lambda records: records.assign(value=records["value"].astype(str)))
-    with pytest.raises(ValueError, match=r"records\.parquet: its values are no numbers; freeze the results again$"):
+    with pytest.raises(
+        ValueError, match=r"records\.parquet: the column value holds no numbers; freeze the results again$"
+    ):
         open_frozen(folder)
     (folder / "provenance.json").write_text("{}")
     shutil.copyfile(FROZEN / "records.parquet", folder / "records.parquet")

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lensbench.report.grid import GUIDED, arrange
+from lensbench.metrics import GUIDED
+from lensbench.report.grid import arrange
 from lensbench.report.guidance import guidance_table
 from lensbench.report.table import Table
 from lensbench.sweep.sweep import Results

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lensbench.report.grid import GENEVAL, arrange
+from lensbench.metrics import GENEVAL
+from lensbench.report.grid import arrange
 from lensbench.report.null import null_table, nulls
 from lensbench.report.table import DASH
 from lensbench.report.tables import tables

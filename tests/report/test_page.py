@@ -23,7 +23,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lensbench.report.grid import GENEVAL, arrange
+from lensbench.metrics import GENEVAL
+from lensbench.report.grid import arrange
 from lensbench.report.headline import headline
 from lensbench.report.page import comparer
 from lensbench.report.page.comparer import Sheet, choose, compare, earlier_sheets, script_json, sheets_json

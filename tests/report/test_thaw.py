@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from lensbench.records import OUTCOME_KEY, OUTCOMES, RECORDS, read
 from lensbench.report.freeze import freeze, open_frozen
 from lensbench.report.thaw import thaw
 from lensbench.sweep.sweep import cells, collect
@@ -28,19 +29,10 @@ def test_thawed_cells_are_complete_and_freeze_to_the_same(tmp_path: Path) -> Non
     found = collect(sweep(), tmp_path / "runs")
     assert found.complete
     freeze(found, tmp_path / "again", tmp_path / "runs", every)
-    for name in ("records.parquet", "outcomes.parquet"):
-        before, after = (pd.read_parquet(folder / name) for folder in (FROZEN, tmp_path / "again"))
-        keys = (
-            "captions.set",
-            "model.depth",
-            "seed",
-            "metric",
-            "prompt_form",
-            "step",
-            "task",
-            "prompt_index",
-            "sample",
-        )
+    for schema in (RECORDS, OUTCOMES):
+        name = schema.file
+        before, after = (read(folder / name, schema, frozen=True) for folder in (FROZEN, tmp_path / "again"))
+        keys = ("captions.set", "model.depth", "seed", *OUTCOME_KEY[1:])
         order = [name for name in keys if name in before]
         same = sorted(set(before) - {"cell", "experiment_hash"})  # a cell was named by its evaluation too
         before, after = (frame.sort_values(order, ignore_index=True)[same] for frame in (before, after))

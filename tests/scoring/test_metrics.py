@@ -13,17 +13,21 @@ from lensbench.scoring.extractors import FunctionExtractor, features
 from lensbench.scoring.feature_pass import extract, in_two
 from lensbench.scoring.frechet import Moments
 from lensbench.scoring.images_folder import open_images, read_image
-from lensbench.scoring.metrics import MEASURES, Metric, name_of, open_extractor, parse, register
+from lensbench.scoring.metrics import MEASURES, Wanted, metric_of, open_extractor, parse, register
 from tests.scoring.conftest import save_pictures
 
 
 def test_published_names_and_measures_of_any_extractor_can_be_asked_for() -> None:
-    assert parse("fid, kid,fd:dinov2,fd-dinov2,clip-score:clip-l14") == [
-        Metric("fd", "inception"),
-        Metric("kd", "inception"),
-        Metric("fd", "dinov2"),
-        Metric("clip-score", "clip-l14"),
-    ]
+    for text in (
+        "fid, kid,fd:dinov2,fd_dinov2,clip_score:clip-l14",
+        "fid, kid,fd:dinov2,fd-dinov2,clip-score:clip-l14",
+    ):
+        assert parse(text) == [
+            Wanted("fd", "inception"),
+            Wanted("kd", "inception"),
+            Wanted("fd", "dinov2"),
+            Wanted("clip_score", "clip-l14"),
+        ]
 
 
 @pytest.mark.parametrize(
@@ -42,20 +46,20 @@ def test_what_there_is_not_is_one_line(text: str, said: str) -> None:
 
 
 def test_a_published_name_is_for_the_published_extractor_alone() -> None:
-    assert name_of("fd", "inception") == ("fid", "FID")
+    assert metric_of("fd", "inception").name == "fid"
     for other in ("inception_77371f20", "inception_torchmetrics", "dinov2_24x2", "shapes", "clip_vit_l14"):
-        for measure in ("fd", "kd", "mmd", "fd-infinity"):
-            assert name_of(measure, other).record not in ("fid", "kid", "cmmd", "fid_infinity", "fd_dinov2")
-    assert name_of("fd", "dinov2_vitl14").record == "fd_dinov2"
-    assert name_of("fd-infinity", "dinov2_24x2").record == "fd_infinity_dinov2_24x2"
-    assert name_of("mmd", "clip_vit_l14_336").record == "cmmd"
+        for measure in ("fd", "kd", "mmd", "fd_infinity"):
+            assert metric_of(measure, other).name not in ("fid", "kid", "cmmd", "fid_infinity", "fd_dinov2")
+    assert metric_of("fd", "dinov2_vitl14").name == "fd_dinov2"
+    assert metric_of("fd_infinity", "dinov2_24x2").name == "fd_infinity_dinov2_24x2"
+    assert metric_of("mmd", "clip_vit_l14_336").name == "cmmd"
 
 
 def test_an_extractor_of_ones_own_can_be_asked_for_and_passes_for_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "EXTRACTORS", dict(metrics.EXTRACTORS))
     mine = FunctionExtractor("means", "v1", lambda images: images.mean((1, 2)), 3)
     register("mine", mine)
-    assert parse("fd:mine") == [Metric("fd", "mine")]
+    assert parse("fd:mine") == [Wanted("fd", "mine")]
     assert open_extractor("mine", {}, "cpu", "clean") is mine
     with pytest.raises(ValueError, match="taken are"):
         register("mine", mine)
@@ -81,7 +85,7 @@ def test_few_images_are_refused_or_warned_about_on_either_side(
 
 
 def test_fd_infinity_says_how_many_it_needs() -> None:
-    check = MEASURES["fd-infinity"].check
+    check = MEASURES["fd_infinity"].check
     with pytest.raises(ValueError, match="at least 4,098"):
         check(4097, 50_000, 2048)
     assert check(4098, 50_000, 2048) == []

@@ -181,7 +181,7 @@ def test_questions_are_told_in_the_words_of_the_tables(tmp_path: Path) -> None:
         ({"questions": ({"arm": {"captions.set": "brief"}, "at": {"images": 9}},)}, ["images is no scale factor"]),
         ({"questions": ({"arm": {"captions.set": "brief"}, "metric": "beauty"},)}, ["'beauty' is no score"]),
         ({"questions": ({"arm": {"captions.set": "brief"}, "metric": "geneval.colour"},)}, ["no such task", "colors"]),
-        ({"questions": ({"arm": {"captions.set": "brief"}, "metric": "fid"},)}, ["fid", "table of differences"]),
+        ({"questions": ({"arm": {"captions.set": "brief"}, "metric": "fid"},)}, ["fid", "no cell of this sweep"]),
         ({"questions": ({"arm": {"captions.set": "brief"}, "form": "repeated"},)}, ["'repeated'", "not measured"]),
     ],
 )

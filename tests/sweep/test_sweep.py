@@ -15,10 +15,11 @@ from pydantic import ValidationError
 from lensbench.commands.sweeps import prepared
 from lensbench.data.corpus import open_corpus
 from lensbench.experiment import Experiment, FolderCorpus, one_line
+from lensbench.records import OUTCOMES, RECORDS
 from lensbench.report.grid import arrange
 from lensbench.sweep import cellfiles
-from lensbench.sweep.cellfiles import OUTCOME_COLUMNS, RECORD_COLUMNS
 from lensbench.sweep.sweep import Cell, Sweep, cells, collect, load
+from tests.rows import blank
 
 ARMS = ("alt", "brief", "detailed")
 
@@ -34,20 +35,21 @@ def write_cell(runs: Path, cell: Cell, value: float = 0.5, **changes: Any) -> Pa
     """A complete cell's two tables, with one GenEval number and four outcomes."""
     directory = runs / cell.id
     directory.mkdir(parents=True, exist_ok=True)
-    row: dict[str, Any] = dict.fromkeys(RECORD_COLUMNS, 0) | {
+    row: dict[str, Any] = blank(RECORDS) | {
         "prompt_form": "short",
         "metric": "geneval",
         "value": value,
+        "n": 4,
         "judge_digest": "j",
         "extractor": "",
         "prompts_digest": "p",
         "commit": "c",
         "hardware": "h",
     }
-    outcomes = pd.DataFrame([dict.fromkeys(OUTCOME_COLUMNS, 0) | {"metric": "geneval"}] * 4)
+    outcome = blank(OUTCOMES) | {"metric": "geneval", "prompt_form": "short", "value": value}
     for place in cell.evaluations:
         records = pd.DataFrame([row | changes, row | changes | {"metric": "train_seconds"}])
-        cellfiles.write_cell(directory, place.experiment, records, outcomes)
+        cellfiles.write_cell(directory, place.experiment, records, pd.DataFrame([outcome] * 4))
     return cellfiles.evaluation_folder(directory, cell.experiment)
 
 
@@ -252,8 +254,8 @@ def test_nothing_run_gives_empty_tables_with_their_columns(tmp_path: Path) -> No
     results = collect(sweep_of({"captions.set": ARMS}), tmp_path)
     assert len(results.missing) == 3
     assert results.records.empty
-    assert {"sweep", "captions.set", "seed", *RECORD_COLUMNS} == set(results.records.columns)
-    assert {"sweep", "captions.set", "seed", *OUTCOME_COLUMNS} == set(results.outcomes.columns)
+    assert {"sweep", "captions.set", "seed", *RECORDS.in_cell} == set(results.records.columns)
+    assert {"sweep", "captions.set", "seed", *OUTCOMES.in_cell} == set(results.outcomes.columns)
 
 
 def test_policies_are_factors_whose_levels_stand_in_tables(tmp_path: Path) -> None:

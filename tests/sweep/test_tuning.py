@@ -17,14 +17,16 @@ import pytest
 
 from lensbench.commands.sweeps import on_corpus, prepared
 from lensbench.experiment import Experiment
+from lensbench.records import RECORDS
 from lensbench.report.tuning import tuning_figure, tuning_table
-from lensbench.sweep.cellfiles import RECORD_COLUMNS, write_cell
+from lensbench.sweep.cellfiles import write_cell
 from lensbench.sweep.collecting import collect
 from lensbench.sweep.progress import Progress
 from lensbench.sweep.storage import address
 from lensbench.sweep.sweep import cells, load
 from lensbench.sweep.tuned import read_tuned, trial_experiment, units, write_tuned
 from lensbench.sweep.tuning import Tuner
+from tests.rows import blank
 from tests.scoring.conftest import save_pictures
 
 LENSBENCH = str(Path(sys.executable).with_name("lensbench"))
@@ -285,7 +287,7 @@ class Losses:
             report(Progress("training", step, last))
         found = []
         for form, loss in self.by_form(experiment, last).items():
-            row = dict.fromkeys(RECORD_COLUMNS, 0) | {
+            row = blank(RECORDS) | {
                 "metric": "validation_loss", "prompt_form": form, "value": loss, "step": last,
                 "evaluation_hash": experiment.evaluation_hash(), "held_out_digest": "h",
             }  # fmt: skip

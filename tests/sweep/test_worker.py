@@ -30,7 +30,8 @@ import numpy as np, pandas as pd
 from rich.console import Console
 from lensbench.experiment import Experiment
 from lensbench.streams import numpy_stream
-from lensbench.sweep.cellfiles import OUTCOME_COLUMNS, RECORD_COLUMNS, write_cell
+from lensbench.records import OUTCOMES, RECORDS
+from lensbench.sweep.cellfiles import write_cell
 from lensbench.sweep.progress import Progress
 from lensbench.sweep.sweep import Sweep
 from lensbench.sweep.session import StoppedError, work
@@ -61,12 +62,15 @@ def run_cell(experiment, directory, *, cache, report, evaluations):
                 raise RuntimeError("the loss is no number")
             if step == 10 and (runs / "exit").exists():
                 sys.exit(1)  # what some libraries do on a signal
-    row = dict.fromkeys(RECORD_COLUMNS, 0) | {"metric": "geneval",
-        "prompt_form": "short", "value": float(1 / (1 + np.exp(-weights.mean()))),
+    texts = {c.name: "" for schema in (RECORDS, OUTCOMES) for c in schema.columns if c.content == "text"}
+    told = ("evaluation_hash", "held_out_digest")
+    row = {name: texts.get(name, 0) for name in RECORDS.in_cell if name not in told} | {"metric": "geneval",
+        "prompt_form": "short", "value": (score := float(1 / (1 + np.exp(-weights.mean())))), "n": 2,
         "judge_digest": "j", "extractor": "", "prompts_digest": "p", "commit": "c", "hardware": "h"}
-    outcome = dict.fromkeys(OUTCOME_COLUMNS, 0) | {"metric": "geneval", "prompt_form": "short", "task": "colors"}
-    task, fact = row | {"metric": "geneval.colors", "value": 0.5, "n": 2}, row | {"metric": "train_seconds", "value": 1}
-    write_cell(directory, experiment, pd.DataFrame([row, task, fact]), pd.DataFrame([outcome, outcome | {"value": 1}]))
+    outcome = {name: texts.get(name, 0) for name in OUTCOMES.in_cell} | {
+        "metric": "geneval", "prompt_form": "short", "task": "colors", "value": score}
+    task, fact = row | {"metric": "geneval.colors"}, row | {"metric": "train_seconds", "value": 1}
+    write_cell(directory, experiment, pd.DataFrame([row, task, fact]), pd.DataFrame([outcome, outcome]))
 
 arms = tuple(os.environ.get("ARMS", "alt,brief,detailed").split(","))
 sweep = Sweep(name=os.environ.get("SWEEP", "s"), base=Experiment(), factors={"captions.set": arms, "seed": (0, 1)},

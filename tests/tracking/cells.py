@@ -13,10 +13,12 @@ from PIL import Image
 
 from lensbench import spool
 from lensbench.experiment import Experiment
-from lensbench.sweep.cellfiles import RECORD_COLUMNS, evaluation_folder, write_cell
+from lensbench.records import RECORDS
+from lensbench.sweep.cellfiles import evaluation_folder, write_cell
 from lensbench.sweep.sweep import Sweep, cells
 from lensbench.sweep.vitals import telling
 from lensbench.tracking.store import EXPERIMENT
+from tests.rows import blank
 
 STEPS = 600  # the points of a cell then take more than one request
 
@@ -60,8 +62,8 @@ def complete(directory: Path, experiment: Experiment, value: float = 0.5, steps:
         Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(path)
     write_checkpoint(directory, 300)
     write_checkpoint(directory, 600)
-    digests = {name: name[0] * 64 for name in RECORD_COLUMNS if name.endswith("digest")}
-    row: dict[str, Any] = dict.fromkeys(RECORD_COLUMNS, 0) | digests
+    digests = {name: name[0] * 64 for name in blank(RECORDS) if name.endswith("digest")}
+    row: dict[str, Any] = blank(RECORDS) | digests
     row |= {"commit": "abc", "hardware": "a cpu"}
     rows = [
         row | {"metric": metric, "prompt_form": form, "value": v, "step": step}

@@ -21,8 +21,9 @@ import numpy as np
 import pandas as pd
 
 from lensbench.experiment import DIRECTORY_DIGITS
+from lensbench.metrics import GENEVAL
 from lensbench.report.figures import arm_colors
-from lensbench.report.grid import GENEVAL, Grid
+from lensbench.report.grid import Grid
 from lensbench.report.levels import Level
 from lensbench.report.pictures import judged_images
 from lensbench.sampling.image_sets import read_images

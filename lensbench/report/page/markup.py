@@ -15,7 +15,7 @@ EMPHASIS = {"better": "better, significantly", "worse": "worse, significantly", 
 
 
 class Bar(NamedTuple):
-    """One bar of a chart: in percent, with its interval where there is one."""
+    """One bar of a chart, with its interval where there is one."""
 
     name: str
     color: str
@@ -56,20 +56,24 @@ def to_html(table: Table) -> str:
     )
 
 
-def bars(title: str, rows: Sequence[Bar]) -> str:
-    """Horizontal bars, 0 to 100 percent."""
+def bars(title: str, rows: Sequence[Bar], full: float = 100.0, digits: int = 1) -> str:
+    """Horizontal bars, from 0 to `full`."""
     lines = []
     for bar in rows:
-        span = "" if isnan(bar.low) else f" [{bar.low:.1f}, {bar.high:.1f}]"
-        low, high = (min(max(value, 0.0), 100.0) for value in ((bar.low, bar.high) if span else (0.0, 0.0)))
+        span = "" if isnan(bar.low) else f" [{bar.low:.{digits}f}, {bar.high:.{digits}f}]"
+        low, high, end = (_percent(value, full) for value in (bar.low, bar.high, bar.value))
         whisker = f'<i style="left:{low:.2f}%;width:{high - low:.2f}%"></i>' if span else ""
-        fill = f'<b style="width:{min(max(bar.value, 0.0), 100.0):.2f}%;background:{escape(bar.color)}"></b>'
-        words = f"{bar.value:.1f}<small>{span}</small>" if isfinite(bar.value) else DASH
+        fill = f'<b style="width:{end:.2f}%;background:{escape(bar.color)}"></b>'
+        words = f"{bar.value:.{digits}f}<small>{span}</small>" if isfinite(bar.value) else DASH
         lines.append(
             f'<li><span class="name">{escape(bar.name)}</span><span class="track" aria-hidden="true">{fill}{whisker}'
             f'</span><span class="value">{words}</span></li>'
         )
     return f'<figure class="bars"><figcaption>{escape(title)}</figcaption><ul>{"".join(lines)}</ul></figure>'
+
+
+def _percent(value: float, full: float) -> float:
+    return min(max(100.0 * value / full if full > 0 else 0.0, 0.0), 100.0)
 
 
 def links(places: Mapping[str, str]) -> str:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from math import isnan
 from pathlib import Path
 from string import Template
 from typing import Any
 
+from lensbench.metrics import GENEVAL, metric
 from lensbench.report.figures import arm_colors
-from lensbench.report.grid import GENEVAL, Grid
+from lensbench.report.grid import Grid
 from lensbench.report.notes import number_of_seeds
 from lensbench.report.page import markup
 from lensbench.report.page.comparer import Comparer, compare, earlier_sheets, script_json, sheets_json
@@ -115,19 +117,25 @@ def _reading(grid: Grid) -> str:
 def _answer(grid: Grid, findings: Sequence[str]) -> str:
     told = "".join(f"<li>{escape(sentence)}</li>" for sentence in findings)
     sentences = f'<ul class="findings">{told}</ul>' if told else "<p>There is nothing to compare yet.</p>"
-    if not grid.tasks or not grid.scales or not 1 < len(grid.arms) <= MOST_BARS:
+    name = grid.shown_metric
+    if name is None or not grid.scales or not 1 < len(grid.arms) <= MOST_BARS:
         return sentences
-    scale, colors, charts = grid.scales[-1], arm_colors(grid), []
-    for form in grid.forms(GENEVAL):
-        groups = [(arm, grid.number(scale, arm, GENEVAL, form)) for arm in grid.arms]
+    of, scale, colors, charts = metric(name), grid.scales[-1], arm_colors(grid), []
+    what = f"{of.mean} in percent" if of.unit == "%" else of.mean if of.more else f"{of.mean}, less is better"
+    for form in grid.forms(name):
+        groups = [(arm, grid.number(scale, arm, name, form)) for arm in grid.arms]
         rows = [
-            markup.Bar(arm.label, colors[arm.label], 100 * group.value, 100 * group.low, 100 * group.high)
+            markup.Bar(arm.label, colors[arm.label], *(of.factor * end for end in group[:3]))
             for arm, group in groups
             if group.seeds
         ]
-        where = ", ".join(filter(None, [f"{form} prompts", scale.label]))
-        charts.append(markup.bars(f"GenEval mean in percent, with 95 % intervals: {where}", rows))
-    return f'{sentences}<div class="charts">{"".join(charts)}</div>{_reading(grid)}'
+        where = ", ".join(filter(None, [f"{form} prompts" if form else "", scale.label]))
+        intervals = ", with 95 % intervals" if any(not isnan(bar.low) for bar in rows) else ""
+        ends = [end for bar in rows for end in (bar.value, bar.high) if not isnan(end)]
+        full = of.factor if of.bounded else max(ends, default=1.0)
+        charts.append(markup.bars(": ".join(filter(None, [what + intervals, where])), rows, full, of.digits))
+    reading = _reading(grid) if grid.tasks else ""
+    return f'{sentences}<div class="charts">{"".join(charts)}</div>{reading}'
 
 
 def _missing(missing: Sequence[str]) -> str:

@@ -1,0 +1,233 @@
+"""The schema of records and outcomes: which columns they have, and how they are read, written and checked.
+
+A record is one number with its provenance, an outcome one judged image. A cell's files have every column that is
+`needed` in a cell; frozen results of earlier versions have at least those that are needed everywhere. Columns that the
+schema does not name (the factors of a sweep) stay as they are.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from lensbench.metrics import Metric, is_known, metric
+from lensbench.publishing import publish
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Content = Literal["text", "whole", "number"]
+Needed = Literal["always", "in a cell", "no"]
+DTYPES: dict[Content, str] = {"text": "object", "whole": "int64", "number": "float64"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: what it holds, where it must be, and what that says."""
+
+    name: str
+    content: Content
+    needed: Needed
+    about: str
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The columns of one kind of file."""
+
+    file: str
+    columns: tuple[Column, ...]
+
+    def names(self, *needed: Needed) -> tuple[str, ...]:
+        """The names of the columns, all or those that are needed so."""
+        return tuple(column.name for column in self.columns if not needed or column.needed in needed)
+
+    @property
+    def in_cell(self) -> tuple[str, ...]:
+        """The columns that a cell's file must have."""
+        return self.names("always", "in a cell")
+
+
+RECORDS = Schema(
+    "records.parquet",
+    (
+        Column("cell", "text", "always", "the cell's id"),
+        Column("experiment_hash", "text", "always", "the hash of what was trained"),
+        Column("prompt_form", "text", "always", "the wording of the prompts; empty where none are asked"),
+        Column("metric", "text", "always", "a name of lensbench.metrics"),
+        Column("value", "number", "always", "the number"),
+        Column("low", "number", "in a cell", "its 95 % interval over prompts; NaN where there is none"),
+        Column("high", "number", "in a cell", "the other end"),
+        Column("n", "whole", "always", "how many images, or what else the number is of"),
+        Column("step", "whole", "always", "the training step of the checkpoint"),
+        Column("samples_seen", "whole", "in a cell", "training images seen until then"),
+        Column("train_flops", "number", "in a cell", "training FLOPs until then"),
+        Column("corpus_digest", "text", "in a cell", "sha256 of the corpus"),
+        Column("captions_digest", "text", "in a cell", "sha256 of the training captions"),
+        Column("prompts_digest", "text", "in a cell", "sha256 of the evaluation prompts"),
+        Column("judge_digest", "text", "in a cell", "sha256 of the judge's weights"),
+        Column("extractor", "text", "in a cell", "what the features are of, or what a cost is counted by"),
+        Column("commit", "text", "in a cell", "of this project"),
+        Column("hardware", "text", "in a cell", "what it ran on"),
+        Column("text_encoder_digest", "text", "no", "sha256 of the text encoder"),
+        Column("autoencoder_digest", "text", "no", "sha256 of the autoencoder"),
+        Column("evaluation_hash", "text", "in a cell", "of the evaluation that it is of; empty for a training"),
+        Column("held_out_digest", "text", "in a cell", "sha256 of what the held-out loss is taken on"),
+        Column("floor", "number", "no", "the same distance between real and real images"),
+        Column("protocol", "text", "no", "JSON: how the number was taken"),
+    ),
+)
+OUTCOMES = Schema(
+    "outcomes.parquet",
+    (
+        Column("cell", "text", "always", "the cell's id"),
+        Column("step", "whole", "always", "the training step of the checkpoint"),
+        Column("metric", "text", "always", "what judged the image: Metric.outcome"),
+        Column("prompt_form", "text", "always", "the wording of the prompt"),
+        Column("task", "text", "always", "the task of the prompt: a stratum"),
+        Column("prompt_index", "whole", "always", "the place of the prompt: a cluster"),
+        Column("sample", "whole", "always", "which image of the prompt"),
+        Column("prompt", "text", "in a cell", "the prompt"),
+        Column("value", "number", "always", "the image's value"),
+        Column("reason", "text", "in a cell", "why the verdict is what it is"),
+        Column("boxes", "text", "no", "JSON: what the judge saw"),
+        Column("guidance", "number", "no", "the guidance scale, where it is not the evaluation's own"),
+        Column("evaluation_hash", "text", "no", "the hash of the evaluation that the image is of"),
+    ),
+)
+# What makes an outcome one of its kind, and the order in which outcomes are frozen.
+OUTCOME_KEY = ("cell", "metric", "prompt_form", "step", "task", "prompt_index", "sample")
+OLD_OUTCOMES = {"alignment": "shapes_alignment"}  # what outcomes of earlier versions call a metric
+
+
+def read(source: Path | bytes, schema: Schema, *, frozen: bool = False) -> pd.DataFrame:
+    """The table of a Parquet file, or of its bytes, with the columns and contents that the schema wants.
+
+    `frozen` asks for what is always needed alone, so that results of earlier versions stay readable. Names of metrics
+    that have changed since are today's. Raises ValueError, one line that begins with the file's name, for what cannot
+    be read or lacks something.
+    """
+    import pandas as pd
+
+    name = source.name if isinstance(source, Path) else schema.file
+    try:
+        table = pd.read_parquet(source if isinstance(source, Path) else io.BytesIO(source))
+    except FileNotFoundError:
+        raise ValueError(f"{name} is missing") from None
+    except Exception as error:  # pyarrow has no one class for a corrupt file
+        raise ValueError(f"{name} cannot be read ({str(error).splitlines()[0]})") from error
+    _refuse_lacking(table, name, schema.names("always") if frozen else schema.in_cell)
+    _refuse_other_content(table, schema, name, ("whole", "number"))  # what is calculated with
+    return _todays(table) if schema is OUTCOMES else table
+
+
+def write(frame: pd.DataFrame, path: Path, schema: Schema, publishing: Callable[[Path, Path], None] = publish) -> Path:
+    """Write a table, whole or not at all, and say where it is; `publishing` puts the finished file in its place.
+
+    Raises ValueError, before anything is written, for a table that could not be read again: it lacks a column, holds
+    text where numbers belong, or names a metric that the registry does not have.
+    """
+    if len(frame):  # a table without rows has what columns it has
+        _refuse_lacking(frame, path.name, schema.names("always"))
+        _refuse_other_content(frame, schema, path.name, ("text", "whole", "number"))
+    if len(frame) and schema is RECORDS:
+        refuse_unknown(frame, path.name)
+    partial = path.with_suffix(".partial")
+    frame.to_parquet(partial, index=False)
+    publishing(partial, path)
+    return path
+
+
+def empty(schema: Schema, further: Iterable[str] = ()) -> pd.DataFrame:
+    """A table without rows: the schema's columns, then `further` ones."""
+    import pandas as pd
+
+    told = {column.name: pd.Series([], dtype=DTYPES[column.content]) for column in schema.columns}
+    return pd.DataFrame({name: pd.Series([], dtype=object) for name in further} | told)
+
+
+def refuse_unknown(records: pd.DataFrame, where: str) -> None:
+    """Raise ValueError, one line, where records hold a metric that the registry does not have."""
+    for name in records["metric"].unique():
+        try:
+            metric(str(name))
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+
+
+def record_names(outcomes: pd.DataFrame) -> pd.Series:
+    """The metric that each outcome is a value of, as records name it: with its guidance where it has one of its own."""
+    names = outcomes["metric"].astype(str)
+    if "guidance" not in outcomes:
+        return names
+    guided = outcomes["guidance"].notna()
+    return names.where(~guided, names + "." + outcomes["guidance"].map("{:g}".format))
+
+
+def has_judged(records: pd.DataFrame) -> bool:
+    """Whether records hold scores of single images, which must be in the outcomes."""
+    return any(found.kind == "score" for found in _judged(records))
+
+
+def judged_otherwise(records: pd.DataFrame, outcomes: pd.DataFrame) -> list[str]:
+    """The cells with a score of single images that is not the mean and the count of those in the outcomes.
+
+    A mean is that of the tasks' means. A loss is looked at where its images are kept: training is also watched by it.
+    """
+    import numpy as np
+
+    said = _judged(records)
+    if not said:
+        return []
+    both = "evaluation_hash" in records and "evaluation_hash" in outcomes
+    place = ["cell", "prompt_form", "step", *(["evaluation_hash"] if both else [])]
+    columns = [*place, "metric", "task", *(["guidance"] if "guidance" in outcomes else [])]
+    of_task = (
+        outcomes.assign(value=outcomes["value"].astype(float))
+        .groupby(columns, as_index=False, dropna=False, observed=True)
+        .agg(mean=("value", "mean"), images=("value", "size"))
+    )
+    wrong: set[str] = set()
+    for one in said:
+        mine = of_task[of_task["metric"] == one.outcome]
+        if one.only is not None:
+            column, value = one.only
+            mine = mine[mine[column] == value] if column in mine else mine.head(0)
+        judged = mine.groupby(place, as_index=False).agg(mean=("mean", "mean"), images=("images", "sum"))
+        rows = records.loc[records["metric"] == one.name, [*place, "value", "n"]]
+        found = rows.merge(judged, how="inner" if one.kind == "loss" else "left", on=place)
+        same = np.isclose(found["value"].astype(float), found["mean"].astype(float), atol=1e-9, equal_nan=True)
+        wrong |= set(found["cell"][~(same & (found["n"] == found["images"]))].astype(str))
+    return sorted(wrong)
+
+
+def _judged(records: pd.DataFrame) -> list[Metric]:
+    """The metrics in records that outcomes keep the single images of."""
+    names = [str(name) for name in records["metric"].unique() if is_known(str(name))]
+    return [found for name in names if (found := metric(name)).outcome]
+
+
+def _refuse_lacking(table: pd.DataFrame, name: str, needed: tuple[str, ...]) -> None:
+    if lacking := [column for column in needed if column not in table.columns]:
+        raise ValueError(f"{name} lacks the columns {', '.join(lacking)}")
+
+
+def _refuse_other_content(table: pd.DataFrame, schema: Schema, name: str, contents: tuple[Content, ...]) -> None:
+    """ValueError where a column of one of these contents holds something else; without a value it holds anything."""
+    for column in schema.columns:
+        if column.content not in contents or column.name not in table or table[column.name].isna().all():
+            continue
+        numbers = table[column.name].dtype.kind in "fiub"
+        if numbers and column.content == "text":
+            raise ValueError(f"{name}: the column {column.name} holds numbers, not text")
+        if not numbers and column.content != "text":
+            raise ValueError(f"{name}: the column {column.name} holds no numbers")
+
+
+def _todays(outcomes: pd.DataFrame) -> pd.DataFrame:
+    """Outcomes with the names that metrics have today."""
+    old = outcomes["metric"].isin(OLD_OUTCOMES)
+    return outcomes.assign(metric=outcomes["metric"].replace(OLD_OUTCOMES)) if old.any() else outcomes
