@@ -42,9 +42,9 @@ class Metric:
     are resampled by: whole prompts, task by task.
 
     `bounded`: it lies in [0, 1]. `most`: no image or set has more, None where nothing is known to be the most; that is
-    what an error is counted from. `needs` is what it takes beside images. `variant_of` names the metric that it is a
-    part or another setting of. `own`: it means something within this project alone (its judge of drawn shapes, its
-    loss).
+    what an error is counted from. `least`: a lower mean is published as this. `needs` is what it takes beside images.
+    `variant_of` names the metric that it is a part or another setting of. `own`: it means something within this project
+    alone (its judge of drawn shapes, its loss).
 
     Raises ValueError for a name that cannot stand in a record, and a score without a direction.
     """
@@ -65,6 +65,7 @@ class Metric:
     strata: str = ""
     bounded: bool = False
     most: float | None = None
+    least: float | None = None
     needs: frozenset[Need] = frozenset()
     variant_of: str = ""
     own: bool = False
@@ -299,7 +300,7 @@ def _share(begins: str, bounded: bool) -> None:
     )
 
 
-def _clip(begins: str, label: str, ends: str, digits: int, most: float) -> None:
+def _clip(begins: str, label: str, ends: str, digits: int, most: float, least: float | None = None) -> None:
     """CLIPScore as one of its conventions has it, on any CLIP."""
     register_family(
         begins,
@@ -313,6 +314,7 @@ def _clip(begins: str, label: str, ends: str, digits: int, most: float) -> None:
             outcome=f"{begins}{clip}",
             clusters="prompt",
             most=most,
+            least=least,
             needs=_needs("weights", "prompts"),
         ),
     )
@@ -331,7 +333,7 @@ register_family(f"{GENEVAL}.", _of_task)
 for _task in _TASKS:
     register(_of_task(_task))
 register_family(f"{GUIDED}.", _of_guidance)
-_clip("clip_score_100_", "CLIPScore", " x100", 2, 100.0)  # max(100 cos, 0) of the mean, as torchmetrics has it
+_clip("clip_score_100_", "CLIPScore", " x100", 2, 100.0, least=0.0)  # max(mean(100 cos), 0): torchmetrics
 _clip("clip_score_2.5_", "CLIPScore", " x2.5", 3, 2.5)  # 2.5 max(cos, 0), as its paper has it
 _clip("clip_cosine_", "CLIP cosine", "", 4, 1.0)
 register(_distance("fid", "FID"))

@@ -197,6 +197,7 @@ def judged_otherwise(records: pd.DataFrame, outcomes: pd.DataFrame) -> list[str]
             column, value = one.only
             mine = mine[mine[column] == value] if column in mine else mine.head(0)
         judged = mine.groupby(place, as_index=False).agg(mean=("mean", "mean"), images=("images", "sum"))
+        judged["mean"] = judged["mean"].clip(lower=one.least)
         rows = records.loc[records["metric"] == one.name, [*place, "value", "n"]]
         found = rows.merge(judged, how="inner" if one.kind == "loss" else "left", on=place)
         same = np.isclose(found["value"].astype(float), found["mean"].astype(float), atol=1e-9, equal_nan=True)

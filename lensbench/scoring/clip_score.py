@@ -111,6 +111,11 @@ class _TorchmetricsModel:
         return self._model.get_text_features(ids, mask).pooler_output.float().cpu()
 
 
+def of_images(cosines: np.ndarray) -> dict[str, np.ndarray]:
+    """The cosines (N,), and what each image has on both published scales, by the names of `scales`."""
+    return {"cosine": cosines, "100": 100 * cosines, "2.5": PAPER_WEIGHT * np.maximum(cosines, 0)}
+
+
 def scales(cosines: np.ndarray, prompts: Sequence[str]) -> dict[str, Interval]:
     """The mean cosine (N,), and both published scales of it, with 95 % intervals over prompts.
 
@@ -121,5 +126,5 @@ def scales(cosines: np.ndarray, prompts: Sequence[str]) -> dict[str, Interval]:
     strata = np.zeros(len(cosines), dtype=int)
     raw = stratified_mean(cosines, clusters, strata)
     estimate, low, high = (max(100 * bound, 0.0) for bound in (raw.estimate, raw.low, raw.high))
-    paper = stratified_mean(PAPER_WEIGHT * np.maximum(cosines, 0), clusters, strata)
+    paper = stratified_mean(of_images(cosines)["2.5"], clusters, strata)
     return {"cosine": raw, "100": Interval(estimate, low, high), "2.5": paper}

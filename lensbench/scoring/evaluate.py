@@ -21,6 +21,7 @@ from lensbench.experiment import Form
 from lensbench.model.autoencoder import Autoencoder
 from lensbench.model.transformer import LensTransformer
 from lensbench.sampling.image_sets import FEATURES, IMAGES, ImageSet, Key, sampled
+from lensbench.scoring.clip_score import of_images
 from lensbench.scoring.evaluation_plan import Plan
 from lensbench.scoring.feature_file import FeatureWriter, file_of, set_features
 from lensbench.scoring.generate import generate, sampling_noise
@@ -158,9 +159,9 @@ def _image_text(
     scorer = checkpoint.instruments.image_text[name]
     texts = texts[: len(found)]
     cut = scorer.too_long(texts)
-    for row in image_text_rows(scorer, found, cut, texts):
-        if row.metric.startswith("clip_cosine"):
-            checkpoint.scores.add_outcomes(row.metric, form, texts, found)
+    rows = image_text_rows(scorer, found, cut, texts)
+    for row, values in zip(rows, of_images(found).values(), strict=True):
+        checkpoint.scores.add_outcomes(row.metric, form, texts, values)
         about = f"{row.extractor} {row.weights[:12]}, {row.resize}"
         protocol = sampling | of_image_text(row)
         checkpoint.scores.add_record(
