@@ -10,6 +10,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations, product
+from math import isnan
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -36,7 +37,7 @@ from lensbench.report.placing import (
     refuse_two,
 )
 from lensbench.scoring.geneval import TASKS
-from lensbench.scoring.statistics import stratified_mean
+from lensbench.scoring.statistics import mean_over_seeds, stratified_mean
 
 if TYPE_CHECKING:
     from lensbench.sweep.sweep import Results
@@ -127,6 +128,9 @@ class Grid:
             low, high = self._interval((scale.index, arm.index, metric, form, step), images)
         elif len(values) == 1:
             low, high = (float(self.numbers.column(place, name)[keep][0]) for name in ("low", "high"))
+        elif len(values) and named(metric).per == "set":
+            interval, _ = mean_over_seeds(values)
+            low, high = interval.low, interval.high
         value = sum(by_seed.values()) / len(by_seed) if by_seed else NAN
         return Group(value, low, high, by_seed, self.expected((scale, arm)))
 
@@ -183,9 +187,11 @@ class Grid:
         gaps = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
         if not gaps:
             return Paired(NAN, NAN, NAN, NAN, 0, self.expected(a, b), "")
-        span = (min(gaps), max(gaps), NAN) if len(gaps) > 1 else (NAN, NAN, NAN)
-        kind = "seeds" if len(gaps) > 1 else ""
-        return Paired(sum(gaps) / len(gaps), *span, len(gaps), self.expected(a, b), kind)
+        found, p = mean_over_seeds(gaps)
+        span, kind = (found.low, found.high), "95%"
+        if isnan(found.low):
+            span, kind = ((min(gaps), max(gaps)), "seeds") if len(gaps) > 1 else ((NAN, NAN), "")
+        return Paired(found.estimate, *span, p, len(gaps), self.expected(a, b), kind)
 
     def matched(
         self, scale: Level, arm: Level, other: Level, metric: str, form: str

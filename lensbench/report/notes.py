@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
-from lensbench.metrics import GENEVAL
+from lensbench.metrics import GENEVAL, metric, ordered
 from lensbench.report.grid import Grid
 from lensbench.report.paired import SIGNIFICANT
+from lensbench.scoring.protocol import protocol_line
 
 if TYPE_CHECKING:
     import pandas as pd
 
 BOLD = "Bold: best of its scale and prompt form, where the paired 95 % interval to the second best is clear of zero."
 SEEDS = "(low to high): smallest and largest seed, not an interval."
+BY_SEEDS = "Intervals of distances: Student's t over training seeds; of single images' scores: over prompts and seeds."
 SHARED = (
     "Arms with missing seeds are compared on the seeds that both arms have; on one shared seed, sampling interval only."
 )
@@ -44,6 +46,24 @@ def origin_note(grid: Grid) -> str:
             names = [value if column == "commit" else value[:10] for value in found]
             parts.append(f"{word}{'s' if len(found) > 1 else ''} {', '.join(names)}")
     return f"Scored with {'; '.join(parts)}." if parts else ""
+
+
+def protocol_notes(grid: Grid, metrics: Iterable[str]) -> tuple[str, ...]:
+    """A line for each metric with everything that must be known to compare it, from its records; none of results of
+    before, whose records do not say it. Settings that differ between cells have a line each."""
+    records = grid.results.records
+    if "protocol" not in records:
+        return ()
+    lines = []
+    for name in ordered(metrics):
+        rows = records[(records["metric"] == name) & (records["protocol"].fillna("") != "")]
+        rows = rows[rows["step"] == rows.groupby("cell")["step"].transform("max")]
+        for told, some in rows.groupby("protocol", sort=True):
+            images = sorted({int(n) for n in some["n"]})
+            floors = sorted({round(float(floor), 12) for floor in some["floor"].dropna()})
+            forms = ", ".join(sorted({str(form) for form in some["prompt_form"]} - {""}))
+            lines.append(protocol_line(metric(name), str(told), images, forms, floors))
+    return tuple(lines)
 
 
 def correction_note(grid: Grid) -> str:

@@ -19,8 +19,9 @@ SIGNIFICANT = 0.05
 class Paired(NamedTuple):
     """An arm minus another over the seeds that both have; p_holm is filled in for the comparisons of a table.
 
-    `kind` is "95%" for the interval of a paired bootstrap, "seeds" for the smallest and largest difference of a seed
-    (scores of whole sets of images cannot be paired image by image), and "" where there is neither.
+    `kind` is "95%" for an interval: of a paired bootstrap or, of scores of whole sets of images, by Student's t over
+    three training seeds or more. It is "seeds" for the smallest and largest difference of two seeds, and "" where there
+    is neither.
     """
 
     estimate: float

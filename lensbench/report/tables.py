@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lensbench.metrics import metric
+from lensbench.metrics import GENEVAL, metric
 from lensbench.report.ablation import ablation_table
 from lensbench.report.costs import costs_table, data_table, sizes_table
 from lensbench.report.grid import MEAN, Grid
@@ -20,6 +20,7 @@ from lensbench.report.levels import Level
 from lensbench.report.notes import (
     BESIDE,
     BOLD,
+    BY_SEEDS,
     NOTHING,
     SEEDS,
     SHARED,
@@ -27,6 +28,7 @@ from lensbench.report.notes import (
     correction_note,
     distance_note,
     origin_note,
+    protocol_notes,
     recipe_note,
     seeds_note,
 )
@@ -81,6 +83,7 @@ def main_table(grid: Grid, recipe: str = "") -> Table:
         recipe,
         BOLD,
         origin_note(grid),
+        *protocol_notes(grid, [GENEVAL]),
     )
     return complete_table(
         grid,
@@ -181,9 +184,18 @@ def scores_table(grid: Grid) -> Table:
         distance_note(grid, metrics),
         "shapes-alignment: the judge's image-text cosine." if "shapes_alignment" in metrics else "",
         "[low, high]: 95 % interval." if "95%" in kinds else "",
+        BY_SEEDS if _over_seeds(grid, rows) else "",
         SEEDS if "seeds" in kinds else "",
         BOLD if any(cell.emphasis == "best" for row in rows for cell in row.cells) else "",
         origin_note(grid),
+        *protocol_notes(grid, metrics),
     )
     title = "Other scores by training captions and prompt form"
     return complete_table(grid, "scores", title, arm_columns(grid), score_columns(grid), rows, notes)
+
+
+def _over_seeds(grid: Grid, rows: Sequence[Row]) -> bool:
+    """Whether a distance, or another score of whole sets, has an interval over training seeds."""
+    of_sets = [i for i, (name, _) in enumerate(grid.scores()) if metric(name).per == "set"]
+    labels = len(arm_columns(grid))
+    return len(grid.seeds) > 1 and any(row.cells[labels + i].kind == "95%" for row in rows for i in of_sets)

@@ -77,6 +77,14 @@ def metric_of(measure: str, extractor: str) -> Metric:
     return metric(NAMES.get((measure, extractor), f"{measure}_{extractor}"))
 
 
+def may_be(name: str, wanted: Wanted) -> bool:
+    """Whether a record of this name can come of what was asked for: how it is named in full the weights decide."""
+    if PUBLISHED.get(name) == wanted or NAMES.get((wanted.measure, wanted.extractor)) == name:
+        return True
+    measures = PARTS if wanted.measure == "prdc" else (wanted.measure,)
+    return name.startswith(tuple(f"{measure}_{wanted.extractor.partition('-')[0]}" for measure in measures))
+
+
 def register(name: str, extractor: Extractor) -> None:
     """Make an extractor of one's own known as `name`, so that `fd:name` can be asked for.
 
@@ -183,6 +191,7 @@ MEASURES: dict[str, Measure] = {
     "mmd": Measure(_mmd, _at_least(20, "MMD", 1000), (True, True)),
     "prdc": Measure(_prdc, _at_least(FEWEST, "precision and recall", 1000), (True, True)),
 }
+PARTS = ("precision", "recall", "density", "coverage")  # that prdc measures
 CLIP_SCORE = "clip_score"  # a measure of pictures and their prompts
 PUBLISHED = {
     "fid": Wanted("fd", "inception"),

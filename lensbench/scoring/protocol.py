@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lensbench.scoring.geneval import COUNTING_THRESHOLD, THRESHOLD
@@ -11,6 +11,7 @@ from lensbench.scoring.geneval import COUNTING_THRESHOLD, THRESHOLD
 if TYPE_CHECKING:
     import torch
 
+    from lensbench.metrics import Metric
     from lensbench.scoring.evaluation_plan import Plan
     from lensbench.scoring.instruments import Instruments
     from lensbench.scoring.real_images import RealImages
@@ -55,31 +56,47 @@ def of_image_text(row: Row) -> dict[str, Any]:
     return told | {"window": row.details["window"], "cut": row.details["cut"], "prefix": row.details["prefix"]}
 
 
-def protocol_line(label: str, protocol: str | Mapping[str, Any], images: int, forms: str = "") -> str:
-    """All of it in one line for people, e.g. `FID: inception f58cb9b6ec32, clean-fid ..., 256 images against ...`."""
-    told = json.loads(protocol) if isinstance(protocol, str) else dict(protocol)
+def protocol_line(
+    of: Metric, protocol: str, images: Sequence[int], forms: str = "", floors: Sequence[float] = ()
+) -> str:
+    """All of a record's protocol in one line for people, e.g. `FID: inception (weights f58cb9b6ec32, ...), ...`.
+
+    `images` are the numbers of images that the cells' numbers are of, `forms` the prompt forms in words, `floors` the
+    same distance between real images and real ones.
+    """
+    told = json.loads(protocol)
     parts = []
     if "extractor" in told:
-        parts += [f"{told['extractor']} (weights {told['weights']}, {told['resize']})"]
+        parts.append(f"{told['extractor']} (weights {told['weights']}, {told['resize']})")
     if "judge" in told:
-        parts += [f"{told['judge']} (weights {told['weights']})"]
+        parts.append(f"{told['judge']} (weights {told['weights']})")
     if "threshold" in told:
         usual, counting = told["threshold"]
-        parts += [f"detections above {usual:g}, in counting above {counting:g}"]
+        parts.append(f"detections above {usual:g}, in counting above {counting:g}")
     if "window" in told:
-        parts += [f"texts of at most {told['window']} tokens, {told['cut']} cut"]
-    words = f"{images:,} images"
+        parts.append(f"texts of at most {told['window']} tokens, {told['cut']:,} cut")
+    words = f"{_span(images)} images"
     if "reference" in told:
         real = f"{told['reference_images']:,} " if told["reference_images"] is not None else ""
-        words += f" against {real}{told['reference']} ({told['reference_digest']})"
-    parts += [words]
+        words += f" against {real}{told['reference']} (digest {told['reference_digest']})"
+    parts.append(words)
+    if floors:
+        between = f"{of.factor * floors[0]:.{of.digits}f}"
+        between += f" to {of.factor * floors[-1]:.{of.digits}f}" if len(floors) > 1 else ""
+        parts.append(f"real against real {between} ({told['floor_of']})")
     if "held_out" in told:
-        parts += [f"held-out texts {told['held_out']}"]
+        parts.append(f"held-out texts {told['held_out']}")
     if "prompts" in told:
-        parts += [f"prompts {told['prompts']}{f' ({forms})' if forms else ''}"]
+        parts.append(f"prompts {told['prompts']}{f' ({forms})' if forms else ''}")
     if "guidance" in told:
         parts += [f"guidance {told['guidance']:g}", f"{told['sampler']}, {told['sampling_steps']} steps"]
-        parts += [f"{told['size_px']} px"]
-    parts += [f"prompt seed {told['prompt_seed']}"] if "prompt_seed" in told else []
-    parts += [f"{told['precision']} on {told['device'].upper()}"] if "precision" in told else []
-    return f"{label}: {', '.join(parts)}."
+        parts.append(f"{told['size_px']} px")
+    if "prompt_seed" in told:
+        parts.append(f"prompt seed {told['prompt_seed']}")
+    if "precision" in told:
+        parts.append(f"{told['precision']} on {told['device'].upper()}")
+    return f"{of.label}: {', '.join(parts)}."
+
+
+def _span(numbers: Sequence[int]) -> str:
+    return f"{numbers[0]:,}" if numbers[0] == numbers[-1] else f"{numbers[0]:,} to {numbers[-1]:,}"

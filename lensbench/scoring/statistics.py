@@ -287,3 +287,23 @@ def _sign_flip_p(layout: _Layout, spread: _Spread, rng_seed: int) -> float:
     flips = numpy_stream(rng_seed, "sign flips").integers(2, size=(FLIPS, c), dtype=np.int8)
     totals = by_prompt.sum() - 2 * (flips.astype(np.float64) @ by_prompt)
     return (int((np.abs(totals) >= at_least).sum()) + 1) / (FLIPS + 1)
+
+
+FEWEST_SEEDS = 3  # that an interval over training seeds is made of: from two it would say next to nothing
+
+
+def mean_over_seeds(values: Sequence[float]) -> tuple[Interval, float]:
+    """The mean of one number a training seed, its 95 % interval by Student's t, and p for a true mean of zero.
+
+    For what single images have no value of, as distances. NaN for the interval and p below `FEWEST_SEEDS` seeds.
+    """
+    from scipy import stats
+
+    found = np.asarray(values, dtype=np.float64)
+    n, mean = len(found), float(found.mean())
+    if n < FEWEST_SEEDS:
+        return Interval(mean, np.nan, np.nan, n), np.nan
+    error = float(found.std(ddof=1)) / n**0.5
+    reach = float(stats.t.ppf(0.975, n - 1)) * error
+    p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error > 0 else float(mean == 0)
+    return Interval(mean, mean - reach, mean + reach, n), p

@@ -9,12 +9,13 @@ from pydantic import Field, field_validator
 
 from lensbench import mixture
 from lensbench.experiment import Form, Part
-from lensbench.metrics import GENEVAL, SCORED, Metric, of_kind
+from lensbench.metrics import GENEVAL, GUIDED, SCORED, Metric, of_kind
 from lensbench.metrics import metric as named
 from lensbench.scoring.geneval import TASKS
 from lensbench.sweep.levels import levels_shown
 
 if TYPE_CHECKING:
+    from lensbench.experiment import Experiment
     from lensbench.sweep.design import Cell
 
 
@@ -102,17 +103,28 @@ class Question(Part):
         judged = first.corpus.kind == "shapes" or first.evaluation.detector is not None
         if named(self.metric).outcome == GENEVAL and not judged:
             raise ValueError(f"questions: metric={self.metric}: GenEval is not scored here: give evaluation.detector")
-        if not _is_measured(named(self.metric), drawn=first.corpus.kind == "shapes"):
+        if not any(_is_measured(named(self.metric), cell.experiment) for cell in cells):
             raise ValueError(f"questions: metric={self.metric}: no cell of this sweep is scored by it")
         if self.form and not any(self.form in cell.experiment.evaluation.forms for cell in cells):
             raise ValueError(f"questions: form {self.form!r} is not in evaluation.forms: it is not measured")
 
 
-def _is_measured(of: Metric, *, drawn: bool) -> bool:
-    """Whether cells are scored by a metric, on drawn shapes or on photographs: see lensbench.scoring.evaluate."""
-    if of.outcome == GENEVAL or of.own:
-        return drawn or of.name != "shapes_alignment"
-    return not drawn and of.name.startswith(("fid", "fd_"))
+def _is_measured(of: Metric, experiment: Experiment) -> bool:
+    """Whether an evaluation measures a metric. How a distance is named is known once its weights are: what may come of
+    a word of `evaluation.metrics` counts."""
+    from lensbench.scoring.measured import asked
+    from lensbench.scoring.metrics import may_be
+
+    what = asked(experiment)
+    if of.kind == "loss":
+        return True
+    if of.outcome in (GENEVAL, GUIDED):
+        return what.geneval
+    if of.name == "shapes_alignment":
+        return bool(what.alignment)
+    if of.name.startswith("clip_"):
+        return bool(what.image_text)
+    return any(may_be(of.name, wanted) for wanted in what.distances)
 
 
 def _has(cell: Cell, levels: dict[str, Any]) -> bool:

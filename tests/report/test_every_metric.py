@@ -146,10 +146,10 @@ def told_everywhere(name: str, results: Results, tmp_path: Path) -> None:
 
     gap = grid.paired(small, detailed, alt, name, "short")
     assert (gap.estimate > 0) == of.more
-    assert gap.kind == ("95%" if of.per == "image" else "seeds")
+    assert gap.kind == "95%", "of three seeds, whether single images have a value or not"
     shown = cell(places["differences"], column, difference=PAIR, images=IMAGES[0])
     assert shown.value == gap.estimate
-    assert shown.emphasis == ("better" if of.per == "image" else "")
+    assert shown.emphasis == "better"
     assert any(sentence.startswith(of.titled[:1].upper() + of.titled[1:]) for sentence in headline(grid))
 
     found = worths(grid)
@@ -214,7 +214,7 @@ def test_beside_geneval_it_has_a_table_of_differences_of_its_own(simulated: Call
     grid = arrange(results)
     found = tables(grid)
     of, row = metric(name), cell(found["score_differences"], f"{name}.short", difference=PAIR)
-    assert row.kind == ("95%" if of.per == "image" else "seeds")
+    assert row.kind == "95%"
     assert not np.isnan(row.value)
     if not metric(name).own:
         before, after = (cell(one, "mean", prompts="short", difference=PAIR)
