@@ -11,7 +11,7 @@ import typer
 
 from lensbench.commands.counting import SPEAK_SECONDS
 from lensbench.commands.device import usable_device
-from lensbench.commands.drawn import Form, drawn, is_model
+from lensbench.commands.drawn import CELL, Form, drawn, is_model
 from lensbench.commands.sweeps import CorpusFolder, ResultsFolder, Runs
 
 if TYPE_CHECKING:
@@ -109,6 +109,11 @@ def score(
         places = _weights(weights or [])
         if not score_sweep(folder, metrics, places, runs, results, corpus, workers or 0, Console()):
             raise typer.Exit(1)
+        return
+    if (folder / CELL).is_file() and not any((against, prompts, form, step, floor, save_statistics, extractor, out)):
+        from lensbench.commands.score_cell import score_cell
+
+        score_cell(folder, metrics, _weights(weights or []), Console())
         return
     if out is not None:
         _check_place(out, "--out")

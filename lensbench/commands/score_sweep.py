@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from lensbench.experiment import Experiment
     from lensbench.sweep.sweep import Sweep
 
 SHOWN = 3  # cells that an error names
@@ -58,15 +59,19 @@ def score_sweep(
 
 def with_metrics(sweep: Sweep, metrics: str | None, weights: Mapping[str, str]) -> Sweep:
     """The sweep with further metrics and the places of their weights. ValueError, one line, for unknown ones."""
+    return sweep.model_copy(update={"base": further(sweep.base, metrics, weights)})
+
+
+def further(experiment: Experiment, metrics: str | None, weights: Mapping[str, str]) -> Experiment:
+    """The experiment with further metrics and the places of their weights. ValueError, one line, for unknown ones."""
     from lensbench.scoring.measured import asked, check_weights, words_of
 
-    base = sweep.base
-    changes: dict[str, object] = {"evaluation.weights": {**base.evaluation.weights, **weights}}
+    changes: dict[str, object] = {"evaluation.weights": {**experiment.evaluation.weights, **weights}}
     if metrics is not None:
-        before = words_of(base)
+        before = words_of(experiment)
         words = [word.strip() for word in metrics.split(",")]
         changes["evaluation.metrics"] = (*before, *dict.fromkeys(word for word in words if word not in before))
-    base = base.replace(changes)
-    asked(base)
-    check_weights(base)
-    return sweep.model_copy(update={"base": base})
+    experiment = experiment.replace(changes)
+    asked(experiment)
+    check_weights(experiment)
+    return experiment

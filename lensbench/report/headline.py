@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from lensbench.metrics import GENEVAL, metric
 from lensbench.report.asked import asks
 from lensbench.report.grid import FORMS, MEAN, Grid
@@ -21,7 +23,21 @@ def headline(grid: Grid) -> list[str]:
     sentences = found(grid)
     if sentences and len(grid.seeds) == 1:
         sentences.append("One training seed: the intervals speak of the sampling only, not of training again.")
-    return sentences
+    return [*sentences, *_doubts(grid)]
+
+
+def _doubts(grid: Grid) -> list[str]:
+    """What makes a recorded distance doubtful, such as too few images: a sentence each, with the metrics it is of."""
+    records = grid.results.records
+    if "protocol" not in records:
+        return []
+    of: dict[str, list[str]] = {}
+    for name, protocol in records[["metric", "protocol"]].drop_duplicates().itertuples(index=False):
+        for doubt in json.loads(protocol).get("doubts", ()) if protocol else ():
+            labels = of.setdefault(doubt, [])
+            if (label := metric(str(name)).label) not in labels:
+                labels.append(label)
+    return [f"{', '.join(labels)}: {doubt}." for doubt, labels in of.items()]
 
 
 def _of_questions(grid: Grid) -> list[str]:

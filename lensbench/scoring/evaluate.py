@@ -87,7 +87,7 @@ def _geneval(checkpoint: Checkpoint, form: Form, final: bool) -> None:
     name = f"geneval-{form}" if final else f"geneval-{form}-step-{checkpoint.step:06d}"
     rows = _verdicts(checkpoint, form, None, name)
     scores.outcomes += rows
-    protocol = _sampling(checkpoint, None) | of_judge(plan, checkpoint.instruments)
+    protocol = _sampling(checkpoint, None) | of_judge(checkpoint.instruments, verdicts=True)
     for task in dict.fromkeys(prompt.task for prompt in plan.prompts):
         scores.add_mean(f"geneval.{task}", form, [row for row in rows if row["task"] == task], protocol)
     scores.add_mean("geneval", form, rows, protocol)
@@ -97,7 +97,7 @@ def _guided(checkpoint: Checkpoint, form: Form, guidance: float) -> None:
     """The same prompts from the same noise at another guidance scale."""
     rows = _verdicts(checkpoint, form, guidance, f"geneval-{form}-guidance-{guidance:g}")
     checkpoint.scores.outcomes += [row | {"metric": GUIDED, "guidance": guidance} for row in rows]
-    protocol = _sampling(checkpoint, guidance) | of_judge(checkpoint.plan, checkpoint.instruments)
+    protocol = _sampling(checkpoint, guidance) | of_judge(checkpoint.instruments, verdicts=True)
     checkpoint.scores.add_mean(f"{GUIDED}.{guidance:g}", form, rows, protocol)
 
 
@@ -147,7 +147,7 @@ def _scenes(checkpoint: Checkpoint, form: Form) -> None:
     if alignment:
         values = np.concatenate(alignment)
         rows = scores.add_outcomes("shapes_alignment", form, texts[: len(values)], values)
-        scores.add_mean("shapes_alignment", form, rows, sampling | of_judge(plan, tools))
+        scores.add_mean("shapes_alignment", form, rows, sampling | of_judge(tools, verdicts=False))
     for name_of_clip, parts in cosines.items():
         _image_text(checkpoint, form, name_of_clip, texts, np.concatenate(parts), sampling)
     _distances(checkpoint, form, writers, sampling)
@@ -179,9 +179,10 @@ def _distances(
         keep = any(MEASURES[metric.measure].rows)
         ours = set_features(writer.read()[:count], SEED, keep=keep).whole()
         real = tools.real.features(extractor, count, checkpoint.cache, keep=keep, seed=SEED)
+        doubts = MEASURES[metric.measure].check(count, real.whole.count, extractor.dimensions)
         for row in distance_rows(metric, extractor, ours, real.whole, real.halves, None, SEED):
             about = f"{row.extractor} {row.weights[:12]}, {row.resize}"
-            protocol = sampling | of_distance(row, tools.real)
+            protocol = sampling | of_distance(row, tools.real, doubts)
             checkpoint.scores.add_record(
                 row.metric, form, row.value, count, extractor=about, floor=row.floor, protocol=protocol
             )

@@ -30,7 +30,6 @@ class Instruments:
     extractors: dict[str, Extractor]
     image_text: dict[str, ClipScorer]
     real: RealImages
-    doubts: tuple[str, ...]  # what makes a distance doubtful
 
     @property
     def judge_digest(self) -> str:
@@ -72,8 +71,8 @@ def open_instruments(plan: Plan, device: str) -> Instruments:
     for metric in asked.distances:
         real.check(extractors[metric.extractor], MEASURES[metric.measure].rows[1], ":".join(metric))
     reference = None if e.reference is None else real.count(plan.scene_images)
-    doubts = check_numbers(asked, len(plan.keys), reference, extractors)
-    return Instruments(judge, sees, extractors, image_text, real, tuple(doubts))
+    check_numbers(asked, len(plan.keys), reference, extractors)
+    return Instruments(judge, sees, extractors, image_text, real)
 
 
 def _clip(evaluation: Evaluation, name: str, device: str) -> ClipScorer:

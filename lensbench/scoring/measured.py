@@ -119,18 +119,15 @@ def pinned(name: str, digest: str, digests: Mapping[str, str]) -> None:
         )
 
 
-def check_numbers(what: Asked, held_out: int, reference: int | None, extractors: Mapping[str, Extractor]) -> list[str]:
-    """What makes a distance doubtful, one line each. Raises ValueError where it would mean nothing.
+def check_numbers(what: Asked, held_out: int, reference: int | None, extractors: Mapping[str, Extractor]) -> None:
+    """Raise ValueError, one line, where a distance of so few images would mean nothing.
 
     `held_out` is how many held-out captions there are, `reference` how many real images: None for as many as sampled.
     """
-    said: list[str] = []
     for metric, wanted in what.distances.items():
         images = min(wanted, held_out)
         real = images if reference is None else reference
         try:
-            lines = MEASURES[metric.measure].check(images, real, extractors[metric.extractor].dimensions)
+            MEASURES[metric.measure].check(images, real, extractors[metric.extractor].dimensions)
         except ValueError as error:
             raise ValueError(f"evaluation.metrics: {':'.join(metric)}: {error}") from None
-        said += [line for line in lines if line not in said]
-    return said

@@ -35,19 +35,20 @@ def of_sampling(plan: Plan, weights: torch.Tensor, guidance: float | None) -> di
     }
 
 
-def of_judge(plan: Plan, tools: Instruments) -> dict[str, Any]:
-    """Who judged the images, and above which score a detection counts."""
+def of_judge(tools: Instruments, *, verdicts: bool) -> dict[str, Any]:
+    """Who judged the images and, of `verdicts`, above which score a detection counts."""
     judge = tools.sees or tools.judge
     assert judge is not None
     told = {"judge": judge.name, "weights": judge.digest[:DIGITS]}
-    return told | ({"threshold": [THRESHOLD, COUNTING_THRESHOLD]} if plan.prompts else {})
+    return told | ({"threshold": [THRESHOLD, COUNTING_THRESHOLD]} if verdicts else {})
 
 
-def of_distance(row: Row, real: RealImages) -> dict[str, Any]:
-    """What the features are of, and which real images the distance is taken to."""
-    told = {"extractor": row.extractor, "weights": row.weights[:DIGITS], "resize": row.resize}
+def of_distance(row: Row, real: RealImages, doubts: Sequence[str]) -> dict[str, Any]:
+    """What the features are of, which real images the distance is taken to, and what makes it doubtful."""
+    told: dict[str, Any] = {"extractor": row.extractor, "weights": row.weights[:DIGITS], "resize": row.resize}
     told |= {"reference": real.name, "reference_digest": real.digest[:DIGITS]}
-    return told | {"reference_images": row.reference_images, "floor_of": row.floor_of}
+    told |= {"reference_images": row.reference_images, "floor_of": row.floor_of}
+    return told | ({"doubts": list(doubts)} if doubts else {})
 
 
 def of_image_text(row: Row) -> dict[str, Any]:

@@ -1,0 +1,111 @@
+"""`lensbench score CELL`: what a trained cell scores, by the evaluator of the sweeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    from lensbench.experiment import Experiment
+    from lensbench.report.table import Table
+
+
+def score_cell(directory: Path, metrics: str | None, weights: Mapping[str, str], console: Console) -> None:
+    """Print the scores of a cell's evaluation, with further `metrics`; what is not measured yet is measured now.
+
+    Nothing is trained. Raises ValueError, one line, for a cell that is not trained, that another process works on, or
+    whose evaluation was made before evaluations had folders of their own.
+    """
+    from lensbench.commands.score_sweep import further
+    from lensbench.experiment import Experiment
+    from lensbench.report.terminal import print_tables, say
+    from lensbench.sweep.cell import checkpoints_lacking
+    from lensbench.sweep.cellfiles import evaluation_folder, is_evaluated, is_trained, read_cell
+
+    try:
+        experiment = Experiment.model_validate_json((directory / "experiment.json").read_text())
+    except ValueError as error:
+        told = str(error).splitlines()
+        raise ValueError(f"{directory}: its experiment.json cannot be read by this version ({told[0]})") from None
+    experiment = further(experiment, metrics, weights)
+    if not is_trained(directory):
+        raise ValueError(f"{directory}: not trained to its end; lensbench run or train goes on with it")
+    if not is_evaluated(directory, experiment):
+        if lacking := checkpoints_lacking(directory, [experiment]):
+            raise ValueError(f"{directory}: no checkpoint of step {lacking[0]}; lensbench run trains the cell for it")
+        _make(experiment, directory, console)
+    records, _ = read_cell(directory, experiment)
+    print_tables(console, [table(str(directory), records)])
+    say(console, f"images, outcomes and records: {evaluation_folder(directory, experiment)}")
+
+
+def _make(experiment: Experiment, directory: Path, console: Console) -> None:
+    """Make the evaluation, holding the cell's claim as a worker does."""
+    from lensbench.commands.counting import counting
+    from lensbench.sweep import claims
+    from lensbench.sweep.cell import run_cell
+    from lensbench.sweep.progress import Progress
+
+    found = claims.state(directory)
+    gone = "gone" if found.held and claims.holder_is_gone(directory, found) else None
+    claim = None if found.held and not gone else claims.take(directory, found, gone)
+    if claim is None:
+        raise ValueError(f"{directory}: another process works on this cell; wait for it, or see lensbench status")
+    how: claims.End = "stopped"
+    try:
+        with counting(console, "scoring") as say, claims.beating(claim, claims.Heart()):
+
+            def report(progress: Progress) -> None:
+                say(progress.done, progress.total)
+
+            cache = directory.resolve().parent / "cache"
+            run_cell(experiment, claim.directory, cache=cache, report=report, evaluations=[experiment.evaluation])
+        how = "complete"
+    finally:
+        claim.end(how)
+
+
+def table(title: str, records: pd.DataFrame) -> Table:
+    """Every score of the last step, with its interval and what made it."""
+    from math import isnan
+
+    from lensbench.metrics import metric, ordered
+    from lensbench.report.table import DASH, Cell, Column, Row, Table, bounds, number
+    from lensbench.scoring.protocol import protocol_line
+
+    scores = [name for name in ordered(records["metric"].unique()) if metric(name).is_score]
+    rows, notes = [], []
+    for name in scores:
+        of, mine = metric(name), records[records["metric"] == name]
+        mine = mine[mine["step"] == mine["step"].max()]
+        for opens, row in enumerate(mine.itertuples()):
+            value, low, high, floor = (of.factor * float(x) for x in (row.value, row.low, row.high, row.floor))
+            cells = (
+                Cell(of.titled, name),
+                Cell(str(row.prompt_form)),
+                Cell(number(value, of.digits), float(row.value)),
+                Cell(bounds(low, high, of.digits) or DASH, float(row.low)),
+                Cell(f"{int(row.n):,}", int(row.n)),
+                Cell(DASH if isnan(floor) else number(floor, of.digits), float(row.floor)),
+            )
+            rows.append(Row(cells, opens=not opens))
+        told = mine[mine["protocol"] != ""]
+        if len(told) and not of.variant_of:
+            forms = ", ".join(sorted(set(told["prompt_form"])))
+            images = sorted({int(n) for n in told["n"]})
+            floors = sorted({float(x) for x in told["floor"].dropna()})
+            notes.append(protocol_line(of, told["protocol"].iloc[0], images, forms, floors))
+    columns = (
+        Column("metric", "metric", "metric", label=True),
+        Column("form", "prompts", "prompts", label=True),
+        Column("value", "value", "value"),
+        Column("interval", "95 % interval", "interval"),
+        Column("images", "images", "n"),
+        Column("floor", "real-real floor", "floor"),
+    )
+    sampling = "Intervals over prompts: sampling only, of one trained model."
+    return Table("scores", title, columns, tuple(rows), (sampling, *notes), filed=False)
