@@ -24,7 +24,7 @@ tiny = Experiment(
     text_encoder=TextEncoder(layers=(0,)),
     model=Model(depth=1, patch_size=8),
     training=Training(steps=6, batch=4, warmup_steps=1, watch_steps=0),
-    evaluation=Evaluation(at=(0.5, 1.0), prompts_per_task=2, images_per_task=4, scene_images=8, validation_images=8,
+    evaluation=Evaluation(at=(0.5, 1.0), prompts_per_task=2, images_per_task=4, scene_images=20, validation_images=8,
                           sampling_steps=2),
 )
 SCALES = {"tiny": Scale("tiny", 1, tiny, (0, 1), "seconds"),
