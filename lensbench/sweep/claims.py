@@ -330,10 +330,11 @@ def _unlocked(path: Path) -> bool:
 
 
 def _resume_step(cell: Path) -> int:
-    # How far training can go on from; what is trained to the end counts as further than any step.
+    # How far the cell can go on from. What is trained to the end counts as further than any step; images that an
+    # evaluation has kept, as further still.
     resume = cell / "resume"
-    if (resume / "trained.json").exists():
-        return 2**62
+    if (resume / "trained.json").exists() or (cell / "records.parquet").exists():
+        return 2**62 + sum(1 for _ in cell.glob("evaluations/*/images/*/*.npz"))
     return max((int(path.stem.removeprefix("step-")) for path in resume.glob("step-*.json")), default=0)
 
 
