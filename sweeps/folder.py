@@ -1,6 +1,6 @@
 """How much are your better captions worth on your photographs?
 
-Put pictures in a folder, say photos, each with two captions beside it: cat.jpg, cat.alt.txt, cat.detailed.txt.
+Put images in a folder, say photos, each with two captions beside it: cat.jpg, cat.alt.txt, cat.detailed.txt.
 
 Hypothesis: the held-out loss falls faster with detailed captions than with alt-text, at the same images, order and
     noise; a few hundred photographs show the machinery, not an effect.

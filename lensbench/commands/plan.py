@@ -31,7 +31,7 @@ def plan(
     runs: Runs = Path("runs"),
     corpus: CorpusFolder = None,
     pilot: Annotated[
-        bool, typer.Option("--pilot", help="Measure the time: a few real steps and pictures of each kind of cell.")
+        bool, typer.Option("--pilot", help="Measure the time: a few real steps and images of each kind of cell.")
     ] = False,
     workers: Annotated[int, typer.Option(min=0, help="Cells at a time; 0: one a GPU or core, as run does.")] = 0,
     usd_per_hour: Annotated[

@@ -1,4 +1,4 @@
-"""`lensbench score`: distances and CLIPScore of any folder of pictures."""
+"""`lensbench score`: distances and CLIPScore of a sweep, a cell or any folder of images."""
 
 from __future__ import annotations
 
@@ -28,27 +28,28 @@ def score(
         Path,
         typer.Argument(
             metavar="FOLDER|CELL|CHECKPOINT|SWEEP.py",
-            help="Images, in it and below: JPEG, PNG, WebP, BMP or TIFF; of a cell or a checkpoint they are sampled "
-            "first. Of a sweep every checkpoint is scored, and nothing is trained.",
+            help="Images, in it and below: JPEG, PNG, WebP, BMP or TIFF; of a checkpoint they are sampled first. Of a "
+            "cell or a sweep its evaluation is made where it is missing, and nothing is trained.",
         ),
     ],
     against: Annotated[
-        Path | None, typer.Option(metavar="FOLDER|STATS.npz", help="Real pictures, or their statistics.")
+        Path | None, typer.Option(metavar="FOLDER|STATS.npz", help="Real images, or their statistics.")
     ] = None,
     metrics: Annotated[
         str | None,
         typer.Option(
             metavar="NAME,NAME,...",
             help="fid, kid, fid-infinity, prdc, fd-dinov2, cmmd, fd-shapes, clip-score, or MEASURE:EXTRACTOR as in "
-            "prdc:dinov2. Left out: fid,kid with --against, and clip-score with --prompts.",
+            "prdc:dinov2. Left out: fid,kid with --against, and clip-score with --prompts; of a cell or a sweep, its "
+            "own. Named ones are measured beside those.",
         ),
     ] = None,
     prompts: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help='.txt with a prompt a picture, in the order of names, or .jsonl with "image" and "prompt". '
-            "Not needed in GenEval's layout. Of a cell or checkpoint: what it draws; else the cell's own, or of "
+            help='.txt with a prompt an image, in the order of names, or .jsonl with "image" and "prompt". '
+            "Not needed in GenEval's layout. Of a cell or checkpoint: what is sampled; else the cell's own, or of "
             "photographs the held-out captions.",
         ),
     ] = None,
@@ -56,7 +57,7 @@ def score(
     step: Annotated[int | None, typer.Option(help="Which of a cell's checkpoints; the last if left out.")] = None,
     floor: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Other real pictures, for the floor; halves of --against if left out."),
+        typer.Option(metavar="FOLDER", help="Other real images, for the floor; halves of --against if left out."),
     ] = None,
     resize: Annotated[
         Literal["clean", "torchmetrics", "pytorch-fid", "tensorflow"],
@@ -80,7 +81,7 @@ def score(
         bool, typer.Option("--save-features", help="Write the features there too, for kid and prdc.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
-    batch: Annotated[int, typer.Option(min=1, help="Pictures at a time; changes nothing but speed and memory.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time; changes nothing but speed and memory.")] = 32,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Threads that decode, of a sweep cells at a time; the cores if left out.")
     ] = None,
@@ -90,7 +91,8 @@ def score(
     results: ResultsFolder = Path("results"),
     corpus: CorpusFolder = None,
 ) -> None:
-    """Score a folder of pictures that anyone made: FID and its kin against real pictures, CLIPScore against prompts.
+    """Score a sweep or a cell by its evaluation, or a folder of images that anyone made: FID and its kin against real
+    images, CLIPScore against prompts.
 
     A distance is called FID only where it is FID; every number says which weights and which resize made it.
     """
