@@ -179,6 +179,8 @@ def _compute(found: Sequence[Planned]) -> str:
     left = [one for one in found if one.state != "complete" and not one.trained]
     most = max(found, key=lambda one: one.flops)
     total = sum(one.flops for one in found)
+    if not left:
+        return f"{flops(total)} of training, all of it done"
     rest = f", {flops(sum(one.flops for one in left))} of it still to do" if 0 < len(left) < len(found) else ""
     return f"{flops(total)} of training{rest}; the largest cell {flops(most.flops)}"
 

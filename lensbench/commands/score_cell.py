@@ -20,17 +20,19 @@ def score_cell(directory: Path, metrics: str | None, weights: Mapping[str, str],
     Nothing is trained. Raises ValueError, one line, for a cell that is not trained, that another process works on, or
     whose evaluation was made before evaluations had folders of their own.
     """
+    from pydantic import ValidationError
+
     from lensbench.commands.score_sweep import further
-    from lensbench.experiment import Experiment
+    from lensbench.experiment import Experiment, one_line
     from lensbench.report.terminal import print_tables, say
     from lensbench.sweep.cell import checkpoints_lacking
     from lensbench.sweep.cellfiles import evaluation_folder, is_evaluated, is_trained, read_cell
 
     try:
         experiment = Experiment.model_validate_json((directory / "experiment.json").read_text())
-    except ValueError as error:
-        told = str(error).splitlines()
-        raise ValueError(f"{directory}: its experiment.json cannot be read by this version ({told[0]})") from None
+    except ValidationError as error:
+        told = f"its experiment.json is of another version ({one_line(error)})"
+        raise ValueError(f"{directory}: {told}; lensbench run trains the cell anew") from None
     experiment = further(experiment, metrics, weights)
     if not is_trained(directory):
         raise ValueError(f"{directory}: not trained to its end; lensbench run or train goes on with it")
@@ -77,6 +79,9 @@ def table(title: str, records: pd.DataFrame) -> Table:
     from lensbench.report.table import DASH, Cell, Column, Row, Table, bounds, number
     from lensbench.scoring.protocol import protocol_line
 
+    for name, absent in (("floor", float("nan")), ("protocol", "")):  # of results frozen before they were recorded
+        records = records if name in records else records.assign(**{name: absent})
+    records = records.assign(protocol=records["protocol"].fillna(""))
     scores = [name for name in ordered(records["metric"].unique()) if metric(name).is_score]
     rows, notes = [], []
     for name in scores:
@@ -93,12 +98,11 @@ def table(title: str, records: pd.DataFrame) -> Table:
                 Cell(DASH if isnan(floor) else number(floor, of.digits), float(row.floor)),
             )
             rows.append(Row(cells, opens=not opens))
-        told = mine[mine["protocol"] != ""]
-        if len(told) and not of.variant_of:
+        for protocol, told in () if of.variant_of else mine[mine["protocol"] != ""].groupby("protocol", sort=False):
             forms = ", ".join(sorted(set(told["prompt_form"])))
             images = sorted({int(n) for n in told["n"]})
             floors = sorted({float(x) for x in told["floor"].dropna()})
-            notes.append(protocol_line(of, told["protocol"].iloc[0], images, forms, floors))
+            notes.append(protocol_line(of, str(protocol), images, forms, floors))
     columns = (
         Column("metric", "metric", "metric", label=True),
         Column("form", "prompts", "prompts", label=True),

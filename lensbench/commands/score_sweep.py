@@ -46,6 +46,7 @@ def score_sweep(
         )
     failed = not work_here(sweep, runs, console, workers, None, None)
     complete = report_on(sweep, runs, results, None)
+    _print_scores(sweep, runs, console)
     if metrics is not None:
         told = ", ".join(f'"{word}"' for word in sweep.base.evaluation.metrics)
         console.print(
@@ -57,6 +58,18 @@ def score_sweep(
     return complete and not failed
 
 
+def _print_scores(sweep: Sweep, runs: Path, console: Console) -> None:
+    """Print every score beside GenEval, which the report's own tables on the console leave to its page."""
+    from lensbench.report.grid import arrange
+    from lensbench.report.tables import scores_table
+    from lensbench.report.terminal import print_tables
+    from lensbench.sweep.sweep import collect
+
+    grid = arrange(collect(sweep, runs))
+    if grid.tasks:
+        print_tables(console, [scores_table(grid)])
+
+
 def with_metrics(sweep: Sweep, metrics: str | None, weights: Mapping[str, str]) -> Sweep:
     """The sweep with further metrics and the places of their weights. ValueError, one line, for unknown ones."""
     return sweep.model_copy(update={"base": further(sweep.base, metrics, weights)})
@@ -64,7 +77,7 @@ def with_metrics(sweep: Sweep, metrics: str | None, weights: Mapping[str, str]) 
 
 def further(experiment: Experiment, metrics: str | None, weights: Mapping[str, str]) -> Experiment:
     """The experiment with further metrics and the places of their weights. ValueError, one line, for unknown ones."""
-    from lensbench.scoring.measured import asked, check_weights, words_of
+    from lensbench.scoring.measured import asked, check_beforehand, words_of
 
     changes: dict[str, object] = {"evaluation.weights": {**experiment.evaluation.weights, **weights}}
     if metrics is not None:
@@ -73,5 +86,5 @@ def further(experiment: Experiment, metrics: str | None, weights: Mapping[str, s
         changes["evaluation.metrics"] = (*before, *dict.fromkeys(word for word in words if word not in before))
     experiment = experiment.replace(changes)
     asked(experiment)
-    check_weights(experiment)
+    check_beforehand(experiment)
     return experiment

@@ -74,8 +74,10 @@ def run(
     from rich.console import Console
 
     sweep = prepared(sweep_file, corpus)
+    from lensbench.scoring.measured import check_beforehand
     from lensbench.sweep.worker import check_writable
 
+    check_beforehand(sweep.base)
     console = Console()
     check_writable(runs)
     check_writable(results / sweep.name)

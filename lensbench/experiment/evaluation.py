@@ -94,10 +94,8 @@ class Evaluation(Part):
 
     @model_validator(mode="after")
     def reference_is_known(self) -> Self:
-        if (self.reference is None) != (self.reference_digest is None):
-            raise ValueError(
-                "reference and reference_digest go together: the path says where the real images are, the digest which"
-            )
+        if self.reference is None and self.reference_digest is not None:
+            raise ValueError("reference_digest says which real images, reference where they are: give both")
         if stray := [name for name in self.metric_images if name not in self.metrics]:
             raise ValueError(f"metric_images: {stray[0]} is not among metrics ({', '.join(self.metrics) or 'none'})")
         return self

@@ -14,7 +14,7 @@ from lensbench.scoring.detectors import ShapesJudge
 from lensbench.scoring.evaluation_plan import Plan
 from lensbench.scoring.extractors import Extractor
 from lensbench.scoring.geneval_folder import Judge
-from lensbench.scoring.measured import check_numbers, check_weights, pinned
+from lensbench.scoring.measured import check_beforehand, check_numbers, pinned
 from lensbench.scoring.metrics import EXTRACTORS, MEASURES, open_extractor
 from lensbench.scoring.real_images import RealImages, open_real_images
 
@@ -53,7 +53,7 @@ def open_instruments(plan: Plan, device: str) -> Instruments:
     fails its self-test, real images of another size or too few of them, and statistics of another extractor.
     """
     e, asked = plan.experiment.evaluation, plan.asked
-    check_weights(plan.experiment)
+    check_beforehand(plan.experiment)
     judge = ShapesJudge.load() if plan.of_shapes else None
     if judge is not None:
         judge.self_test()

@@ -93,9 +93,16 @@ def _enough(metric: Wanted, images: int) -> bool:
     return True
 
 
-def check_weights(experiment: Experiment) -> None:
-    """Raise ValueError, one line, where weights that are given as a path are not there. Nothing is loaded."""
+DIMENSIONS = {"inception": 2048, "shapes": 64}  # of extractors that are always alike: known before they are loaded
+
+
+def check_beforehand(experiment: Experiment) -> None:
+    """Raise ValueError, one line, where weights that are given as a path are not there, or images are too few for a
+    distance whose number of features is known. Nothing is loaded."""
     e, what = experiment.evaluation, asked(experiment)
+    for metric, images in what.distances.items():
+        if metric.extractor in DIMENSIONS:
+            _refuse_few(metric, images, images, DIMENSIONS[metric.extractor])
     names = {metric.extractor for metric in (*what.distances, *what.image_text)}
     if stray := sorted({*e.weights, *e.weights_digests} - registry.EXTRACTORS.keys()):
         raise ValueError(f"evaluation.weights: no extractor {stray[0]!r}; there are {', '.join(registry.EXTRACTORS)}")
@@ -127,7 +134,13 @@ def check_numbers(what: Asked, held_out: int, reference: int | None, extractors:
     for metric, wanted in what.distances.items():
         images = min(wanted, held_out)
         real = images if reference is None else reference
-        try:
-            MEASURES[metric.measure].check(images, real, extractors[metric.extractor].dimensions)
-        except ValueError as error:
-            raise ValueError(f"evaluation.metrics: {':'.join(metric)}: {error}") from None
+        _refuse_few(metric, images, real, extractors[metric.extractor].dimensions)
+
+
+def _refuse_few(metric: Wanted, images: int, real: int | None, dimensions: int) -> None:
+    try:
+        MEASURES[metric.measure].check(images, real, dimensions)
+    except ValueError as error:
+        word = next((word for word, wanted in registry.PUBLISHED.items() if wanted == metric), ":".join(metric))
+        more = "evaluation.scene_images or evaluation.metric_images say how many"
+        raise ValueError(f"evaluation.metrics: {word}: {error}; {more}") from None

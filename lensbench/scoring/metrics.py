@@ -62,7 +62,10 @@ def parse(text: str, where: str = "--metrics") -> list[Wanted]:
         wanted = Wanted(measure, extractor) if colon else PUBLISHED.get(measure)
         if wanted is None or (wanted.measure not in MEASURES and wanted.measure != CLIP_SCORE):
             known = ", ".join(PUBLISHED)
-            raise ValueError(f"{where}: no metric {word!r}; there are {known}, and MEASURE:EXTRACTOR of {_all()}")
+            further = "" if where == "--metrics" else "; geneval, shapes_alignment and validation_loss"
+            raise ValueError(
+                f"{where}: no metric {word!r}; there are {known}, and MEASURE:EXTRACTOR of {_all()}{further}"
+            )
         if wanted.extractor not in EXTRACTORS:
             raise ValueError(f"{where}: no extractor {wanted.extractor!r} for {word!r}; there are {_extractors()}")
         if wanted.measure == CLIP_SCORE and not wanted.extractor.startswith("clip-"):

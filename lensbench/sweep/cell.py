@@ -85,7 +85,8 @@ def _run_here(
             (directory / RECORDS.file).unlink(missing_ok=True)  # of a training that kept other checkpoints
             (directory / "experiment.json").write_text(json.dumps(json.loads(experiment.model_dump_json()), indent=1))
             (directory / "versions.json").write_text(json.dumps(versions(), indent=1))
-        train_cell(parts, directory, {step for one in wanted for step in scoring_steps(one)}, counter, first=first)
+        steps = {step for one in wanted for step in scoring_steps(one)} | files.kept_steps(directory)
+        train_cell(parts, directory, steps, counter, first=first)
     parts.encoder.unload()
     ranks.leave()
     if not first:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lensbench.sweep.design import Cell
 
 EVALUATIONS = "evaluations"
+TRAINED = "trained, not scored"  # why a cell is not complete
 # What the training and each evaluation spent; train_seconds is the training's alone, and a part of cell_seconds.
 SPENT = tuple(cost.name for cost in of_kind("cost") if cost.name != "train_seconds")
 
@@ -195,6 +196,6 @@ def why_unfinished(directory: Path) -> str:
         lines = [line.strip() for line in error.read_text(errors="replace").splitlines() if line.strip()]
         return f"failed: {lines[-1] if lines else 'no message'}"
     if is_trained(directory):
-        return "trained, not scored"
+        return TRAINED
     begun = directory.is_dir() and any(not entry.name.startswith(".") for entry in directory.iterdir())
     return "not finished" if begun else "not run"

@@ -11,7 +11,7 @@ from typing import Any
 from lensbench.experiment import Experiment
 from lensbench.model.sizes import denoiser_config, parameter_count
 from lensbench.sweep.amounts import distinct_texts, train_flops, training_images
-from lensbench.sweep.cellfiles import is_complete, is_evaluated, is_trained, read_records, why_unfinished
+from lensbench.sweep.cellfiles import TRAINED, is_complete, is_evaluated, is_trained, read_trained, why_unfinished
 from lensbench.sweep.design import Cell
 from lensbench.sweep.progress import weight
 from lensbench.training import files
@@ -134,15 +134,17 @@ def drawn_images(experiment: Experiment) -> int:
 
 
 def seconds_a_weight(every: Sequence[Cell], states: Mapping[str, str], runs: Path) -> float | None:
-    """The pace of the sweep's complete cells, by what they recorded; None where there is none."""
+    """The pace of the sweep's cells that are trained, by what they recorded; None where there is none."""
     found = []
-    for cell in [cell for cell in every if states[cell.id] == "complete"][:PACED]:
+    trained = [cell for cell in every if states[cell.id] in ("complete", TRAINED)]
+    for cell in trained[:PACED]:
         try:
-            records = read_records(runs / cell.id, cell.experiment)
+            records = read_trained(runs / cell.id, cell.experiment)
         except ValueError:
             continue
         seconds = records.loc[records["metric"] == "cell_seconds", "value"]
-        found += [float(seconds.max()) / weight(cell.experiment)] if len(seconds) else []
+        of_training = weight(cell.experiment) - weight(cell.experiment, training=False)
+        found += [float(seconds.max()) / of_training] if len(seconds) else []
     return statistics.median(found) if found else None
 
 

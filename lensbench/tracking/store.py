@@ -51,6 +51,7 @@ class _Shown:
     parameters: set[str]
     there: dict[tuple[str, int], tuple[int, float]]  # (name, step) of a point -> its time and value
     files: set[str]  # artifacts, by their paths
+    linked: set[tuple[str, int]] = field(default_factory=set)  # points that their checkpoint's model has
     models: dict[int, str] = field(default_factory=dict)  # step of a checkpoint -> id of the LoggedModel
     with_data: bool = False  # its datasets are there
 
@@ -283,6 +284,7 @@ class Mirror:
         for model in self._models(run_id):
             if model.model_id in outputs:  # else it was not told of all: it is made ready again
                 shown.models[int(model.tags["lensbench.step"])] = model.model_id
+                shown.linked |= {(metric.key, metric.step) for metric in model.metrics or ()}
         return shown
 
     def _mine(self) -> dict[str, str]:
@@ -336,8 +338,10 @@ class Mirror:
         for point in points:
             place = (point.name, point.step)
             model = shown.models.get(point.checkpoint) if point.checkpoint is not None else None
-            if place in shown.there and model is None:
+            if place in shown.there and (model is None or place in shown.linked):
                 continue
+            if model is not None:
+                shown.linked.add(place)
             fresh += place not in shown.there
             # As it was sent, if it was: MLflow drops what is equal and links it with the model.
             t, value = shown.there.setdefault(place, (point.t, point.value))

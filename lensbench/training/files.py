@@ -21,6 +21,11 @@ def checkpoint(directory: Path, step: int) -> Path:
     return directory / CHECKPOINTS / f"step-{step:06d}"
 
 
+def kept_steps(directory: Path) -> set[int]:
+    """The steps whose checkpoints are there."""
+    return {int(path.name.removeprefix("step-")) for path in (directory / CHECKPOINTS).glob("step-*") if path.is_dir()}
+
+
 def samples(directory: Path, step: int) -> Path:
     """The sheet of pictures drawn after `step` steps."""
     return directory / SAMPLES / f"step-{step:06d}.png"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lensbench import cli
 from lensbench.experiment import Experiment
 from lensbench.sampling import image_sets
 from lensbench.scoring import evaluate
@@ -17,7 +19,7 @@ from lensbench.sweep import cell_training
 from lensbench.sweep.cell import checkpoints_lacking, run_cell
 from lensbench.sweep.cellfiles import evaluation_folder, is_complete, read_cell, read_records
 from lensbench.sweep.sweep import Cell, Sweep, cells, collect
-from tests.scoring.conftest import clip_model
+from tests.scoring.conftest import clip_model, save_pictures
 
 BASE = Experiment().replace(
     {
@@ -185,7 +187,7 @@ def test_a_checkpoint_that_was_not_kept_is_trained_for_again(cell: Path, once: P
     assert checkpoints_lacking(cell, [other]) == [1]
     (weights,) = (cell / "checkpoints" / "step-000004").glob("*.safetensors")
     before = weights.read_bytes()
-    run(BASE, cell, once / "cache", evaluations=[BASE.evaluation, other.evaluation])
+    run(BASE, cell, once / "cache", evaluations=[other.evaluation])
     assert counted["trainings"] == 1
     assert weights.read_bytes() == before
     assert [path.name for path in sorted((cell / "checkpoints").iterdir())] == [f"step-00000{n}" for n in (1, 2, 4)]
@@ -194,9 +196,10 @@ def test_a_checkpoint_that_was_not_kept_is_trained_for_again(cell: Path, once: P
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"evaluation.metrics": ("fid",)}, "fid: 40 .* for 2,048 features.*evaluation.metric_images say how many"),
         ({"evaluation.metrics": ("beauty",)}, "no metric 'beauty'"),
         ({"evaluation.metrics": ("fd:shapes",), "evaluation.scene_images": 12}, "12 .* for 64 features"),
-        ({"evaluation.metrics": ("fid",), "evaluation.weights": {"inception": "/nowhere.pt"}}, "at /nowhere.pt"),
+        ({"evaluation.metrics": ("kid",), "evaluation.weights": {"inception": "/nowhere.pt"}}, "at /nowhere.pt"),
         ({"evaluation.metrics": ("fd:shapes",), "evaluation.weights_digests": {"shapes": "0" * 64}}, "must be 000000"),
         ({"evaluation.metrics": ("kd:shapes",), "evaluation.reference": Path("gone"),
           "evaluation.reference_digest": "0" * 64}, "gone"),
@@ -209,6 +212,34 @@ def test_what_cannot_be_measured_is_one_line_before_anything_trains(
         run(BASE.replace(changes), tmp_path / "cell", tmp_path / "cache")
     assert "\n" not in str(caught.value)
     assert counted["trainings"] == 0
+
+
+def test_real_images_that_are_not_said_which_are_refused_by_their_digest(tmp_path: Path) -> None:
+    save_pictures(tmp_path / "real", 40, seed=1)
+    told = {"evaluation.metrics": ("kd:shapes",), "evaluation.reference": tmp_path / "real"}
+    with pytest.raises(ValueError, match=r"give evaluation\.reference_digest='[0-9a-f]{64}'") as caught:
+        run(BASE.replace(told), tmp_path / "cell", tmp_path / "cache")
+    digest = str(caught.value).partition("'")[2][:64]
+    experiment = BASE.replace(told | {"evaluation.reference_digest": digest})
+    run(experiment, tmp_path / "cell", tmp_path / "cache")
+    (protocol, *_) = read_records(tmp_path / "cell", experiment).query("metric == 'kd_shapes'")["protocol"]
+    assert (json.loads(protocol)["reference"], json.loads(protocol)["reference_images"]) == ("real", 40)
+
+
+def test_a_cell_is_scored_by_the_command_with_what_made_each_number(
+    cell: Path, counted: dict[str, int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["lensbench", "score", str(cell), "--metrics", "kd:shapes"])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    out = " ".join(capsys.readouterr().out.split())
+    assert not left.value.code
+    assert counted == {"trainings": 0, "images": 0}
+    more = BASE.replace({"evaluation.metrics": ("geneval", "shapes_alignment", "fd:shapes", "kd:shapes")})
+    for row in read_records(cell, more).query("metric == 'kd_shapes'").itertuples():
+        assert f"{row.value:.4f}" in out
+    assert "KD shapes: shapes (weights 88bea177e0cd" in out
+    assert "40 images against 40 held-out images" in out
 
 
 def test_a_field_of_the_evaluation_is_a_factor_that_multiplies_evaluations(once: Path, tmp_path: Path) -> None:

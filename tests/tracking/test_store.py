@@ -301,6 +301,26 @@ def test_sweeps_that_share_a_cell_show_it_once(tmp_path: Path, sweep: Sweep, uri
     assert parent_of(uri, other).info.status == "FINISHED"
 
 
+def test_a_later_evaluation_joins_the_run_of_its_cell(tmp_path: Path, sweep: Sweep, uri: str) -> None:
+    whole(tmp_path, sweep)
+    sync(tmp_path, sweep, uri)
+    before = {run.info.run_id for run in runs_of(uri, sweep)}
+    later = sweep.model_copy(update={"base": sweep.base.replace({"evaluation.guidance": 7.0})})
+    for cell in cells(later):
+        complete(tmp_path / cell.id, cell.experiment, value=0.125)
+    for again in (False, True):
+        sent, shown, refused = sync(tmp_path, later, uri)
+        assert (shown, refused) == (2, {})
+        assert (sent.total() == 0) == again
+    found = runs_of(uri, later)
+    assert {run.info.run_id for run in found} == before
+    later_id = later.base.evaluation_id()
+    for run in found:
+        assert run.info.status == "FINISHED"
+        assert run.data.metrics["geneval/short"] == 0.5
+        assert run.data.metrics[f"geneval/short/{later_id}"] == 0.125
+
+
 def test_the_same_cells_in_two_places_do_not_mix(tmp_path: Path, sweep: Sweep, uri: str) -> None:
     for place in ("here", "there"):
         (tmp_path / place).mkdir()
