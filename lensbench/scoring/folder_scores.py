@@ -194,6 +194,7 @@ def _tell_real(real: RealSets, images: Images, scores: Scores) -> None:
         scores.warn([*warnings_about(real.images), *warnings_about(images, real.images)])
     if real.floor is not None:
         scores.sets["floor"] = _about_set(real.floor)
+        scores.warn(warnings_about(real.floor, real.images))
         for other in filter(None, (images, real.images)):
             refuse_equal(real.floor, other)
 
