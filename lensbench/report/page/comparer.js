@@ -75,8 +75,7 @@ function comparer(data, sheets) {
   const nameKinds = (chosen) => options(byId("verdicts"), KINDS.map((kind) => [kind, kindWords(kind)]), chosen);
   nameKinds("every");
 
-  let rows = []; // [group, item] of every row shown
-  let current = 0;
+  let [rows, current] = [[], 0]; // [group, item] of every row shown, and the place of the chosen one
   const list = byId("list");
   const nodes = new Map();
 
@@ -299,7 +298,8 @@ function comparer(data, sheets) {
       `training seed ${data.seeds[group.seed]}`, data.verdicts ? `picture ${data.items[item][2] + 1} of this prompt` : ""];
     byId("place").textContent =
       `${(current + 1).toLocaleString("en")} of ${rows.length.toLocaleString("en")} · ${facts.filter(Boolean).join(" · ")}`;
-    byId("prompt").textContent = textOf(group, item);
+    const words = textOf(group, item);
+    Object.assign(byId("prompt"), { textContent: words, className: words.length > 160 ? "long" : "" });
     const room = place.clientWidth || 300;
     const across = Math.max(1, Math.min(arms, arms > 6 && room > 500 ? 4 : 3));
     const size = Math.max(96, Math.min(224, Math.floor((room - 16 * (across - 1)) / across) - 1));
