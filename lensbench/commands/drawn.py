@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Literal
 from lensbench.commands.again import to_go_on
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console
+
+    from lensbench.drawing.prompts import Prompts
 
 CELL = "experiment.json"
 Form = Literal["short", "repeated", "detailed"]
@@ -19,11 +23,19 @@ def is_model(path: Path) -> bool:
     return (path / CELL).is_file() or (path / "transformer").is_dir()
 
 
-def drawn(path: Path, prompts: str | None, form: Form | None, step: int | None, console: Console) -> Path:
+def drawn(
+    path: Path,
+    prompts: str | None,
+    form: Form | None,
+    step: int | None,
+    console: Console,
+    check: Callable[[Prompts], None] = lambda wanted: None,
+) -> Path:
     """`path` itself where it is a folder of pictures; of a model, the folder of its pictures, which are drawn or gone
     on with: a cell's in its own drawn/, a pipeline's in drawn/ here.
 
-    Raises ValueError as `lensbench generate` does, and where a folder of pictures is given a form or a step.
+    `check` refuses prompts before anything is drawn. Raises ValueError as `lensbench generate` does, and where a folder
+    of pictures is given a form or a step.
     """
     if not is_model(path):
         if form is not None or step is not None:
@@ -35,6 +47,7 @@ def drawn(path: Path, prompts: str | None, form: Form | None, step: int | None, 
 
     pipeline = open_pipeline(path, Parts(), step)
     wanted = find_prompts(prompts, pipeline.experiment, form, None)
+    check(wanted)
     of = pipeline.name.rpartition("step ")[2] if pipeline.experiment else pipeline.name
     out = (path if pipeline.experiment else Path()) / "drawn" / f"{of}-{wanted.digest[:12]}"
     out.parent.mkdir(exist_ok=True)

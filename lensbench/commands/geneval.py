@@ -14,6 +14,9 @@ from lensbench.commands.device import usable_device
 from lensbench.commands.drawn import CELL, Form, drawn, is_model
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lensbench.drawing.prompts import Prompts as Wanted
     from lensbench.report.table import Table
     from lensbench.scoring.geneval_folder import Judge
     from lensbench.scoring.judged_folder import Prompts
@@ -31,7 +34,9 @@ def geneval(
     prompts: Annotated[
         str | None,
         typer.Option(
-            metavar="geneval|FILE.jsonl", help="What a cell or checkpoint is asked to draw; the cell's own if left out."
+            metavar="geneval|FILE.jsonl",
+            help="What a cell or checkpoint is asked to draw; the cell's own if left out. The prompts of a folder lie "
+            "in it: the file is compared with them.",
         ),
     ] = None,
     form: Annotated[Form | None, typer.Option(help="Wording of the cell's own prompts; short if left out.")] = None,
@@ -68,20 +73,28 @@ def geneval(
     from lensbench.sweep.quiet import quiet
 
     quiet()
+    from lensbench.drawing.prompts import prompt_rows
     from lensbench.report.terminal import print_tables, say
     from lensbench.scoring.detecting import open_judge
     from lensbench.scoring.geneval import summary
     from lensbench.scoring.geneval_folder import judge_folder, judged, open_prompts, outcomes, write_results
 
     number, count = shard_of(shard)
-    if prompts is not None and not is_model(folder):
-        raise ValueError(f"--prompts: the pictures in {folder} are drawn already, and have theirs beside them")
     console = Console()
     if detector is None and _of_shapes(folder):
         detector = "shapes"
-    folder = drawn(folder, prompts, form, step, console)
+    judges: list[Judge] = []
+
+    def check(wanted: Wanted) -> None:  # before anything is drawn
+        refuse_unjudgeable(wanted)
+        judges.append(open_judge(detector, colors, usable_device(device)))
+
+    was_drawn = not is_model(folder)
+    folder = drawn(folder, None if was_drawn else prompts, form, step, console, check)
     asked = open_prompts(folder)
-    judge = open_judge(detector, colors, usable_device(device))
+    if prompts is not None and was_drawn:
+        refuse_others(asked, prompts, prompt_rows(prompts))
+    judge = judges[0] if judges else open_judge(detector, colors, usable_device(device))
     try:
         with counting(console, "judging") as report:
             judge_folder(asked, judge, shard=number, shards=count, batch=batch, threshold=threshold, report=report)
@@ -96,6 +109,31 @@ def geneval(
     found = summary(rows, asked.plan())
     print_tables(console, [table(asked, judge, rows, found, threshold)])
     say(console, f"every picture with its boxes and the reason: {path}")
+
+
+def refuse_unjudgeable(wanted: Wanted) -> None:
+    """Raise ValueError, one line, where prompts that would be drawn do not say what GenEval looks for."""
+    from lensbench.scoring.geneval_folder import FIELDS_OF_ROW
+    from lensbench.scoring.judged_folder import lacking
+
+    for index, row in enumerate(wanted.rows):
+        if lacks := lacking(row, FIELDS_OF_ROW):
+            raise ValueError(
+                f"{wanted.name}: prompt {index} lacks {', '.join(lacks)}, so GenEval cannot judge its pictures; give "
+                "--prompts geneval, or a .jsonl of GenEval's rows"
+            )
+
+
+def refuse_others(found: Prompts, source: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Raise ValueError, one line, where a folder's pictures are of other prompts than those of a file."""
+    if sorted(found.rows) != list(range(len(rows))):
+        raise ValueError(f"--prompts {source}: {len(rows):,} prompts, but {found.folder} has {len(found.rows):,}")
+    for index, row in enumerate(rows):
+        if any(found.rows[index].get(name) != value for name, value in row.items()):
+            raise ValueError(
+                f"--prompts {source}: prompt {index} is {row['prompt']!r}, but {found.folder}/{index:05d} is of "
+                f"another row, {found.rows[index]['prompt']!r}; give the prompts that were drawn, or none"
+            )
 
 
 def table(prompts: Prompts, judge: Judge, rows: list[dict[str, Any]], found: Any, threshold: float | None) -> Table:

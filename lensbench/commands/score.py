@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lensbench.report.table import Table
-    from lensbench.scoring.folder_scores import Asked, Row, Scores
+    from lensbench.scoring.folder_scores import Asked, Ready, Row, Scores
 
 
 def score(
@@ -33,7 +34,11 @@ def score(
         ),
     ],
     against: Annotated[
-        Path | None, typer.Option(metavar="FOLDER|STATS.npz", help="Real images, or their statistics.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER|CORPUS|STATS.npz",
+            help="Real images, the held-out ones of an imported corpus, or statistics.",
+        ),
     ] = None,
     metrics: Annotated[
         str | None,
@@ -47,10 +52,10 @@ def score(
     prompts: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE",
+            metavar="geneval|FILE",
             help='.txt with a prompt an image, in the order of names, or .jsonl with "image" and "prompt". '
-            "Not needed in GenEval's layout. Of a cell or checkpoint: what is sampled; else the cell's own, or of "
-            "photographs the held-out captions.",
+            "A file that `generate` took fits the folder that it filled. Not needed in GenEval's layout. Of a cell or "
+            "checkpoint: what is sampled; else the cell's own, or of photographs the held-out captions.",
         ),
     ] = None,
     form: Annotated[Form | None, typer.Option(help="Wording of a cell's own prompts; short if left out.")] = None,
@@ -102,7 +107,7 @@ def score(
 
     quiet()
     from lensbench.report.terminal import print_tables, say
-    from lensbench.scoring.folder_scores import Asked, score_folder
+    from lensbench.scoring.folder_scores import Asked, made_ready, score_folder
     from lensbench.scoring.metrics import parse
 
     if folder.suffix == ".py":
@@ -128,18 +133,13 @@ def score(
     for path in extractor or []:
         _register(path)
     console = Console()
-    if is_model(folder):
-        names = metrics or _default_metrics(against, Path("drawn"), save_statistics)
-        folder, prompts = drawn(folder, str(prompts) if prompts else None, form, step, console), None
-    else:
-        folder = drawn(folder, None, form, step, console)
-        names = metrics or _default_metrics(against, prompts, save_statistics)
+    of_model = is_model(folder)  # whose pictures have their prompts beside them
     asked = Asked(
         folder=folder,
-        metrics=parse(names),
+        metrics=parse(metrics or _default_metrics(against, Path("drawn") if of_model else prompts, save_statistics)),
         against=against,
         floor=floor,
-        prompts=_prompts(prompts),
+        prompts=_prompts(None if of_model else prompts),
         prefix=prefix,
         weights=_weights(weights or []),
         resize=resize,
@@ -150,8 +150,19 @@ def score(
         save=save_statistics,
         save_features=save_features,
     )
+    ready: list[Ready] = []
+    # What would be missed is found before anything is drawn.
+    where = drawn(
+        folder,
+        str(prompts) if of_model and prompts else None,
+        form,
+        step,
+        console,
+        lambda wanted: ready.append(made_ready(asked, len(wanted.pictures()))),
+    )
+    asked = replace(asked, folder=where)
     with _progress(console) as report:
-        scores = score_folder(asked, report)
+        scores = score_folder(asked, report, ready[0] if ready else None)
     if scores.rows:
         print_tables(console, [table(asked, scores)])
     for line in scores.warnings:
@@ -190,7 +201,9 @@ def table(asked: Asked, scores: Scores) -> Table:
         rows.append(Row(tuple(cells)))
         notes.append(_made_by(row))
     notes += _what_is_what(scores.rows)
-    title = f"{asked.folder}" + (f" against {asked.against}" if asked.against else "")
+    title = f"{asked.folder}"
+    if asked.against is not None:
+        title += f" against {scores.sets.get('against', {}).get('name', asked.against)}"
     return Table("scores", title, tuple(columns), tuple(rows), tuple(dict.fromkeys(notes)))
 
 
@@ -253,12 +266,12 @@ def _default_metrics(against: Path | None, prompts: Path | None, save: Path | No
 
 
 def _prompts(path: Path | None) -> Any:
-    from lensbench.drawing.prompts import read_prompt_file
+    from lensbench.drawing.prompts import prompt_rows
     from lensbench.scoring.image_prompts import from_layout, from_rows
 
     if path is None:
         return from_layout
-    rows = read_prompt_file(path)
+    rows = prompt_rows(str(path))
     return lambda images: from_rows(images, rows, str(path))
 
 

@@ -57,8 +57,13 @@ def find_prompts(which: str | None, experiment: Experiment | None, form: Form | 
         if experiment.corpus.kind != "shapes":
             return _held_out(experiment, form or "short", samples)
         return _cell_prompts(experiment, form or "short", samples)
-    rows = official_prompts() if which == OFFICIAL else read_prompt_file(Path(which))
+    rows = prompt_rows(which)
     return Prompts(Path(which).name, rows, [samples or OFFICIAL_SAMPLES] * len(rows))
+
+
+def prompt_rows(which: str) -> list[dict[str, Any]]:
+    """The rows of "geneval", the 553 official prompts, or of a file. Raises as `read_prompt_file` does."""
+    return official_prompts() if which == OFFICIAL else read_prompt_file(Path(which))
 
 
 def _cell_prompts(experiment: Experiment, form: Form, samples: int | None) -> Prompts:

@@ -37,8 +37,8 @@ class Evaluation(Part):
     )
     reference: Annotated[Path | None, Where] = Field(
         None,
-        description="real images that distances are taken to: a folder, or statistics (.npz); if none, the held-out "
-        "images whose captions are sampled",
+        description="real images that distances are taken to: a folder, an imported corpus (its held-out images), or "
+        "statistics (.npz); if none, the held-out images whose captions are sampled",
     )
     reference_digest: Annotated[str | None, Added] = Field(
         None, pattern="^[0-9a-f]{64}$", description="sha256 of those images or that file; an error tells it"

@@ -123,12 +123,15 @@ def _judged(grid: Grid, scale: Level, arm: Level, form: str, seed: Any, runs: Pa
     return rows.sort_values(["prompt_index", "sample"], kind="stable").assign(picture=list(images))
 
 
-def judged_images(runs: Path, row: pd.Series, form: str) -> Path | None:
-    """The folder of the images that a judged row of a cell is one of; None where nothing says which evaluation."""
+def judged_images(runs: Path, row: pd.Series, form: str, images: str = GENEVAL) -> Path | None:
+    """The folder of the images that a row of a cell's outcomes is one of; None where nothing says which evaluation.
+
+    `images` names the set: those that GenEval judged, or those of held-out captions.
+    """
     evaluation = row.get("evaluation_hash")
     if not isinstance(evaluation, str) or not evaluation:
         return None
-    return image_folder(runs, str(row["cell"]), evaluation, f"{GENEVAL}-{form}")
+    return image_folder(runs, str(row["cell"]), evaluation, f"{images}-{form}")
 
 
 def _chosen(found: list[pd.DataFrame], tasks: tuple[str, ...]) -> list[tuple[str, int]]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from lensbench.data.pictures import quiet
 from lensbench.scoring.extractors import Extractor, one_size
 from lensbench.scoring.frechet import Moments
-from lensbench.scoring.images_folder import Images, read_image
+from lensbench.scoring.images_folder import Images
 from lensbench.streams import numpy_stream
 
 Report = Callable[[int, int], None]
@@ -126,7 +126,7 @@ def extract(
 
     def prepare(index: int) -> _Read:
         start = time.perf_counter()
-        image = read_image(images.files[index])
+        image = images.pixels(index)
         read = time.perf_counter()
         prepared = [extractor.prepare(image) for extractor in extractors.values()]
         return _Read(prepared, int(image.max()), read - start, time.perf_counter() - read)
@@ -198,7 +198,7 @@ def cosines(
     """The cosine (N,) of each picture and its text, by a `clip_score.ClipScorer`."""
 
     def prepare(index: int) -> np.ndarray:
-        prepared: np.ndarray = scorer.prepare(read_image(images.files[index]))
+        prepared: np.ndarray = scorer.prepare(images.pixels(index))
         return prepared
 
     parts: list[np.ndarray] = [np.empty(0)]

@@ -10,23 +10,27 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lensbench.scoring import metrics as measures
+from lensbench.scoring.corpus_images import open_real
 from lensbench.scoring.extractors import Extractor, Resize
 from lensbench.scoring.feature_pass import Sample, SetFeatures, Timing, cosines, extract
-from lensbench.scoring.image_prompts import Prompted
+from lensbench.scoring.image_prompts import Prompted, other_prompts
 from lensbench.scoring.images_folder import Images, open_images, refuse_equal, warnings_about
 from lensbench.scoring.metrics import CLIP_SCORE, MEASURES, Wanted, open_extractor
 from lensbench.scoring.reference import Reference, read_reference, write_reference
 from lensbench.scoring.set_scores import Row, distance_rows, halves, halves_of_rows, image_text_rows
+
+if TYPE_CHECKING:
+    from lensbench.scoring.clip_score import ClipScorer
 
 Report = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What to compute and with what; `against` is a folder or an .npz, `floor` a folder of other real pictures."""
+    """What to compute and with what; `against` is a folder, an imported corpus or an .npz, `floor` not an .npz."""
 
     folder: Path
     metrics: Sequence[Wanted]
@@ -59,26 +63,82 @@ class Scores:
         self.warnings += [line for line in lines if line not in self.warnings]
 
 
-def score_folder(asked: Asked, report: Report = lambda what, done, total: None) -> Scores:
-    """Compute what was asked. Raises ValueError, one line, for what the user can mend."""
+@dataclass(frozen=True)
+class RealSets:
+    """What is compared with: statistics or images, and other real images for the floor."""
+
+    stored: Reference | None = None
+    images: Images | None = None
+    floor: Images | None = None
+
+    @property
+    def count(self) -> int | None:
+        """How many images the reference is of; None where that is not known."""
+        if self.images is not None:
+            return len(self.images)
+        return self.stored.count if self.stored is not None else None
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Extractors and CLIPs by the names of the registry."""
+
+    extractors: dict[str, Extractor]
+    scorers: dict[str, ClipScorer]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """All that images are scored with, opened and found to fit what is asked."""
+
+    real: RealSets
+    networks: Networks
+
+
+def made_ready(asked: Asked, images: int) -> Ready:
+    """All that so many images will be scored with, before they are sampled.
+
+    Raises ValueError, one line, for everything that `score_folder` would not find afterwards: metrics that lack a
+    reference, weights or images of the reference that are not there, and images too few for a metric.
+    """
+    _refuse_incomplete(asked)
+    real = _open_real(asked)
+    networks = _open_networks(asked, real)
+    _doubts(asked, real, networks, images)
+    return Ready(real, networks)
+
+
+def score_folder(asked: Asked, report: Report = lambda what, done, total: None, ready: Ready | None = None) -> Scores:
+    """Compute what was asked, with what is ready or opened now. Raises ValueError, one line, for what can be mended.
+
+    All that can be refused is refused before any image is decoded.
+    """
     began = time.perf_counter()
     scores = Scores()
     _refuse_incomplete(asked)
     images = open_images(asked.folder)
     scores.sets["folder"] = _about_set(images)
     scores.warn(warnings_about(images))
-    pairs = [metric for metric in asked.metrics if metric.measure != CLIP_SCORE]
-    if pairs:
-        _against(asked, pairs, images, scores, report)
-    for metric in asked.metrics:
-        if metric.measure == CLIP_SCORE:
-            _clip_score(asked, metric, images, scores, report)
+    real = ready.real if ready is not None else _open_real(asked)
+    _tell_real(real, images, scores)
+    prompted = _prompted(asked, images, scores)
+    networks = ready.networks if ready is not None else _open_networks(asked, real)
+    scores.warn(_doubts(asked, real, networks, len(images)))
+    if networks.extractors:
+        _against(asked, real, networks.extractors, images, scores, report)
+    for scorer in networks.scorers.values():
+        _clip_score(asked, scorer, images, prompted, scores, report)
     scores.seconds = time.perf_counter() - began
     return scores
 
 
+def _of_sets(asked: Asked) -> list[Wanted]:
+    """The metrics that compare two sets."""
+    return [metric for metric in asked.metrics if metric.measure != CLIP_SCORE]
+
+
 def _refuse_incomplete(asked: Asked) -> None:
-    pairs = [metric for metric in asked.metrics if metric.measure != CLIP_SCORE]
+    pairs = _of_sets(asked)
     if pairs and asked.against is None and asked.save is None:
         raise ValueError(
             f"{':'.join(pairs[0])} compares two sets: give the real one with --against FOLDER or STATS.npz"
@@ -94,6 +154,7 @@ def _refuse_incomplete(asked: Asked) -> None:
 def _about_set(images: Images) -> dict[str, Any]:
     return {
         "path": str(images.folder),
+        "name": images.said,
         "images": len(images),
         "digest": images.digest,
         "formats": dict(images.formats),
@@ -101,37 +162,86 @@ def _about_set(images: Images) -> dict[str, Any]:
     }
 
 
-def _against(asked: Asked, pairs: Sequence[Wanted], images: Images, scores: Scores, report: Report) -> None:
-    """The measures of two sets: guards first, then one pass over each folder, then the numbers."""
+def _open_real(asked: Asked) -> RealSets:
+    """What is compared with. ValueError, one line, where it is not there or cannot be compared with."""
+    if asked.against is None or not (pairs := _of_sets(asked)):
+        return RealSets()
+    floor = None if asked.floor is None else open_real(asked.floor)
+    if asked.against.suffix != ".npz":
+        return RealSets(images=open_real(asked.against), floor=floor)
     names = list(dict.fromkeys(metric.extractor for metric in pairs))
-    stored = real_images = None
-    if asked.against is not None and asked.against.suffix == ".npz":
-        stored = _stored(asked.against, names, scores)
-    elif asked.against is not None:
-        real_images = open_images(asked.against)
-        refuse_equal(images, real_images)
-        scores.sets["against"] = _about_set(real_images)
-        scores.warn([*warnings_about(real_images), *warnings_about(images, real_images)])
-    floor_images = None if asked.floor is None else open_images(asked.floor)
-    if floor_images is not None:
-        scores.sets["floor"] = _about_set(floor_images)
-        for other in filter(None, (images, real_images)):
-            refuse_equal(floor_images, other)
-    real_count = len(real_images) if real_images is not None else stored.count if stored is not None else None
-    extractors: dict[str, Extractor] = {}
-    for name in names:
-        extractors[name] = open_extractor(name, asked.weights, asked.device, asked.resize)
-    if stored is not None:
-        stored.refuse_other(extractors[names[0]])
-    if asked.against is not None:
-        for metric in pairs:
-            measure = MEASURES[metric.measure]
-            scores.warn(measure.check(len(images), real_count, extractors[metric.extractor].dimensions))
-            if measure.rows[1] and stored is not None and stored.rows is None:
-                raise ValueError(
-                    f"{stored.path}: holds a mean and a covariance, but {':'.join(metric)} needs the features of every "
-                    "picture; give the folder, or an .npz with 'feats'"
-                )
+    if len(names) > 1:
+        raise ValueError(
+            f"{asked.against}: statistics are of one extractor, but the metrics need {', '.join(names)}; ask apart"
+        )
+    return RealSets(stored=read_reference(asked.against), floor=floor)
+
+
+def _tell_real(real: RealSets, images: Images, scores: Scores) -> None:
+    """Tell what is compared with and what makes that doubtful. ValueError where it is the same images."""
+    if real.stored is not None:
+        scores.sets["against"] = {"path": str(real.stored.path), "images": real.stored.count, **real.stored.about}
+        if not real.stored.about:
+            scores.warn(
+                [
+                    f"{real.stored.path} does not say what made it: that extractor, resize and number of images fit is "
+                    "for you to know"
+                ]
+            )
+    if real.images is not None:
+        refuse_equal(images, real.images)
+        scores.sets["against"] = _about_set(real.images)
+        scores.warn([*warnings_about(real.images), *warnings_about(images, real.images)])
+    if real.floor is not None:
+        scores.sets["floor"] = _about_set(real.floor)
+        scores.warn(warnings_about(real.floor, real.images))
+        for other in filter(None, (images, real.images)):
+            refuse_equal(real.floor, other)
+
+
+def _open_networks(asked: Asked, real: RealSets) -> Networks:
+    """The extractors and CLIPs that are asked for. ValueError, one line, for weights that are not there or other ones
+    than the reference's."""
+    names = list(dict.fromkeys(metric.extractor for metric in _of_sets(asked)))
+    extractors = {name: open_extractor(name, asked.weights, asked.device, asked.resize) for name in names}
+    if real.stored is not None:
+        real.stored.refuse_other(extractors[names[0]])
+    clips = dict.fromkeys(metric.extractor for metric in asked.metrics if metric.measure == CLIP_SCORE)
+    return Networks(extractors, {name: _open_clip(asked, name) for name in clips})
+
+
+def _open_clip(asked: Asked, name: str) -> ClipScorer:
+    from lensbench.scoring.clip_score import ClipScorer
+
+    weights = asked.weights.get(name, measures.EXTRACTORS[name].weights)
+    return ClipScorer(weights, f"--weights {name}", asked.device, asked.prefix)
+
+
+def _doubts(asked: Asked, real: RealSets, networks: Networks, images: int) -> list[str]:
+    """What makes distances of so many images doubtful. ValueError, one line, where they would mean nothing."""
+    said: list[str] = []
+    for metric in _of_sets(asked) if asked.against is not None else ():
+        measure = MEASURES[metric.measure]
+        said += measure.check(images, real.count, networks.extractors[metric.extractor].dimensions)
+        if measure.rows[1] and real.stored is not None and real.stored.rows is None:
+            raise ValueError(
+                f"{real.stored.path}: holds a mean and a covariance, but {':'.join(metric)} needs the features of "
+                "every picture; give the folder, or an .npz with 'feats'"
+            )
+    return said
+
+
+def _against(
+    asked: Asked,
+    real_sets: RealSets,
+    extractors: Mapping[str, Extractor],
+    images: Images,
+    scores: Scores,
+    report: Report,
+) -> None:
+    """The measures of two sets: one pass over each folder, then the numbers."""
+    pairs, names = _of_sets(asked), list(extractors)
+    stored, real_images, floor_images = real_sets.stored, real_sets.images, real_sets.floor
 
     def seen(of: Images, what: str, side: int) -> dict[str, SetFeatures]:
         keep = {metric.extractor for metric in pairs if asked.against and MEASURES[metric.measure].rows[side]}
@@ -175,19 +285,6 @@ def _against(asked: Asked, pairs: Sequence[Wanted], images: Images, scores: Scor
         scores.warn([row.floor_of for row in scores.rows if row.floor != row.floor])
 
 
-def _stored(path: Path, names: Sequence[str], scores: Scores) -> Reference:
-    if len(names) > 1:
-        raise ValueError(f"{path}: statistics are of one extractor, but the metrics need {', '.join(names)}; ask apart")
-    stored = read_reference(path)
-    about = {"path": str(path), "images": stored.count, **stored.about}
-    scores.sets["against"] = about
-    if not stored.about:
-        scores.warn(
-            [f"{path} does not say what made it: that extractor, resize and number of images fit is for you to know"]
-        )
-    return stored
-
-
 def _save(path: Path, found: SetFeatures, extractor: Extractor, images: Images, features: bool) -> None:
     from lensbench.scoring.frechet import Moments
 
@@ -195,15 +292,26 @@ def _save(path: Path, found: SetFeatures, extractor: Extractor, images: Images, 
     write_reference(path, both, extractor, images.digest, found.rows if features else None)
 
 
-def _clip_score(asked: Asked, metric: Wanted, images: Images, scores: Scores, report: Report) -> None:
-    from lensbench.scoring.clip_score import ClipScorer
-
+def _prompted(asked: Asked, images: Images, scores: Scores) -> list[Prompted]:
+    """The prompt of each image where a CLIP is asked; none otherwise. ValueError, one line, where there are none."""
+    if all(metric.measure != CLIP_SCORE for metric in asked.metrics):
+        return []
     if asked.prompts is None:
         raise ValueError("CLIPScore needs the prompts: give them with --prompts FILE")
-    prompts = asked.prompts(images)
-    weights = asked.weights.get(metric.extractor, measures.EXTRACTORS[metric.extractor].weights)
-    scorer = ClipScorer(weights, f"--weights {metric.extractor}", asked.device, asked.prefix)
-    texts = [prompted.text for prompted in prompts]
+    found = asked.prompts(images)
+    scores.warn(other_prompts(images, found))
+    return found
+
+
+def _clip_score(
+    asked: Asked,
+    scorer: ClipScorer,
+    images: Images,
+    prompted: Sequence[Prompted],
+    scores: Scores,
+    report: Report,
+) -> None:
+    texts = [prompt.text for prompt in prompted]
     cut = scorer.too_long(texts)
     if cut.any():
         scores.warn(
@@ -221,8 +329,8 @@ def _clip_score(asked: Asked, metric: Wanted, images: Images, scores: Scores, re
         report=lambda done, total: report(f"CLIPScore {scorer.name}", done, total),
     )
     outcomes = [
-        asdict(prompted) | {"image": images.name(i), "cosine": float(found[i]), "cut": bool(cut[i])}
-        for i, prompted in enumerate(prompts)
+        asdict(prompt) | {"image": images.name(i), "cosine": float(found[i]), "cut": bool(cut[i])}
+        for i, prompt in enumerate(prompted)
     ]
-    first, *others = image_text_rows(scorer, found, cut, [prompted.cluster for prompted in prompts])
+    first, *others = image_text_rows(scorer, found, cut, [prompt.cluster for prompt in prompted])
     scores.rows += [replace(first, details={**first.details, "outcomes": outcomes}), *others]

@@ -18,6 +18,7 @@ from lensbench.scoring.judged_folder import Judging, Prompts, judge_pictures, ju
 
 RESULTS = "results.jsonl"
 JUDGED = "judged"
+FIELDS_OF_ROW: dict[str, type] = {"tag": str, "include": list, "prompt": str}  # of a prompt, that a verdict needs
 FIELDS = ("filename", "tag", "prompt", "correct", "reason", "metadata", "details")  # of the reference's results
 
 
@@ -54,7 +55,7 @@ class Judge(Protocol):
 
 def open_prompts(folder: Path) -> Prompts:
     """A folder in GenEval's layout. Raises ValueError, one line, when it is none or a row is no prompt of GenEval's."""
-    return open_folder(folder, {"tag": str, "include": list, "prompt": str}, "GenEval")
+    return open_folder(folder, FIELDS_OF_ROW, "GenEval")
 
 
 def judge_folder(

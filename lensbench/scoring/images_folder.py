@@ -33,16 +33,25 @@ class Images:
     sizes: Mapping[tuple[int, int], int]  # (width, height) as stored -> files
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.digests)
 
     @cached_property
     def digest(self) -> str:
         """sha256 over the sorted digests: the same pictures under other names are the same set."""
         return hashlib.sha256("\n".join(sorted(self.digests)).encode()).hexdigest()
 
+    @property
+    def said(self) -> str:
+        """What they are, for people."""
+        return str(self.folder)
+
     def name(self, index: int) -> str:
         """A file's path inside the folder."""
         return name_in(self.files[index], self.folder)
+
+    def pixels(self, index: int) -> np.ndarray:
+        """An image at its own size, upright, as uint8 (H, W, 3). ValueError, one line, when it cannot be read."""
+        return read_image(self.files[index])
 
 
 def open_images(folder: Path) -> Images:
@@ -80,15 +89,20 @@ def open_images(folder: Path) -> Images:
 
 def read_image(path: Path) -> np.ndarray:
     """A picture at its own size, upright, as uint8 (H, W, 3). Raises ValueError, one line, when it cannot be read."""
+    return decoded(path, path)
+
+
+def decoded(file: Path | bytes, where: Path | str) -> np.ndarray:
+    """An image, a file or its bytes, as `read_image` gives it; `where` names it in the error."""
     try:
-        with opened(path) as image:
+        with opened(file) as image:
             image.load()
             return np.array(as_rgb(ImageOps.exif_transpose(image)))
     except Exception as error:
-        raise _unreadable(path, error) from None
+        raise _unreadable(where, error) from None
 
 
-def _unreadable(path: Path, error: Exception) -> ValueError:
+def _unreadable(path: Path | str, error: Exception) -> ValueError:
     return ValueError(f"{path}: cannot be read ({reason(error)}); a score leaves nothing out: mend or remove it")
 
 
@@ -96,26 +110,24 @@ def warnings_about(images: Images, other: Images | None = None) -> list[str]:
     """What makes a comparison doubtful, one line each: formats, sizes, and pictures that come more than once."""
     said = []
     if len(images.formats) > 1:
-        said.append(f"{images.folder}: mixed formats, {_counts(images.formats)}; compression alone moves distances")
+        said.append(f"{images.said}: mixed formats, {_counts(images.formats)}; compression alone moves distances")
     if len(images.sizes) > 1:
         shown = _counts({f"{w}x{h}": n for (w, h), n in images.sizes.items()})
-        said.append(f"{images.folder}: mixed sizes, {shown}; each is resized to the same square")
+        said.append(f"{images.said}: mixed sizes, {shown}; each is resized to the same square")
     if list(images.files) != sorted(images.files, key=lambda path: order(path, images.folder)):
-        said.append(
-            f"{images.folder}: images are in the order of their numbers, 2.png before 10.png, as prompts must be"
-        )
+        said.append(f"{images.said}: images are in the order of their numbers, 2.png before 10.png, as prompts must be")
     if copies := len(images) - len(set(images.digests)):
-        said.append(f"{images.folder}: {copies:,} of {len(images):,} pictures are copies of another")
+        said.append(f"{images.said}: {copies:,} of {len(images):,} pictures are copies of another")
     if other is None:
         return said
     if len(images.formats) == len(other.formats) == 1 and images.formats.keys() != other.formats.keys():
         a, b = next(iter(images.formats)), next(iter(other.formats))
-        said.append(f"{images.folder} is {a} and {other.folder} is {b}: compression alone moves distances")
+        said.append(f"{images.said} is {a} and {other.said} is {b}: compression alone moves distances")
     if len(images.sizes) == len(other.sizes) == 1 and images.sizes.keys() != other.sizes.keys():
         a, b = ("x".join(map(str, next(iter(side.sizes)))) for side in (images, other))
-        said.append(f"{images.folder} is {a} and {other.folder} is {b}: resizing alone moves distances")
+        said.append(f"{images.said} is {a} and {other.said} is {b}: resizing alone moves distances")
     if shared := len(set(images.digests) & set(other.digests)):
-        said.append(f"{shared:,} pictures are in both {images.folder} and {other.folder}: distances come out too small")
+        said.append(f"{shared:,} pictures are in both {images.said} and {other.said}: distances come out too small")
     return said
 
 
@@ -123,7 +135,7 @@ def refuse_equal(images: Images, other: Images) -> None:
     """Raise ValueError when two folders hold the same pictures: that distance is 0 and says nothing."""
     if images.digest == other.digest:
         raise ValueError(
-            f"{images.folder} and {other.folder} hold the same {len(images):,} pictures (digest {images.digest[:12]}); "
+            f"{images.said} and {other.said} hold the same {len(images):,} pictures (digest {images.digest[:12]}); "
             "a set is not compared with itself"
         )
 

@@ -190,10 +190,15 @@ def _read(path: Path) -> Read:
         raise ValueError(f"{path}: cannot be read ({error}); draw it again, for a score leaves nothing out") from None
 
 
+def lacking(row: Row, wanted: Mapping[str, type]) -> list[str]:
+    """The fields that a row lacks or that hold something else."""
+    return [name for name, kind in wanted.items() if not isinstance(row.get(name), kind)]
+
+
 def _row(path: Path, wanted: Mapping[str, type], protocol: str) -> Row:
     try:
         row = json.loads(path.read_text())
-        wrong = [name for name, kind in wanted.items() if not isinstance(row.get(name), kind)]
+        wrong = lacking(row, wanted)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}") from None
     except (ValueError, AttributeError) as error:

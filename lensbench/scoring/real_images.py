@@ -1,4 +1,4 @@
-"""The real images that an evaluation's distances are taken to: held-out ones of the corpus, a folder, or statistics."""
+"""The real images that an evaluation's distances are taken to: held-out ones of a corpus, a folder, or statistics."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import numpy as np
 
 from lensbench.data.corpus import Corpus
 from lensbench.experiment import Evaluation
+from lensbench.scoring.corpus_images import HELD_OUT_SHARE, CorpusImages, open_real
 from lensbench.scoring.extractors import Extractor
 from lensbench.scoring.feature_file import FeatureWriter, file_of, set_features
 from lensbench.scoring.feature_pass import Sample
-from lensbench.scoring.images_folder import Images, open_images, read_image
+from lensbench.scoring.images_folder import Images
 from lensbench.scoring.reference import Reference, read_reference
 from lensbench.scoring.set_scores import halves, halves_of_rows
 
@@ -78,8 +79,8 @@ class RealImages:
     def _pixels(self, count: int) -> Iterator[np.ndarray]:
         """The first `count` images, uint8 (n, H, W, 3), a few at a time."""
         if self.images is not None:
-            for path in self.images.files[:count]:
-                yield read_image(path)[None]
+            for i in range(count):
+                yield self.images.pixels(i)[None]
             return
         assert self.corpus is not None
         for start in range(0, count, AT_A_TIME):
@@ -102,8 +103,11 @@ def open_real_images(evaluation: Evaluation, corpus: Corpus, keys: Sequence[str]
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         found = RealImages(path.name, digest, statistics=read_reference(path))
     else:
-        images = open_images(path)
-        found = RealImages(path.name or str(path), images.digest, images=images)
+        images = open_real(path, getattr(corpus.config, "validation_share", HELD_OUT_SHARE))
+        name = path.name or str(path)
+        found = RealImages(
+            f"held-out images of {name}" if isinstance(images, CorpusImages) else name, images.digest, images=images
+        )
     if found.digest != evaluation.reference_digest:
         raise ValueError(
             f"evaluation.reference={path}: give evaluation.reference_digest={found.digest!r}, so that the experiment "

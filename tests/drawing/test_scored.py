@@ -76,10 +76,74 @@ def test_options_of_models_are_refused_for_folders(own: Path, tmp_path: Path, ru
     pictures = save_pictures(tmp_path / "pictures", 4, seed=1)
     for words, said in (
         (("geneval", pictures, "--form", "short"), "--form and --step are for those"),
-        (("geneval", pictures, "--prompts", "geneval"), "drawn already"),
+        (("geneval", pictures, "--prompts", "geneval"), "no prompt's folder"),
         (("score", pictures, "--step", "2", "--against", pictures), "--form and --step are for those"),
         (("geneval", own, "--step", "3"), "checkpoints at 2, 10"),
     ):
         code, _, err = run(*words)
         assert (code, err.count("\n")) == (2, 1), err
         assert said in err
+
+
+GENEVAL_ROW = '{"tag": "single_object", "include": [{"class": "circle", "count": 1}], "prompt": "a photo of a circle"}'
+
+
+def test_generate_score_and_geneval_take_one_file_of_prompts(
+    own: Path, tmp_path: Path, run: Callable[..., tuple]
+) -> None:
+    clip_model(tmp_path / "clip")
+    weights = ("--weights", f"clip-b32={tmp_path / 'clip'}", "--device", "cpu")
+    file, out = tmp_path / "prompts.jsonl", tmp_path / "images"
+    file.write_text(GENEVAL_ROW + "\n" + GENEVAL_ROW.replace("circle", "square") + "\n")
+    assert run("generate", own, out, "--prompts", file, "--samples", "3")[0] == 0
+    found = tmp_path / "scores.json"
+    code, told, err = run("score", out, "--prompts", file, *weights, "--out", found)
+    assert (code, err) == (0, "")
+    assert "warning" not in told
+    (cosine, *_) = json.loads(found.read_text())["scores"]
+    assert (cosine["images"], cosine["details"]["prompts"]) == (6, 2)
+    texts = [f"a photo of a {word}" for word in ("circle", "square") for _ in range(3)]
+    assert [row["text"] for row in cosine["details"]["outcomes"]] == texts
+    assert run("geneval", out, "--prompts", file, "--detector", "shapes")[0] == 0
+    file.write_text(GENEVAL_ROW + "\n" + GENEVAL_ROW.replace("circle", "ring") + "\n")
+    code, _, err = run("geneval", out, "--prompts", file, "--detector", "shapes")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "prompt 1 is 'a photo of a ring'" in err
+    code, told, _ = run("score", out, "--prompts", file, *weights)
+    assert code == 0
+    assert "3 of 6 images are scored against other prompts than" in told.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("score", "--against", "real", "--metrics", "fid"), "FID needs the Inception weights"),
+        (("score", "--against", "real", "--metrics", "clip_score"), "clip"),
+        (("score", "--against", "nowhere", "--metrics", "fd:shapes"), "no folder nowhere"),
+        (("score", "--against", "ten", "--metrics", "fd:shapes"), "10 reference pictures for 64 features"),
+        (("score", "--against", "real", "--metrics", "kd:shapes", "--prompts", "two.txt"), "8 drawn pictures"),
+        (("score", "--form", "short", "--metrics", "fd:shapes"), "compares two sets"),
+        (("score", "--against", "real", "--metrics", "fd:shapse"), "no extractor 'shapse'"),
+        (("score", "--against", "real", "--metrics", "fd:shapes", "--prompts", "none.txt"), "none.txt"),
+        (("geneval", "--prompts", "two.txt"), "prompt 0 lacks tag, include"),
+        (("geneval", "--detector", "nowhere.py"), "nowhere.py"),
+    ],
+)
+def test_what_a_command_will_miss_is_found_before_anything_is_drawn(
+    own: Path,
+    tmp_path: Path,
+    run: Callable[..., tuple],
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    said: str,
+) -> None:
+    save_pictures(tmp_path / "real", 30, seed=2)
+    save_pictures(tmp_path / "ten", 10, seed=3)
+    (tmp_path / "two.txt").write_text("a circle\na square\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LENSBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    code, _, err = run(words[0], own, *words[1:])
+    assert (code, err.count("\n")) == (2, 1), err
+    assert said in err
+    assert not list(tmp_path.rglob("drawn/*")), "nothing was drawn"

@@ -21,7 +21,8 @@ from lensbench.report.headline import headline
 from lensbench.report.page.write import write_page
 from lensbench.report.tables import tables
 from lensbench.sweep.sweep import Results
-from tests.images import keep_images
+from tests import photographs
+from tests.images import EVALUATION, keep_images
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 TASKS = ("single_object", "counting", "position")
@@ -42,7 +43,7 @@ def study(prompts: int = PROMPTS, seeds: tuple[int, ...] = SEEDS) -> Results:
             missing.append({"cell": cell, **values, "reason": "failed: the disk is full"})
             continue
         rng = np.random.default_rng([ARMS.index(arm), depth, seed])
-        common = {"sweep": "study", **values, "cell": cell, "step": 100}
+        common = {"sweep": "study", **values, "cell": cell, "step": 100, "evaluation_hash": EVALUATION}
         for form in FORMS:
             rows: list[dict[str, Any]] = []
             for task, number, sample in product(TASKS, range(prompts), range(SAMPLES)):
@@ -432,3 +433,35 @@ def test_ten_thousand_pictures_stay_fluid(visit, tmp_path):
     tab.select_option("#verdicts", "first")
     assert 0 < shown(tab) * len(ARMS) < pictures
     assert tab.evaluate("performance.now()") - began < 2000
+
+
+@pytest.fixture(scope="module")
+def unjudged_file(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("photographs")
+    results = photographs.photographs()
+    photographs.keep_photographs(folder / "runs")
+    grid = arrange(results)
+    told = [f"missing: {row['cell']}: {row['reason']}" for row in results.missing]
+    return write_page(grid, tables(grid), headline(grid), told, {}, [], folder / "runs", folder)
+
+
+def test_images_that_nobody_judged_stand_side_by_side_with_their_captions_and_scores(visit, unjudged_file):
+    tab = visit(unjudged_file)
+    assert shown(tab) == photographs.CAPTIONED
+    assert tab.locator("#prompt").inner_text() == photographs.caption("detailed", 0)
+    assert tab.locator(".pair").is_hidden()
+    assert tab.locator("#task").is_hidden()
+    assert tab.locator("#boxes").is_hidden()
+    until(tab, "document.querySelector('#arms canvas').getContext('2d').getImageData(9, 9, 1, 1).data[3]")
+    pixel = "c => [...c.getContext('2d').getImageData(c.width / 2, c.height / 2, 1, 1).data].slice(0, 3)"
+    for arm, figure in zip(photographs.ARMS, tab.locator("#arms figure").all(), strict=True):
+        got = figure.locator("canvas").evaluate(pixel)
+        assert np.abs(np.array(got) - photographs.color_of(arm, 0, "detailed", 0)).max() <= 6
+        assert f"{photographs.cosine(arm, 0, 'detailed', 0):.4f}" in figure.inner_text()
+        assert "wrong" not in figure.inner_text()
+    assert tab.locator("#count").inner_text() == f"{photographs.CAPTIONED} rows."
+    tab.fill("#words", "31:")
+    assert shown(tab) == 1
+    assert "CLIP" not in tab.locator("#arms").inner_text()  # its cosine was not taken
+    tab.select_option("#seed", label="1")
+    assert "no such cell" in tab.locator("#arms figure").nth(1).inner_text()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lensbench.data.sources.sidecars import natural_order
 from lensbench.scoring.image_prompts import from_layout, from_rows
-from lensbench.scoring.images_folder import open_images, read_image, refuse_equal, warnings_about
+from lensbench.scoring.images_folder import Images, open_images, read_image, refuse_equal, warnings_about
 from lensbench.scoring.picture_folder import PictureFolder
 from tests.scoring.conftest import save_pictures
 
@@ -158,3 +158,37 @@ def test_linked_folders_count_once_and_images_are_told_by_their_content(tmp_path
     (photos / "self.png").symlink_to(photos / "self.png")
     with pytest.raises(ValueError, match=r"self\.png: cannot be followed.*leaves nothing out"):
         open_images(photos)
+
+
+def laid_out(folder: Path, names: list[str]) -> Images:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(folder / name)
+    return open_images(folder)
+
+
+@pytest.mark.parametrize("name", ["{p:05d}/samples/{s:04d}.png", "{p}/{s}.png", "{p}_{s}.png", "of-{p:02d}-{s}.png"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_prompt_of_a_file_is_of_every_sample_that_the_names_give_it(tmp_path: Path, name: str, first: int) -> None:
+    pairs = [(p, s) for s in range(2) for p in range(12)]
+    images = laid_out(tmp_path, [name.format(p=p + first, s=s) for p, s in pairs])
+    found = from_rows(images, [{"prompt": f"prompt {p}"} for p in range(12)], "f")
+    by_name = {images.name(i): prompted.text for i, prompted in enumerate(found)}
+    assert by_name == {name.format(p=p + first, s=s): f"prompt {p}" for p, s in pairs}
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["0.png", "1.png", "2.png", "3.png"], "2 prompts for 4 pictures, whose names do not say which prompt"),
+        (["0_0.png", "0_1.png", "1_0.png", "x.png"], "whose names do not say which prompt"),
+        (["0_0.png", "0_1.png", "1_0.png", "b/1_1.png"], "whose names do not say which prompt"),
+        (["0_0.png", "1_0.png", "2_0.png"], "the names number 3 prompts, 0 to 2"),
+        (["0_0.png", "0_1.png", "2_0.png", "2_1.png"], "the names number 2 prompts, 0 to 2"),
+        (["0_0.png", "0_1.png", "1_0.png"], "prompt 1 has 1 pictures and others 2"),
+    ],
+)
+def test_which_prompt_an_image_is_of_is_never_guessed(tmp_path: Path, names: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=said) as raised:
+        from_rows(laid_out(tmp_path, names), [{"prompt": "a"}, {"prompt": "b"}], "f")
+    assert "\n" not in str(raised.value)

@@ -1,5 +1,5 @@
 // The comparer. A row is one item (a prompt and a sample) at one scale, seed and wording; a panel is what one arm
-// drew there. Only the rows in view have elements.
+// drew there. Images have verdicts or, where no detector judged them, scores. Only the rows in view have elements.
 function comparer(data, sheets) {
   const HEIGHT = 84;
   const arms = data.arms.length;
@@ -27,10 +27,16 @@ function comparer(data, sheets) {
     group.items = [...seen].sort((a, b) => a - b);
   }
   const textOf = (group, item) => data.texts[data.items[item][3 + group.form]] ?? "";
+  const placeOf = (group, item, arm) => group.panels[arm]?.place.get(item);
   const verdict = (group, item, arm) => {
-    const panel = group.panels[arm];
-    const at = panel ? panel.place.get(item) : undefined;
-    return at === undefined ? null : panel.right[at] === "1";
+    const at = placeOf(group, item, arm);
+    return at === undefined || !data.verdicts ? null : group.panels[arm].right[at] === "1";
+  };
+  const scoresOf = (group, item, arm) => {
+    const at = placeOf(group, item, arm);
+    if (at === undefined || data.verdicts) return [];
+    return data.scores.map(({ name, digits }, i) => [name, group.panels[arm].scores[i][at], digits])
+      .filter(([, value]) => value !== null).map(([name, value, digits]) => [name, value.toFixed(digits)]);
   };
   const verdictWord = (right) => (right === null ? "missing" : right ? "right" : "wrong");
   const verdictMark = (right) => (right === null ? "–" : right ? "✓ right" : "✗ wrong");
@@ -46,7 +52,7 @@ function comparer(data, sheets) {
   };
   const present = (field) => new Set(groups.map((group) => group[field]));
   const last = (set) => Math.max(...set);
-  options(byId("task"), [["", "all tasks"], ...data.tasks.map((name, i) => [i, name])], "");
+  options(byId("task"), [["", "all tasks"], ...(data.verdicts ? data.tasks.map((name, i) => [i, name]) : [])], "");
   options(byId("form"), all(data.forms.map((form) => `${form} wording`), "any wording", present("form")), last(present("form")));
   options(byId("scale"), all(data.scales.map((name) => name || "–"), "all sizes", present("scale")), last(present("scale")));
   options(byId("seed"), all(data.seeds, "all seeds", present("seed")), Math.min(...present("seed")));
@@ -57,7 +63,7 @@ function comparer(data, sheets) {
     shown.reduce((sum, { panels }) => sum + [...(panels[arm]?.right ?? "")].filter((verdict) => verdict === "1").length, 0);
   options(byId("first"), named, others.length ? others.reduce((best, arm) => (rightOf(arm) > rightOf(best) ? arm : best)) : 0);
   options(byId("second"), named, data.reference);
-  document.querySelector("#comparer .pair").hidden = arms < 2;
+  document.querySelector("#comparer .pair").hidden = arms < 2 || !data.verdicts;
   const KINDS = ["every", "first", "second", "both", "neither"];
   const kindWords = (kind) => {
     const [a, b] = ["first", "second"].map((id) => data.arms[byId(id).value].name);
@@ -69,11 +75,9 @@ function comparer(data, sheets) {
   const nameKinds = (chosen) => options(byId("verdicts"), KINDS.map((kind) => [kind, kindWords(kind)]), chosen);
   nameKinds("every");
 
-  let rows = []; // [group, item] of every row shown
-  let current = 0;
+  let [rows, current] = [[], 0]; // [group, item] of every row shown, and the place of the chosen one
   const list = byId("list");
   const nodes = new Map();
-
 
   const kindOf = (group, item) => {
     const a = verdict(group, item, Number(byId("first").value));
@@ -143,7 +147,7 @@ function comparer(data, sheets) {
     const at = wanted ? rows.findIndex(([group, item]) => group === wanted[0] && item === wanted[1]) : 0;
     current = Math.max(0, at);
     const focused = document.activeElement?.closest?.(".counts button")?.dataset;
-    counts(scope);
+    if (data.verdicts) counts(scope);
     if (focused) {
       document.querySelector(`.counts button[data-task="${focused.task}"][data-kind="${focused.kind}"]`)?.focus();
     }
@@ -169,8 +173,8 @@ function comparer(data, sheets) {
       return there ? `${data.arms[arm].name} ${right.toLocaleString("en")} right` : null;
     }).filter(Boolean);
     const n = rows.length;
-    if (!n) return "No prompt fits. Choose other verdicts, another task or other words.";
-    return `${n.toLocaleString("en")} ${n > 1 ? "rows" : "row"}${told.length <= 8 ? `: ${told.join(", ")}` : ""}.`;
+    if (!n) return `No prompt fits. Choose ${data.verdicts ? "other verdicts, another task or other words" : "other words"}.`;
+    return `${n.toLocaleString("en")} ${n > 1 ? "rows" : "row"}${told.length && told.length <= 8 ? `: ${told.join(", ")}` : ""}.`;
   }
 
   let waiting = 0;
@@ -192,7 +196,7 @@ function comparer(data, sheets) {
     const canvases = order.slice(0, TILES_SHOWN).map((arm) => {
       const canvas = make("canvas");
       const said = verdict(group, item, arm);
-      const mark = said === null ? "–" : said ? "✓" : "✗";
+      const mark = said !== null ? (said ? "✓" : "✗") : placeOf(group, item, arm) === undefined ? "–" : scoresOf(group, item, arm)[0]?.[1] ?? "";
       tiles.append(make("div", { className: `tile ${said === null ? "none" : verdictWord(said)}`, title: data.arms[arm].name },
         [canvas, mark]));
       return canvas;
@@ -204,11 +208,11 @@ function comparer(data, sheets) {
 
   function about(group, item) {
     const [task, , sample] = data.items[item];
-    const parts = [data.tasks[task]];
+    const parts = data.verdicts ? [data.tasks[task]] : [];
     if (byId("form").value === "") parts.push(data.forms[group.form]);
     if (byId("scale").value === "") parts.push(data.scales[group.scale]);
     if (byId("seed").value === "") parts.push(`seed ${data.seeds[group.seed]}`);
-    parts.push(`picture ${sample + 1}`);
+    if (data.verdicts) parts.push(`picture ${sample + 1}`);
     return parts.join(" · ");
   }
 
@@ -261,8 +265,14 @@ function comparer(data, sheets) {
     return words;
   };
 
+  const scoreWords = (group, item, arm) => {
+    if (placeOf(group, item, arm) === undefined) return "missing";
+    return scoresOf(group, item, arm).map((told) => told.join(" ")).join(", ") || "no score";
+  };
+
   function spoken(group, item, withReasons) {
     const told = order.map((arm) => {
+      if (!data.verdicts) return `${data.arms[arm].name} ${scoreWords(group, item, arm)}`;
       const panel = group.panels[arm];
       const said = verdict(group, item, arm);
       const reason = withReasons && said === false ? `, ${data.reasons[panel.reasons[panel.place.get(item)]]}` : "";
@@ -285,10 +295,11 @@ function comparer(data, sheets) {
     const [group, item] = rows[current];
     const task = data.items[item][0];
     const facts = [data.tasks[task], `${data.forms[group.form]} wording`, data.scales[group.scale],
-      `training seed ${data.seeds[group.seed]}`, `picture ${data.items[item][2] + 1} of this prompt`];
+      `training seed ${data.seeds[group.seed]}`, data.verdicts ? `picture ${data.items[item][2] + 1} of this prompt` : ""];
     byId("place").textContent =
       `${(current + 1).toLocaleString("en")} of ${rows.length.toLocaleString("en")} · ${facts.filter(Boolean).join(" · ")}`;
-    byId("prompt").textContent = textOf(group, item);
+    const words = textOf(group, item);
+    Object.assign(byId("prompt"), { textContent: words, className: words.length > 160 ? "long" : "" });
     const room = place.clientWidth || 300;
     const across = Math.max(1, Math.min(arms, arms > 6 && room > 500 ? 4 : 3));
     const size = Math.max(96, Math.min(224, Math.floor((room - 16 * (across - 1)) / across) - 1));
@@ -304,17 +315,22 @@ function comparer(data, sheets) {
       paintIt();
       const seen = found(panel, at, task);
       anyBoxes ||= seen.length > 0;
-      const reason = panel && at !== undefined ? data.reasons[panel.reasons[at]] : "";
-      const without = said !== null && !panel.sheet ? " No picture here." : "";
+      const there = at !== undefined;
+      const reason = there && data.verdicts ? data.reasons[panel.reasons[at]] : "";
+      const without = there && !panel.sheet ? " No picture here." : "";
+      const result = data.verdicts ? `${verdictWord(said)}${reason && !said ? `, ${reason}` : ""}` : scoreWords(group, item, arm);
       attributes(canvas, { role: "img", "aria-label":
-        `${data.arms[arm].name}, “${textOf(group, item)}”: ${verdictWord(said)}${reason && !said ? `, ${reason}` : ""}.${without}` });
-      const caption = make("figcaption", {}, [
-        make("span", { className: "arm", textContent: data.arms[arm].name }),
-        make("span", { className: `verdict ${said === null ? "none" : verdictWord(said)}`, textContent: verdictMark(said) }),
-      ]);
+        `${data.arms[arm].name}, “${textOf(group, item)}”: ${result}.${without}` });
+      const caption = make("figcaption", {}, [make("span", { className: "arm", textContent: data.arms[arm].name })]);
+      if (data.verdicts) {
+        caption.append(make("span", { className: `verdict ${said === null ? "none" : verdictWord(said)}`, textContent: verdictMark(said) }));
+      }
+      for (const [name, value] of scoresOf(group, item, arm)) {
+        caption.append(make("span", { className: "score" }, [`${name} `, make("b", { textContent: value })]));
+      }
       caption.firstChild.style.setProperty("--arm", data.arms[arm].color);
       if (reason) caption.append(make("span", { textContent: reason }));
-      if (said === null) caption.append(make("span", { textContent: "no such cell, or not judged" }));
+      if (!there) caption.append(make("span", { textContent: `no such cell, or not ${data.verdicts ? "judged" : "scored"}` }));
       if (without) caption.append(make("span", { textContent: without.trim() }));
       if (seen.length && boxes) caption.append(make("ul", {}, seen.map((words) => make("li", { textContent: words }))));
       return make("figure", {}, [canvas, caption]);
@@ -323,7 +339,7 @@ function comparer(data, sheets) {
       byId("legend").textContent = "A box is what the judge found, in the color it named, with its score; " +
         `in counting only scores of at least ${100 * data.countingThreshold} % count, others are dashed.`;
     }
-    byId("boxes").closest("label").hidden = !data.panels.some((panel) => panel.boxes);
+    byId("boxes").closest("label").hidden = byId("box-key").hidden = !data.panels.some((panel) => panel.boxes);
     if (aloud) say(`${current + 1} of ${rows.length}. ${spoken(group, item, true)}`);
   }
 

@@ -1,4 +1,6 @@
-"""What the page's comparer holds: every arm's judged pictures from the same noise, their verdicts, reasons and boxes.
+"""What the page's comparer holds: every arm's images from the same noise, with their verdicts or scores.
+
+Which images those are is told in lensbench.report.page.shown: the judged ones or, without them, held-out captions'.
 
 A page stays small enough to open and to send: where a sweep has more pictures than it takes, fewer samples, prompts,
 seeds and scales are shown. They are chosen by their numbers, never by what came out.
@@ -11,7 +13,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -21,10 +23,11 @@ import numpy as np
 import pandas as pd
 
 from lensbench.experiment import DIRECTORY_DIGITS
-from lensbench.metrics import GENEVAL
+from lensbench.metrics import metric
 from lensbench.report.figures import arm_colors
 from lensbench.report.grid import Grid
 from lensbench.report.levels import Level
+from lensbench.report.page.shown import PLACE, SET_IMAGES, Shown, shown_images
 from lensbench.report.pictures import judged_images
 from lensbench.sampling.image_sets import read_images
 from lensbench.scoring.geneval import COUNTING_THRESHOLD, THRESHOLD
@@ -55,7 +58,7 @@ class Sheet(NamedTuple):
 
 @dataclass(frozen=True)
 class Choice:
-    """Which judged pictures a page shows; None means all of them."""
+    """Which images a page shows; None means all of them."""
 
     scales: tuple[Level, ...]
     seeds: tuple[Any, ...]
@@ -78,13 +81,19 @@ class Choice:
 
 @dataclass
 class Comparer:
-    """The comparer's data (JSON values) and its sheets by cell and form."""
+    """The comparer's data (JSON values) and its sheets by cell and form.
+
+    `asked` counts the images that the page tells of, `pictures` those of them that it holds, and `without_caption` the
+    images beside those whose caption no outcome tells.
+    """
 
     data: dict[str, Any]
     sheets: dict[str, Sheet] = field(default_factory=dict)
     pictures: int = 0
-    judged: int = 0
-    chosen: str = ""  # in words, where the page does not hold every judged picture
+    asked: int = 0
+    without_caption: int = 0
+    chosen: str = ""  # in words, where the page does not hold every image
+    verdicts: bool = True  # False: of held-out captions, which no detector judged
 
     @property
     def holds(self) -> bool:
@@ -105,63 +114,54 @@ class _Words:
         return list(self.places)
 
 
-def compare(grid: Grid, runs: Path | None, earlier: Mapping[str, Sheet]) -> Comparer:
-    """The comparer of a sweep. Pictures come from `runs` and, where a cell left none there, from an earlier page.
+class _AllWords:
+    """The texts of a comparer: prompts, reasons, and the classes and colors of boxes."""
 
-    Raises ValueError when a cell's pictures are not those that were judged.
+    def __init__(self) -> None:
+        self.texts, self.reasons, self.classes, self.colors = (_Words() for _ in range(4))
+
+
+def compare(grid: Grid, runs: Path | None, earlier: Mapping[str, Sheet]) -> Comparer:
+    """The comparer of a sweep. Images come from `runs` and, where a cell left none there, from an earlier page.
+
+    Raises ValueError when a cell's images are not those that were judged or scored.
     """
-    forms = grid.forms(GENEVAL)
-    found = Comparer({"panels": []})
-    first = next((rows for rows in _groups(grid, forms) if len(rows)), None)
+    of = shown_images(grid)
+    found = Comparer({"panels": []}, verdicts=of.verdicts)
+    first = next((rows for rows in _groups(grid, of) if len(rows)), None)
     if first is None:
         return found
-    side = _side(first, runs, earlier)
-    judged = {place[0] for place in grid.judged if place[2] == GENEVAL}
-    scales = tuple(scale for scale in grid.scales if scale.index in judged)
-    choice = choose(grid, scales, first, len(forms), MOST_PICTURES if side <= SMALL else MOST_LARGE)
-    texts, reasons, classes, colors = (_Words() for _ in range(4))
-    items: dict[tuple[Any, ...], int] = {}
+    side = _side(of, first, runs, earlier)
+    choice = choose(grid, of.scales, first, len(of.forms), MOST_PICTURES if side <= SMALL else MOST_LARGE)
+    words, items = _AllWords(), dict[tuple[Any, ...], int]()
     panels = []
     for scale, seed in product(choice.scales, choice.seeds):
         shown = {}
-        for form, arm in product(forms, grid.arms):
-            rows = _of_seed(grid, scale, arm, form, seed)
+        for form, arm in product(of.forms, grid.arms):
+            rows = of.rows(scale, arm, form, seed)
             if len(rows):
-                shown[form, arm] = (rows, _kept(rows, choice))
+                shown[form, arm] = rows[_kept(rows, choice)]
+                found.without_caption += int(rows[SET_IMAGES].iloc[0]) - len(rows)
         wording: dict[Key, dict[str, str]] = {}
-        for (form, _), (rows, keep) in shown.items():
-            for key, prompt in zip(_keys(rows[keep]), rows["prompt"][keep].astype(str), strict=True):
+        for (form, _), kept in shown.items():
+            for key, prompt in zip(_keys(kept), kept["prompt"].astype(str), strict=True):
                 wording.setdefault(key, {}).setdefault(form, prompt)
-        for (form, arm), (rows, keep) in shown.items():
-            cell, kept = _scored_cell(rows), rows[keep]
-            keys = list(_keys(kept))
-            asked = [*zip(keys, kept["prompt"].astype(str), strict=True)]
-            name = f"{cell}/{form}"
-            path = _pictures(runs, rows, form)
-            sheet = earlier.get(name) if path is None else _sheet(path, keep, asked)
-            if sheet is not None and sheet.of == _digest(asked):
-                found.sheets[name] = sheet
-                found.pictures += len(keys)
-            for key in keys:
+        for (form, arm), kept in shown.items():
+            cell = _scored_cell(kept)
+            sheet = _sheet_of(of, kept, form, f"{cell}/{form}", runs, earlier)
+            if sheet is not None:
+                found.sheets[f"{cell}/{form}"] = sheet
+                found.pictures += len(kept)
+            elif not of.verdicts and not of.scores:
+                continue  # captions without images and scores are nothing to compare
+            places = []
+            for key in _keys(kept):
                 told = wording[key]
-                items.setdefault((*key, *(texts.place(told[f]) if f in told else -1 for f in forms)), len(items))
-            panel = {
-                "scale": scale.index,
-                "seed": grid.seeds.index(seed),
-                "form": forms.index(form),
-                "arm": arm.index,
-                "cell": cell,
-                "items": [
-                    items[(*key, *(texts.place(t) if (t := wording[key].get(f)) else -1 for f in forms))]
-                    for key in keys
-                ],
-                "right": "".join("1" if value > 0.5 else "0" for value in kept["value"]),
-                "reasons": [reasons.place(str(reason)) for reason in kept["reason"]],
-            }
-            if "boxes" in kept and (boxes := [_boxes(told, classes, colors) for told in kept["boxes"]]) and any(boxes):
-                panel["boxes"] = boxes
-            panels.append(panel)
-            found.judged += len(kept)
+                item = (*key, *(words.texts.place(told[f]) if f in told else -1 for f in of.forms))
+                places.append(items.setdefault(item, len(items)))
+            where = {"scale": scale.index, "seed": grid.seeds.index(seed), "form": of.forms.index(form)}
+            panels.append(where | {"arm": arm.index, "cell": cell, "items": places} | _told(of, kept, words))
+            found.asked += len(kept)
     found.chosen = choice.words(grid)
     by_label = arm_colors(grid)
     found.data = {
@@ -169,18 +169,34 @@ def compare(grid: Grid, runs: Path | None, earlier: Mapping[str, Sheet]) -> Comp
         "reference": grid.reference.index if grid.reference else 0,
         "scales": [scale.label for scale in grid.scales],
         "seeds": [str(seed) for seed in grid.seeds],
-        "forms": list(forms),
-        "tasks": [task.replace("_", " ") for task in grid.tasks],
-        "items": [[grid.tasks.index(task), *rest] for task, *rest in items],
-        "texts": texts.all(),
-        "reasons": reasons.all(),
-        "classes": classes.all(),
-        "colors": colors.all(),
+        "forms": list(of.forms),
+        "tasks": list(of.tasks.values()),
+        "items": [[list(of.tasks).index(task), *rest] for task, *rest in items],
+        "texts": words.texts.all(),
+        "reasons": words.reasons.all(),
+        "classes": words.classes.all(),
+        "colors": words.colors.all(),
+        "verdicts": of.verdicts,
+        "scores": [{"name": metric(name).label, "digits": metric(name).digits} for name in of.scores],
         "threshold": THRESHOLD,
         "countingThreshold": COUNTING_THRESHOLD,
         "panels": panels,
     }
     return found
+
+
+def _told(of: Shown, kept: pd.DataFrame, words: _AllWords) -> dict[str, Any]:
+    """What is known of each image of a panel: verdict, reason and boxes, or its scores."""
+    if not of.verdicts:
+        scores = [kept[name].astype(float).round(6).to_numpy() for name in of.scores]
+        return {"scores": [[None if math.isnan(value) else float(value) for value in values] for values in scores]}
+    told: dict[str, Any] = {
+        "right": "".join("1" if value > 0.5 else "0" for value in kept["value"]),
+        "reasons": [words.reasons.place(str(reason)) for reason in kept["reason"]],
+    }
+    if "boxes" in kept and any(boxes := [_boxes(said, words.classes, words.colors) for said in kept["boxes"]]):
+        told["boxes"] = boxes
+    return told
 
 
 def choose(grid: Grid, scales: tuple[Level, ...], first: pd.DataFrame, forms: int, most: int) -> Choice:
@@ -230,15 +246,9 @@ def _count(n: int, word: str) -> str:
     return f"{n} {word}{'s' if n > 1 else ''}"
 
 
-def _groups(grid: Grid, forms: Iterable[str]) -> Iterator[pd.DataFrame]:
-    for form, scale, arm, seed in product(forms, reversed(grid.scales), grid.arms, grid.seeds):
-        yield _of_seed(grid, scale, arm, form, seed)
-
-
-def _of_seed(grid: Grid, scale: Level, arm: Level, form: str, seed: Any) -> pd.DataFrame:
-    """The rows judged last of one cell and form, in the order of their pictures."""
-    rows = grid.images(scale, arm, GENEVAL, form)
-    return rows[rows["seed"] == seed].sort_values(["prompt_index", "sample"], kind="stable", ignore_index=True)
+def _groups(grid: Grid, of: Shown) -> Iterator[pd.DataFrame]:
+    for form, scale, arm, seed in product(of.forms, reversed(grid.scales), grid.arms, grid.seeds):
+        yield of.rows(scale, arm, form, seed)
 
 
 def _kept(rows: pd.DataFrame, choice: Choice) -> np.ndarray:
@@ -260,11 +270,11 @@ def _digest(asked: list[tuple[Key, str]]) -> str:
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
 
-def _side(first: pd.DataFrame, runs: Path | None, earlier: Mapping[str, Sheet]) -> int:
-    """The side of the sweep's pictures, by the first that is found."""
+def _side(of: Shown, first: pd.DataFrame, runs: Path | None, earlier: Mapping[str, Sheet]) -> int:
+    """The side of the sweep's images, by the first that is found."""
     if earlier:
         return next(iter(earlier.values())).drawn
-    path = _pictures(runs, first, str(first["prompt_form"].iloc[0]))
+    path = _pictures(of, runs, first, str(first["prompt_form"].iloc[0]))
     images = None if path is None else read_images(path)
     return SMALL if images is None else int(images.shape[1])
 
@@ -275,22 +285,32 @@ def _scored_cell(rows: pd.DataFrame) -> str:
     return str(rows["cell"].iloc[0]) + (f"/{evaluation[:DIRECTORY_DIGITS]}" if isinstance(evaluation, str) else "")
 
 
-def _pictures(runs: Path | None, rows: pd.DataFrame, form: str) -> Path | None:
-    """The folder of a cell's judged images, if it is there."""
-    path = None if runs is None else judged_images(runs, rows.iloc[0], form)
+def _pictures(of: Shown, runs: Path | None, rows: pd.DataFrame, form: str) -> Path | None:
+    """The folder of a cell's images, if it is there."""
+    path = None if runs is None else judged_images(runs, rows.iloc[0], form, of.images)
     return path if path is not None and path.is_dir() else None
 
 
-def _sheet(path: Path, keep: np.ndarray, asked: list[tuple[Key, str]]) -> Sheet:
+def _sheet_of(
+    of: Shown, kept: pd.DataFrame, form: str, name: str, runs: Path | None, earlier: Mapping[str, Sheet]
+) -> Sheet | None:
+    """The sheet of a cell's kept rows: from its folder or, without one, of an earlier page where it is of the same."""
+    asked = [*zip(_keys(kept), kept["prompt"].astype(str), strict=True)]
+    path = _pictures(of, runs, kept, form)
+    sheet = earlier.get(name) if path is None else _sheet(path, kept, asked)
+    return sheet if sheet is not None and sheet.of == _digest(asked) else None
+
+
+def _sheet(path: Path, kept: pd.DataFrame, asked: list[tuple[Key, str]]) -> Sheet:
     """The kept images of a set's folder as one JPEG, without the loss of color that JPEG usually has."""
     from PIL import Image
 
-    images = read_images(path)
-    if images is None or len(images) != len(keep):
+    images, count = read_images(path), int(kept[SET_IMAGES].iloc[0])
+    if images is None or len(images) != count:
         raise ValueError(
-            f"{path}: {0 if images is None else len(images)} images for {len(keep)} judged images; run the cell again"
+            f"{path}: {0 if images is None else len(images)} images for {count} judged images; run the cell again"
         )
-    images, drawn = images[keep], int(images.shape[1])
+    images, drawn = images[kept[PLACE].to_numpy(int)], int(images.shape[1])
     side = min(drawn, LARGEST)
     if side < drawn:
         resized = (Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS) for image in images)

@@ -154,18 +154,24 @@ def _comparer(found: Comparer) -> str:
 
 def _pictures_note(found: Comparer) -> str:
     if not found.holds:
-        return "This sweep has no judged pictures."
+        return "This sweep has no judged pictures, and kept none of held-out captions."
+    told = "Prompts, verdicts and reasons are." if found.verdicts else "Captions and scores are."
     if not found.pictures:
         return (
             "The pictures themselves are not here: the cells' folders were not there when this page was written. "
-            "Prompts, verdicts and reasons are."
+            f"{told}"
         )
-    parts = [f"{found.pictures:,} pictures"]
-    if found.pictures < found.judged:
-        parts.append(f"those of {found.judged - found.pictures:,} more verdicts are missing")
+    of = "" if found.verdicts else " sampled from held-out captions"
+    parts = [f"{found.pictures:,} pictures{of}"]
+    if found.pictures < found.asked:
+        what = "verdicts" if found.verdicts else "captions"
+        parts.append(f"those of {found.asked - found.pictures:,} more {what} are missing")
+    if found.without_caption:
+        parts.append(f"{found.without_caption:,} more have no score of their own or caption here and are not shown")
     if found.chosen:
-        parts.append(f"not every judged picture fits into a page: here are {found.chosen}, whatever came out")
-    return f"{'; '.join(parts)}. A row was drawn from one noise, by each arm's model."
+        parts.append(f"not every picture fits into a page: here are {found.chosen}, whatever came out")
+    row = "A row was drawn from one noise, by each arm's model."
+    return f"{'; '.join(parts)}. {row}{'' if found.verdicts else ' No detector judged them.'}"
 
 
 def _figures(grid: Grid, drawn: Iterable[Path]) -> str:
