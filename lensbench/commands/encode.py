@@ -57,6 +57,8 @@ def encode(
     try:
         with handled(STOPPING, stop):
             todo = encoding.jobs(experiments, cache)
+            for path in () if dry_run else dict.fromkeys(path for job in todo for path in job.rows.mend()):
+                console.print(f"{path} was damaged: what it held is encoded again", soft_wrap=True)
             costs = [job.rows.cost() for job in todo]
             whole = encoding.total(costs)
             _print_costs(console, todo, costs, whole)

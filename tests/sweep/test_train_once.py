@@ -16,6 +16,7 @@ from lensbench.scoring import evaluate
 from lensbench.sweep import cell_training
 from lensbench.sweep.cell import checkpoints_lacking, run_cell
 from lensbench.sweep.cellfiles import evaluation_folder, is_complete, read_cell, read_records
+from lensbench.sweep.progress import Progress
 from lensbench.sweep.sweep import Cell, Sweep, cells, collect
 from tests.scoring.conftest import clip_model
 
@@ -177,6 +178,38 @@ def test_images_that_were_damaged_are_sampled_again(cell: Path, once: Path, coun
     shutil.rmtree(folder / "images" / "scenes-short" / "features")
     run(BASE, cell, once / "cache")
     assert counted == {"trainings": 0, "images": 40}
+    assert numbers(read_records(cell, BASE)) == before
+
+
+def flip(path: Path, place: int) -> None:
+    """Turn one bit of a file over; `place` counts bytes, from the end where it is negative."""
+    found = bytearray(path.read_bytes())
+    found[place] ^= 4
+    path.write_bytes(found)
+
+
+def test_a_cached_feature_that_has_changed_by_a_bit_is_named_and_computed_again(once: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    run(BASE, tmp_path / "first", cache)
+    damaged = sorted((cache / "text").rglob("*.rows"))
+    for shard in damaged:
+        flip(shard, -200)
+    said: list[Progress] = []
+    run_cell(BASE, tmp_path / "cell", cache=cache, report=said.append)
+    assert numbers(read_records(tmp_path / "cell", BASE)) == numbers(read_records(once / "cell", BASE))
+    news = [progress.note for progress in said if progress.lasting]
+    assert sorted(news) == [f"{path} was damaged: what it held is computed again" for path in damaged]
+
+
+def test_features_of_images_that_have_changed_by_a_bit_are_extracted_again(
+    cell: Path, once: Path, tmp_path: Path
+) -> None:
+    before = numbers(read_records(cell, BASE))
+    (evaluation_folder(cell, BASE) / "records.parquet").unlink()
+    cache = Path(shutil.copytree(once / "cache", tmp_path / "cache"))
+    for path in (*cell.rglob("features/*.npy"), *(cache / "references").rglob("*.npy")):
+        flip(path, -2000)
+    run(BASE, cell, cache)
     assert numbers(read_records(cell, BASE)) == before
 
 
