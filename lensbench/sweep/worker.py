@@ -174,8 +174,9 @@ def _run_one(study: Study, claim: claims.Claim, cell: Cell, session: Session, sh
 
     try:
         clear(claim.directory)
-        cellfiles.remove_damaged(claim.directory, cell)
         show.begin(cell)
+        for line in cellfiles.remove_damaged(claim.directory, cell):
+            show.report(Progress("scoring", 0, 1, line, lasting=True))
         claim.beat()
         with claims.beating(claim, heart):
             cache = claim.cell.parent / "cache"

@@ -375,7 +375,10 @@ def test_corrupt_and_deleted_records_are_made_again_whatever_the_study_says(
     reasons = {row["cell"]: row["reason"] for row in collect(SWEEP, tmp_path).missing}
     assert reasons.keys() == {cell.id for cell in CELLS[2:6]}
     assert reasons[cut.id].startswith("outcomes.parquet does not hold the judged images")
-    assert end(begin(script, tmp_path))[0] == 0
+    code, *told = end(begin(script, tmp_path))
+    assert code == 0
+    for what in ("records.parquet cannot be read", "outcomes.parquet cannot be read", "outcomes.parquet does not hold"):
+        assert what in " ".join(" ".join(told).split())
     assert begun(tmp_path) == {cell.id: 2 if cell in CELLS[2:6] else 1 for cell in CELLS}
     assert values(tmp_path) == undisturbed
 
