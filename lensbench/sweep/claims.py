@@ -331,10 +331,9 @@ def _unlocked(path: Path) -> bool:
 
 def _resume_step(cell: Path) -> int:
     # How far training can go on from; what is trained to the end counts as further than any step.
-    resume = cell / "resume"
-    if (resume / "trained.json").exists():
+    if (cell / "trained.json").exists():
         return 2**62
-    return max((int(path.stem.removeprefix("step-")) for path in resume.glob("step-*.json")), default=0)
+    return max((int(path.stem.removeprefix("step-")) for path in (cell / "resume").glob("step-*.json")), default=0)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
