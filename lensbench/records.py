@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,9 +150,12 @@ def write(frame: pd.DataFrame, path: Path, schema: Schema, publishing: Callable[
         _refuse_other_content(frame, schema, path.name, ("text", "whole", "number"))
     if len(frame) and schema is RECORDS:
         refuse_unknown(frame, path.name)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(_parquet(frame))
-    publishing(partial, path)
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        partial.write_bytes(_parquet(frame))
+        publishing(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
     return path
 
 

@@ -74,11 +74,14 @@ def run(
     from rich.console import Console
 
     sweep = prepared(sweep_file, corpus)
+    from lensbench.report.freeze import refuse_another
+    from lensbench.sweep.design import cells
     from lensbench.sweep.worker import check_writable
 
     console = Console()
     check_writable(runs)
     check_writable(results / sweep.name)
+    refuse_another(results / sweep.name, cells(sweep))
     if usd_per_hour is not None:
         os.environ[cost.RATE] = str(usd_per_hour)  # of the workers too, wherever they are
     if storage is not None:

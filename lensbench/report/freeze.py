@@ -115,6 +115,17 @@ def freeze(
     return written
 
 
+def refuse_another(folder: Path, cells: Iterable[Cell]) -> None:
+    """Raise ValueError, one line, where a folder holds the results of a sweep that shares no cell with these."""
+    told = _read_json(folder / PROVENANCE)
+    there = {*told.get("cells", []), *(str(row.get("cell")) for row in told.get("missing", []))}
+    if int(told.get("schema", 1)) > 1 and there and not there & {cell.id for cell in cells}:
+        raise ValueError(
+            f"{folder}: holds the results of another sweep of this name, or of this one before its recipe changed; "
+            "name one of them otherwise, give another folder for the results, or move this one away"
+        )
+
+
 def open_frozen(folder: Path) -> Frozen:
     """The frozen copy in a folder. Raises ValueError where the folder holds none, or one that cannot be read."""
     results = load(folder)

@@ -25,8 +25,7 @@ from lensbench.metrics import GENEVAL
 from lensbench.report.figures import arm_colors
 from lensbench.report.grid import Grid
 from lensbench.report.levels import Level
-from lensbench.report.pictures import judged_images
-from lensbench.sampling.image_sets import read_images
+from lensbench.report.pictures import images_of, judged_images
 from lensbench.scoring.geneval import COUNTING_THRESHOLD, THRESHOLD
 
 MOST_PICTURES = 20_000  # in a page, of a side of at most SMALL
@@ -138,7 +137,8 @@ def compare(grid: Grid, runs: Path | None, earlier: Mapping[str, Sheet]) -> Comp
             asked = [*zip(keys, kept["prompt"].astype(str), strict=True)]
             name = f"{cell}/{form}"
             path = _pictures(runs, rows, form)
-            sheet = earlier.get(name) if path is None else _sheet(path, keep, asked)
+            sheet = None if path is None else _sheet(path, keep, asked)
+            sheet = sheet or earlier.get(name)
             if sheet is not None and sheet.of == _digest(asked):
                 found.sheets[name] = sheet
                 found.pictures += len(keys)
@@ -265,7 +265,7 @@ def _side(first: pd.DataFrame, runs: Path | None, earlier: Mapping[str, Sheet]) 
     if earlier:
         return next(iter(earlier.values())).drawn
     path = _pictures(runs, first, str(first["prompt_form"].iloc[0]))
-    images = None if path is None else read_images(path)
+    images = None if path is None else images_of(path)
     return SMALL if images is None else int(images.shape[1])
 
 
@@ -281,15 +281,18 @@ def _pictures(runs: Path | None, rows: pd.DataFrame, form: str) -> Path | None:
     return path if path is not None and path.is_dir() else None
 
 
-def _sheet(path: Path, keep: np.ndarray, asked: list[tuple[Key, str]]) -> Sheet:
-    """The kept images of a set's folder as one JPEG, without the loss of color that JPEG usually has."""
+def _sheet(path: Path, keep: np.ndarray, asked: list[tuple[Key, str]]) -> Sheet | None:
+    """The kept images of a set's folder as one JPEG, without the loss of color that JPEG usually has.
+
+    None where they are damaged.
+    """
     from PIL import Image
 
-    images = read_images(path)
-    if images is None or len(images) != len(keep):
-        raise ValueError(
-            f"{path}: {0 if images is None else len(images)} images for {len(keep)} judged images; run the cell again"
-        )
+    images = images_of(path)
+    if images is None:
+        return None
+    if len(images) != len(keep):
+        raise ValueError(f"{path}: {len(images)} images for {len(keep)} judged images; run the cell again")
     images, drawn = images[keep], int(images.shape[1])
     side = min(drawn, LARGEST)
     if side < drawn:
