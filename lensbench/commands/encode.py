@@ -46,9 +46,11 @@ def encode(
     from lensbench.stopping import STOPPING, handled
     from lensbench.sweep import encoding
     from lensbench.sweep.processes import gpus
+    from lensbench.sweep.pruning import promise
 
     console = Console(highlight=False)
-    experiments = [cell.experiment for cell in cells(sweep)]
+    every = cells(sweep)
+    experiments = [cell.experiment for cell in every]
     cache = runs / "cache"
 
     def stop(number: int, frame: object) -> None:
@@ -71,6 +73,7 @@ def encode(
             if dry_run:
                 return
             check_room(cache, whole.bytes)
+            promise(runs, sweep.name, every)
             if whole.there < whole.rows:
                 with _telling(console, todo) as report:
                     encoding.encode(todo, experiments, cache, workers or max(1, len(gpus())), report)

@@ -310,6 +310,15 @@ class RowStore:
         return _joined(self._shards)
 
 
+def being_filled(cache: Path) -> bool:
+    """Whether a living process is computing rows of any store under `cache`."""
+    for claim in cache.rglob("*.claim"):
+        with contextlib.suppress(FileNotFoundError), file_lock(claim, wait=False) as dead:
+            if not dead:
+                return True
+    return False
+
+
 def _remove(claim: Path) -> None:
     claim.with_suffix(".partial").unlink(missing_ok=True)
     claim.unlink(missing_ok=True)
