@@ -73,7 +73,8 @@ def encode(
             if dry_run:
                 return
             check_room(cache, whole.bytes)
-            promise(runs, sweep.name, every)
+            if offline := [cell for cell in every if cell.experiment.training.features != "online"]:
+                promise(runs, sweep.name, offline)
             if whole.there < whole.rows:
                 with _telling(console, todo) as report:
                     encoding.encode(todo, experiments, cache, workers or max(1, len(gpus())), report)

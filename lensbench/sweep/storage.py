@@ -25,6 +25,8 @@ FIRST_PATIENCE = 20.0  # seconds for a server that does not answer when it is fi
 LONGEST_PAUSE = 15.0
 HOPELESS = re.compile(r"authentication failed|does not exist|no pg_hba|could not translate|Name or service|no password")
 
+FINAL = re.compile(r"authentication failed|does not exist|no pg_hba|no password")  # of one that answered before
+
 T = TypeVar("T")
 
 
@@ -46,6 +48,8 @@ def address(given: str | None, runs: Path) -> str:
         raise ValueError(
             "the storage is no address: give postgresql://USER@HOST/DATABASE, sqlite:///FILE or journal:FILE"
         ) from None
+    if "@" in (parsed.host or ""):
+        raise ValueError("the storage's password holds an @: write it as %40, as an address has it")
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     return parsed.render_as_string(hide_password=False)
@@ -170,6 +174,8 @@ class Patience:
             except Exception as error:
                 if not is_away(error):
                     raise
+                if FINAL.search(reason := _reason(error)):
+                    raise ValueError(f"the sweep's storage is gone: {reason}; bring it back and run again") from None
                 if not away:
                     self.say(f"the sweep's storage does not answer ({_reason(error)}); waiting for it")
                     away = True

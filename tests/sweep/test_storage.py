@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import sqlalchemy.exc
 
 from lensbench.commands.again import again
 from lensbench.experiment import Experiment
@@ -72,6 +73,26 @@ def test_a_storage_that_cannot_be_opened_is_one_line_without_a_password(
         storage.open_storage(storage.address(url, tmp_path), print)
     assert "word" not in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_password_with_an_at_sign_must_be_written_so_that_it_is_one(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds an @: write it as %40") as caught:
+        storage.address("postgresql://me:se@cret@host/db", tmp_path)
+    assert "cret" not in str(caught.value)
+    assert "cret" not in storage.shown(storage.address("postgresql://me:se%40cret@host/db", tmp_path))
+
+
+def test_a_storage_whose_database_is_dropped_is_one_line_and_not_waited_for() -> None:
+    said: list[str] = []
+
+    def gone() -> None:
+        lost = Exception('connection failed: FATAL:  database "sweeps" does not exist')
+        raise sqlalchemy.exc.OperationalError("SELECT 1", {}, lost)
+
+    with pytest.raises(ValueError, match=r"storage is gone: .*\"sweeps\" does not exist; bring it back") as caught:
+        storage.Patience(said.append)(gone)
+    assert "\n" not in str(caught.value)
+    assert said == []
 
 
 def test_two_runs_directories_in_one_storage_have_studies_of_their_own(tmp_path: Path) -> None:

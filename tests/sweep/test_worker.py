@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from contextlib import suppress
@@ -420,12 +422,18 @@ def test_a_full_disk_ends_the_sweep_in_an_error_that_says_so(script: Path, tmp_p
         subprocess.run(["umount", "-l", str(runs)], check=True)
 
 
-def test_an_unwritable_runs_directory_is_found_before_any_work(tmp_path: Path) -> None:
+def test_an_unwritable_runs_directory_is_found_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"cannot write in .*: Not a directory"):
         check_writable(tmp_path / "file" / "runs")
     with pytest.raises(OSError, match="a file of that name is in the way"):
         check_writable(tmp_path / "file")
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            tempfile, "TemporaryFile", lambda **how: (_ for _ in ()).throw(OSError(errno.EROFS, "Read-only"))
+        )
+        with pytest.raises(OSError, match="Read-only; choose a directory that you can write"):
+            check_writable(tmp_path / "new" / "runs")
     check_writable(tmp_path / "new" / "runs")
     assert list((tmp_path / "new" / "runs").iterdir()) == []
 
