@@ -108,6 +108,22 @@ def test_two_runs_directories_in_one_storage_have_studies_of_their_own(tmp_path:
     assert len(again._trials()) == len(CELLS)
 
 
+def test_a_journal_whose_last_line_a_crash_cut_is_mended_and_never_appended_to(tmp_path: Path) -> None:
+    file, said = tmp_path / "queue", list[str]()
+    url = f"journal:{file}"
+    study = Study(tmp_path, SWEEP, CELLS, url)
+    whole = file.read_bytes()
+    file.write_bytes(whole + b'{"op_code":6,"worker')
+    study.start(CELLS[0].id)  # a process that lives sees the line of one that died
+    assert file.read_bytes().startswith(whole + b"{")
+    assert b'"worker{' not in file.read_bytes()
+    file.write_bytes(file.read_bytes() + b"{")
+    again = Study(tmp_path, SWEEP, CELLS, url, said.append)
+    assert again.numbers == study.numbers
+    assert said == [f"{file}: a crash had cut its last line short; the 1 bytes of it are taken away"]
+    assert len(again._trials()) == len(CELLS)
+
+
 def test_cells_that_an_earlier_process_did_not_get_to_queue_are_queued_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
