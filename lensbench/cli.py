@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import Annotated
@@ -76,6 +77,8 @@ def options(
 
 def main() -> None:
     """The entry point: an error that the user can mend is one line on stderr, and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal of few letters must not end a report
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _refuse_empty(sys.argv[1:])
         code = app(standalone_mode=False)

@@ -18,7 +18,7 @@ def publish(partial: Path, path: Path) -> None:
 
 def publish_text(path: Path, text: str) -> Path:
     """Write a text file in UTF-8, whole or not at all, and say where it is."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         partial.write_text(text, encoding="utf-8", newline="\n")
         publish(partial, path)

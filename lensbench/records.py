@@ -3,11 +3,17 @@
 A record is one number with its provenance, an outcome one judged image. A cell's files have every column that is
 `needed` in a cell; frozen results of earlier versions have at least those that are needed everywhere. Columns that the
 schema does not name (the factors of a sweep) stay as they are.
+
+A file carries the sha256 of its own bytes in its footer, under `sha256`, taken with 64 zeros in its place: a file that
+has changed by a bit is refused. Files of earlier versions carry none.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
+import re
+import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +27,8 @@ if TYPE_CHECKING:
 
 Content = Literal["text", "whole", "number"]
 Needed = Literal["always", "in a cell", "no"]
+BLANK = "0" * 64  # stands for the digest while it is taken
+MARK = re.compile(rb"sha256-of-file:([0-9a-f]{64})")
 DTYPES: dict[Content, str] = {"text": "object", "whole": "int64", "number": "float64"}
 
 
@@ -74,6 +82,7 @@ RECORDS = Schema(
         Column("hardware", "text", "in a cell", "what it ran on"),
         Column("text_encoder_digest", "text", "no", "sha256 of the text encoder"),
         Column("autoencoder_digest", "text", "no", "sha256 of the autoencoder"),
+        Column("resumed", "text", "no", "where a training was begun that went on elsewhere: not promised to the bit"),
         Column("evaluation_hash", "text", "in a cell", "of the evaluation that it is of; empty for a training"),
         Column("held_out_digest", "text", "in a cell", "sha256 of what the held-out loss is taken on"),
         Column("floor", "number", "no", "the same distance between real and real images"),
@@ -114,9 +123,15 @@ def read(source: Path | bytes, schema: Schema, *, frozen: bool = False) -> pd.Da
 
     name = source.name if isinstance(source, Path) else schema.file
     try:
-        table = pd.read_parquet(source if isinstance(source, Path) else io.BytesIO(source))
+        data = source.read_bytes() if isinstance(source, Path) else source
     except FileNotFoundError:
         raise ValueError(f"{name} is missing") from None
+    except OSError as error:
+        raise ValueError(f"{name} cannot be read ({error.strerror})") from error
+    if _changed(data):
+        raise ValueError(f"{name} is damaged: it is not what was written")
+    try:
+        table = pd.read_parquet(io.BytesIO(data))
     except Exception as error:  # pyarrow has no one class for a corrupt file
         raise ValueError(f"{name} cannot be read ({str(error).splitlines()[0]})") from error
     _refuse_lacking(table, name, schema.names("always") if frozen else schema.in_cell)
@@ -135,9 +150,12 @@ def write(frame: pd.DataFrame, path: Path, schema: Schema, publishing: Callable[
         _refuse_other_content(frame, schema, path.name, ("text", "whole", "number"))
     if len(frame) and schema is RECORDS:
         refuse_unknown(frame, path.name)
-    partial = path.with_suffix(".partial")
-    frame.to_parquet(partial, index=False)
-    publishing(partial, path)
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        partial.write_bytes(_parquet(frame))
+        publishing(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
     return path
 
 
@@ -209,6 +227,31 @@ def _judged(records: pd.DataFrame) -> list[Metric]:
     """The metrics in records that outcomes keep the single images of."""
     names = [str(name) for name in records["metric"].unique() if is_known(str(name))]
     return [found for name in names if (found := metric(name)).outcome]
+
+
+def _parquet(frame: pd.DataFrame) -> bytes:
+    """A table as a Parquet file that carries its own digest."""
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.Table.from_pandas(frame, preserve_index=False)
+    buffer = io.BytesIO()
+    with pyarrow.parquet.ParquetWriter(buffer, table.schema) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({"sha256": f"sha256-of-file:{BLANK}"})
+    data = buffer.getvalue()
+    digest = hashlib.sha256(data).hexdigest()
+    before, blank, after = data.rpartition(f"sha256-of-file:{BLANK}".encode())
+    return before + blank.replace(BLANK.encode(), digest.encode()) + after
+
+
+def _changed(data: bytes) -> bool:
+    """Whether a file that carries its digest is not as it was written."""
+    *_, mark = [None, *MARK.finditer(data)]
+    if mark is None:
+        return False
+    blank = data[: mark.start(1)] + BLANK.encode() + data[mark.end(1) :]
+    return hashlib.sha256(blank).hexdigest() != mark[1].decode()
 
 
 def _refuse_lacking(table: pd.DataFrame, name: str, needed: tuple[str, ...]) -> None:

@@ -247,3 +247,10 @@ def test_a_sweep_whose_cells_all_fail_says_why_and_exits_1(tmp_path: Path) -> No
     missing = [line for line in done.stdout.splitlines() if line.startswith("missing: cell")]
     assert len(missing) == 2
     assert all("RuntimeError: too few images" in line for line in missing)
+
+
+def test_a_terminal_of_few_letters_ends_no_command() -> None:
+    code = "import sys; from lensbench import cli; cli.app = lambda **how: print('caf\\xe9 \\u2713'); cli.main()"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "caf\\xe9 \\u2713\n"), done.stderr

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lensbench import records as schema
 from lensbench.records import OUTCOMES, RECORDS, Schema, empty, has_judged, judged_otherwise, read, record_names, write
@@ -46,6 +49,36 @@ def judged() -> tuple[pd.DataFrame, pd.DataFrame]:
     found += images("validation_loss", {"scenes": [0.2, 0.4]})
     guided = images("geneval_guided", {"colors": [0.0], "position": [0.5]}, guidance=4.0)
     return pd.DataFrame(told), pd.DataFrame(found + guided)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("written")
+    for of, frame in zip((RECORDS, OUTCOMES), judged(), strict=True):
+        write(frame, folder / of.file, of)
+    return folder
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data(), st.sampled_from([RECORDS, OUTCOMES]))
+def test_no_flipped_bit_changes_what_is_read(written: Path, data: st.DataObject, of: Schema) -> None:
+    whole = (written / of.file).read_bytes()
+    bit = data.draw(st.integers(0, 8 * len(whole) - 1))
+    spoilt = bytearray(whole)
+    spoilt[bit // 8] ^= 1 << bit % 8
+    at = whole.rindex(b"sha256-of-file:")
+    if not at <= bit // 8 < at + 80:
+        with pytest.raises(ValueError, match=f"^{of.file} is damaged: it is not what was written$"):
+            read(bytes(spoilt), of)
+    else:  # the bit was of the digest: it is another one now, or none
+        with contextlib.suppress(ValueError):
+            pd.testing.assert_frame_equal(read(bytes(spoilt), of), read(whole, of))
+
+
+def test_a_file_of_before_digests_is_read(written: Path, tmp_path: Path) -> None:
+    table = read(written / RECORDS.file, RECORDS)
+    table.to_parquet(tmp_path / "records.parquet", index=False)
+    pd.testing.assert_frame_equal(read(tmp_path / "records.parquet", RECORDS), table)
 
 
 def test_scores_that_their_images_give_are_right_and_any_other_is_named() -> None:

@@ -46,9 +46,11 @@ def encode(
     from lensbench.stopping import STOPPING, handled
     from lensbench.sweep import encoding
     from lensbench.sweep.processes import gpus
+    from lensbench.sweep.pruning import promise
 
     console = Console(highlight=False)
-    experiments = [cell.experiment for cell in cells(sweep)]
+    every = cells(sweep)
+    experiments = [cell.experiment for cell in every]
     cache = runs / "cache"
 
     def stop(number: int, frame: object) -> None:
@@ -57,6 +59,8 @@ def encode(
     try:
         with handled(STOPPING, stop):
             todo = encoding.jobs(experiments, cache)
+            for path in () if dry_run else dict.fromkeys(path for job in todo for path in job.rows.mend()):
+                console.print(f"{path} was damaged: what it held is encoded again", soft_wrap=True)
             costs = [job.rows.cost() for job in todo]
             whole = encoding.total(costs)
             _print_costs(console, todo, costs, whole)
@@ -69,6 +73,8 @@ def encode(
             if dry_run:
                 return
             check_room(cache, whole.bytes)
+            if offline := [cell for cell in every if cell.experiment.training.features != "online"]:
+                promise(runs, sweep.name, offline)
             if whole.there < whole.rows:
                 with _telling(console, todo) as report:
                     encoding.encode(todo, experiments, cache, workers or max(1, len(gpus())), report)

@@ -151,7 +151,9 @@ def table(prompts: Prompts, judge: Judge, rows: list[dict[str, Any]], found: Any
         return Cell(name, name), score, Cell(f"{len(np.unique(clusters)):,}"), Cell(f"{len(some):,}")
 
     lines = [Row(cells(task, [row for row in rows if row["task"] == task])) for task in found.tasks]
-    lines.append(Row(cells("overall", rows), opens=True))
+    whole = prompts.part_of_official
+    if not whole:
+        lines.append(Row(cells("overall", rows), opens=True))
     columns = (
         Column("task", "task", "task", label=True),
         Column("score", "score", "score", interval=True, key=True),
@@ -162,7 +164,8 @@ def table(prompts: Prompts, judge: Judge, rows: list[dict[str, Any]], found: Any
     limits = "" if threshold is None else f", every detection above {threshold:g} counts"
     notes = (
         f"{kind}. Judge: {judge.name}, digest {judge.digest[:12]}{limits}: scores of different judges do not compare.",
-        "overall: the mean of the tasks. 95 % intervals over prompts; of one trained model.",
+        (f"{len(prompts.rows)} of GenEval's {whole} prompts: no overall" if whole else "overall: the mean of the tasks")
+        + ". 95 % intervals over prompts; of one trained model.",
         f"{100 * found.images_correct:.1f} % of the images are right; for {100 * found.prompts_any_correct:.1f} % of "
         "the prompts at least one is.",
     )

@@ -51,14 +51,17 @@ def plan(
     """
     from rich.console import Console
 
+    from lensbench.report.macros import refuse_indistinct
     from lensbench.sweep import planning
     from lensbench.sweep.cost import rate_given
+    from lensbench.sweep.design import scored_cells
     from lensbench.sweep.processes import cores, default_workers, gpus
     from lensbench.sweep.sweep import cells as cells_of
 
     console = Console(highlight=False)
     sweep, untuned = _opened(sweep_file, corpus)
     every = cells_of(sweep)
+    refuse_indistinct([place.levels for place in scored_cells(every)])
     lanes = workers or default_workers(len(every))
     devices = 1 if gpus() else max(1, cores() // lanes)
     paces = _pilot(console, every, devices) if pilot else None

@@ -74,13 +74,18 @@ def run(
     from rich.console import Console
 
     sweep = prepared(sweep_file, corpus)
+    from lensbench.report.freeze import refuse_another
+    from lensbench.report.macros import refuse_indistinct
     from lensbench.scoring.measured import check_beforehand
+    from lensbench.sweep.design import cells, scored_cells
     from lensbench.sweep.worker import check_writable
 
     check_beforehand(sweep.base)
     console = Console()
     check_writable(runs)
     check_writable(results / sweep.name)
+    refuse_another(results / sweep.name, cells(sweep))
+    refuse_indistinct([place.levels for place in scored_cells(cells(sweep))])
     if usd_per_hour is not None:
         os.environ[cost.RATE] = str(usd_per_hour)  # of the workers too, wherever they are
     if storage is not None:

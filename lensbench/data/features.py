@@ -140,8 +140,12 @@ class TextRows:
     names: np.ndarray
 
     def cost(self) -> Cost:
-        """What they take. Raises ValueError for a damaged shard."""
+        """What they take."""
         return self.store.cost(self.names, self.lengths)
+
+    def mend(self) -> list[Path]:
+        """Set damaged files aside: see `RowStore.mend`."""
+        return self.store.mend(self.names)
 
     def fill(self, report: Report | None = None) -> None:
         """Compute those that are missing: see `RowStore.fill`."""

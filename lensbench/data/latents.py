@@ -134,8 +134,12 @@ class ImageRows:
         return tall * wide
 
     def cost(self) -> Cost:
-        """What they take. Raises ValueError for a damaged shard."""
+        """What they take."""
         return self.store.cost(self.names, np.ones(len(self.names), dtype=np.int64))
+
+    def mend(self) -> list[Path]:
+        """Set damaged files aside: see `RowStore.mend`."""
+        return self.store.mend(self.names)
 
     def fill(self, report: Report | None = None) -> None:
         """Compute those that are missing: see `RowStore.fill`. Raises as `encode_images` does."""

@@ -2,6 +2,7 @@
 
     made_from.json   what the rows were made from; its sha256 names the folder
     <random>.rows    a shard: names, offsets and values of some rows, one .npy after the other, memory-mapped
+    <random>.damaged a shard that is not as it was written; its rows are computed again
     <random>.claim   the names that a process is computing; it holds a lock on the file
     <random>.partial the shard that it is writing
 
@@ -10,6 +11,9 @@ bytes of a sha256. A shard appears whole or not at all and is never changed; a r
 writing. Any number of processes fill a store together: each claims some of the missing rows, computes, publishes them,
 and looks again. Rows that another has claimed are waited for; when it dies, however it dies, the kernel releases
 its lock, and they are claimed by the next.
+
+`fill` reads each shard that holds rows it is asked for once a process, and compares it with its seal
+(lensbench.sealing). Shards of earlier versions have none.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,10 +35,12 @@ import numpy as np
 
 from lensbench.locks import file_lock
 from lensbench.publishing import publish
+from lensbench.sealing import SEAL_BYTES, is_whole, seal
 
 # A claim is a sixteenth of what is left, within these bounds: processes end together, and a crash costs little.
 SMALL_BYTES, SHARD_BYTES = 8 * 2**20, 256 * 2**20
 CLAIMED_SHARE = 16
+SEAL_THREADS = 8  # that compare shards with their seals: the disk is the limit then
 WAIT_SECONDS = 0.2  # between two looks at what other processes compute
 _NAME = "S16"
 
@@ -79,7 +86,8 @@ class Shard:
                 raise ValueError(f"it holds {kind} {found[1:]}, not {dtype} {shape}")
             if len(self.offsets) != len(self.names) + 1 or found[0] != self.offsets[-1]:
                 raise ValueError("its parts do not fit together")
-            if self._bytes != self._start + found[0] * _row_bytes(dtype, shape):
+            self._end = self._start + found[0] * _row_bytes(dtype, shape)
+            if self._bytes not in (self._end, self._end + SEAL_BYTES):
                 raise ValueError("it is cut short")
         self._values: np.ndarray | None = None
 
@@ -94,8 +102,12 @@ class Shard:
             # np.memmap would keep a file descriptor open for every shard.
             with self._reading():
                 raw = torch.from_file(str(self.path), shared=False, size=self._bytes, dtype=torch.uint8).numpy()
-            self._values = raw[self._start :].view(self._dtype).reshape(-1, *self._shape)
+            self._values = raw[self._start : self._end].view(self._dtype).reshape(-1, *self._shape)
         return self._values
+
+    def is_whole(self) -> bool:
+        """Whether the file is as it was written; of one without a seal nobody can say otherwise."""
+        return self._bytes == self._end or is_whole(self.path)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_values": None}  # another process maps the file itself
@@ -106,9 +118,9 @@ class Shard:
             yield
         except FileNotFoundError:
             raise
-        except (ValueError, OSError, EOFError, RuntimeError) as error:
+        except Exception as error:  # NumPy has no one class for a damaged file
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"{self.path} is damaged ({reason}): delete it, and it is computed again") from None
+            raise ValueError(f"{self.path} is damaged ({reason}): start again, and it is computed again") from None
 
 
 @dataclass(frozen=True)
@@ -149,8 +161,9 @@ class RowStore:
         self._known: set[str] = set()
 
     def cost(self, names: np.ndarray, lengths: np.ndarray) -> Cost:
-        """What these rows take. Raises ValueError for a damaged shard."""
-        missing = ~_in(names, self._there())
+        """What these rows take. Those of a shard that cannot be opened count as missing: `fill` computes them."""
+        self._look([])
+        missing = ~_in(names, _joined(self._shards))
         return Cost(len(names), int((~missing).sum()), int(lengths[missing].sum()) * self.row_bytes)
 
     def rows(self, names: np.ndarray) -> StoredRows:
@@ -163,15 +176,18 @@ class RowStore:
             raise ValueError(f"{self.folder}: rows are missing: start again, and they are computed")
         order = np.argsort(every, kind="stable")
         places = order[np.searchsorted(every, names, sorter=order)]
+        if damaged := self._not_whole(np.unique(shard[places])):
+            raise ValueError(f"{damaged[0].path} is damaged: start again, and it is computed again")
         return StoredRows(self.dtype, self.shape, tuple(self._shards), shard[places], start[places], length[places])
 
     def fill(self, names: np.ndarray, lengths: np.ndarray, compute: Compute, report: Report | None = None) -> None:
         """Compute those of the rows that are missing, with whatever other processes do the same.
 
         `names` are distinct; rows are claimed in their order. `report` is told of every batch that is computed here.
-        Raises ValueError when a shard is damaged, OSError when the disk has no room for them, and what `compute`
-        raises; the shards that are finished stay.
+        A damaged shard is set aside first: see `mend`. Raises OSError when the disk has no room for them, and what
+        `compute` raises; the shards that are finished stay.
         """
+        self.mend(names)
         left = np.flatnonzero(~_in(names, self._there()))
         if len(left):
             check_room(self.folder, int(lengths[left].sum()) * self.row_bytes)
@@ -190,6 +206,29 @@ class RowStore:
                 if report is not None:
                     report(done, len(names))
                 time.sleep(WAIT_SECONDS)
+
+    def mend(self, names: np.ndarray) -> list[Path]:
+        """Set damaged shards aside that hold some of these rows, so that those are computed again; the files' paths.
+
+        A shard that cannot be opened is set aside whatever it holds.
+        """
+        aside: list[Path] = []
+        self._look(aside)
+        every = _joined(self._shards)
+        shard = np.repeat(np.arange(len(self._shards)), [len(shard.names) for shard in self._shards])
+        damaged = self._not_whole(np.unique(shard[_in(every, names)]))
+        self._shards = [shard for shard in self._shards if shard not in damaged]
+        aside += [shard.path for shard in damaged]
+        for path in aside:
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                path.rename(path.with_suffix(".damaged"))
+        return aside
+
+    def _not_whole(self, places: np.ndarray) -> list[Shard]:
+        """The damaged ones of some shards."""
+        some = [self._shards[place] for place in places.tolist()]
+        with ThreadPoolExecutor(SEAL_THREADS) as pool:  # hashing lets other threads run
+            return [shard for shard, whole in zip(some, pool.map(Shard.is_whole, some), strict=True) if not whole]
 
     def _begin(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -210,6 +249,7 @@ class RowStore:
             for row, length in zip(rows, lengths, strict=True):
                 assert (row.dtype, row.shape) == (self.dtype, (length, *self.shape)), "a row is what was asked for"
                 file.write(np.ascontiguousarray(row).data)
+        seal(path)
 
     def _claim(
         self, names: np.ndarray, lengths: np.ndarray, left: np.ndarray, held: contextlib.ExitStack
@@ -246,14 +286,21 @@ class RowStore:
                 taken.append(np.frombuffer(claim.read_bytes(), dtype=_NAME))
         return np.concatenate(taken)
 
-    def _look(self) -> list[Shard]:
-        """The shards that have appeared since the last look."""
+    def _look(self, damaged: list[Path] | None = None) -> list[Shard]:
+        """The shards that have appeared since the last look; those that cannot be opened go to `damaged` or raise."""
         fresh = []
         for path in self.folder.glob("*.rows"):
-            if path.name not in self._known:
-                with contextlib.suppress(FileNotFoundError):  # somebody has just deleted it
-                    fresh.append(Shard(path, self.dtype, self.shape))
-                    self._known.add(path.name)
+            if path.name in self._known:
+                continue
+            try:
+                fresh.append(Shard(path, self.dtype, self.shape))
+                self._known.add(path.name)
+            except FileNotFoundError:  # somebody has just deleted it
+                continue
+            except ValueError:
+                if damaged is None:
+                    raise
+                damaged.append(path)
         self._shards += fresh
         return fresh
 
@@ -261,6 +308,15 @@ class RowStore:
         """The names of all rows that are there, shard by shard."""
         self._look()
         return _joined(self._shards)
+
+
+def being_filled(cache: Path) -> bool:
+    """Whether a living process is computing rows of any store under `cache`."""
+    for claim in cache.rglob("*.claim"):
+        with contextlib.suppress(FileNotFoundError), file_lock(claim, wait=False) as dead:
+            if not dead:
+                return True
+    return False
 
 
 def _remove(claim: Path) -> None:

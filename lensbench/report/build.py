@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lensbench.locks import file_lock
 from lensbench.report import render
 from lensbench.report.appendix import appendix, further_appendix
 from lensbench.report.captions import CaptionReport, for_page
@@ -21,7 +22,7 @@ from lensbench.report.captions import figure as caption_figure
 from lensbench.report.captions import table as caption_table
 from lensbench.report.dose import dose_figure, dose_table
 from lensbench.report.figures import arm_colors, draw, figures
-from lensbench.report.freeze import FILES, Frozen, freeze, open_frozen
+from lensbench.report.freeze import FILES, Frozen, freeze, open_frozen, refuse_another
 from lensbench.report.grid import Grid, arrange
 from lensbench.report.guidance import guidance_table
 from lensbench.report.headline import headline
@@ -62,12 +63,25 @@ def build(
     path written. `runs` is where the cells' pictures, recipes and the MLflow database are; `captions` describes what
     the arms were trained on; `cells` are all those of the sweep.
 
-    Raises ValueError when results cannot be compared (other judges, other prompts) or a cell's files disagree.
+    Raises ValueError when results cannot be compared (other judges, other prompts), a cell's files disagree, `out`
+    holds another sweep's results, or another process writes there.
     """
     arrange(results).comparisons()  # refuses before anything is written
-    with _as_it_was_if_that_fails(out):
+    if cells is not None:
+        refuse_another(out, cells := list(cells))
+    with _alone(out), _as_it_was_if_that_fails(out):
         frozen = freeze(results, out, runs, cells, captions)
-        return [*dict.fromkeys((*rebuild(out, console, runs), *frozen))]
+        return [*dict.fromkeys((*_rebuild(out, console, runs), *frozen))]
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One report at a time is written into a folder: two would mix, and one that fails undo the other's."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(folder.with_name(f".{folder.name}.lock"), wait=False) as alone:
+        if not alone:
+            raise ValueError(f"{folder}: another process is writing a report there; run again when it has ended")
+        yield
 
 
 @contextmanager
@@ -91,6 +105,13 @@ def rebuild(folder: Path, console: Console, runs: Path | None = None) -> list[Pa
 
     Raises ValueError as `build` does, and where nothing is frozen.
     """
+    if not folder.is_dir():
+        open_frozen(folder)  # says so
+    with _alone(folder):
+        return _rebuild(folder, console, runs)
+
+
+def _rebuild(folder: Path, console: Console, runs: Path | None) -> list[Path]:
     frozen = open_frozen(folder)
     grid = arrange(frozen.results)
     built = all_tables(frozen, grid)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ DIGESTS = (
 )
 DIRTY = "-dirty"
 SCHEMA = 2  # of frozen files: 2 since evaluations have hashes of their own
+STEERING = re.compile(r"\\u00(?:0[0-8b-f]|1[0-9a-f]|7f|[89][0-9a-f])|[\x7f-\x9f]")  # ESC and its kin, as JSON has them
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,17 @@ def freeze(
     return written
 
 
+def refuse_another(folder: Path, cells: Iterable[Cell]) -> None:
+    """Raise ValueError, one line, where a folder holds the results of a sweep that shares no cell with these."""
+    told = _read_json(folder / PROVENANCE)
+    there = {*told.get("cells", []), *(str(row.get("cell")) for row in told.get("missing", []))}
+    if int(told.get("schema", 1)) > 1 and there and not there & {cell.id for cell in cells}:
+        raise ValueError(
+            f"{folder}: holds the results of another sweep of this name, or of this one before its recipe changed; "
+            "name one of them otherwise, give another folder for the results, or move this one away"
+        )
+
+
 def open_frozen(folder: Path) -> Frozen:
     """The frozen copy in a folder. Raises ValueError where the folder holds none, or one that cannot be read."""
     results = load(folder)
@@ -145,6 +158,8 @@ def load(folder: Path) -> Results:
     except ValueError as error:
         raise ValueError(f"{folder}: {error}; freeze the results again") from None
     told = _read_json(folder / PROVENANCE)
+    if STEERING.search((folder / PROVENANCE).read_text(encoding="utf-8")):
+        raise ValueError(f"{folder / PROVENANCE}: holds characters that steer a terminal, which no freeze writes")
     if lacking := [name for name in ("sweep", "factors", "reference", "missing", "notes") if name not in told]:
         raise ValueError(f"{folder / PROVENANCE}: it does not say {lacking[0]!r}; freeze the results again")
     return results_of(told, records, outcomes, Results)
@@ -261,7 +276,13 @@ def _versions(runs: Path, cells: Iterable[str]) -> dict[str, list[str]]:
     """package -> the versions that the cells ran with."""
     found: dict[str, set[str]] = {}
     for cell in cells:
-        for name, version in _read_json(runs / cell / "versions.json").items():
+        path = runs / cell / "versions.json"
+        try:
+            told = _read_json(path)
+        except ValueError as error:
+            reason = str(error).partition(";")[0]
+            raise ValueError(f"{reason}; delete it, and the report does without this cell's versions") from None
+        for name, version in told.items():
             # of a thawed cell it is known only what all cells that were frozen with it ran with
             found.setdefault(name, set()).update([version] if isinstance(version, str) else version)
     return {name: sorted(versions) for name, versions in sorted(found.items())}

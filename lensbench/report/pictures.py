@@ -5,10 +5,13 @@ The prompts are the first of each task and never chosen by what came out.
 
 from __future__ import annotations
 
+import functools
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from lensbench.metrics import GENEVAL
@@ -115,12 +118,29 @@ def _judged(grid: Grid, scale: Level, arm: Level, form: str, seed: Any, runs: Pa
     if rows.empty:
         return None
     path = judged_images(runs, rows.iloc[0], form)
-    images = None if path is None else read_images(path)
+    images = None if path is None else images_of(path)
     if images is None:
         return None
     if len(images) != len(rows):
         raise ValueError(f"{path}: {len(images)} images for {len(rows)} judged images; run the cell again")
     return rows.sort_values(["prompt_index", "sample"], kind="stable").assign(picture=list(images))
+
+
+def images_of(path: Path) -> np.ndarray | None:
+    """The images of a set's folder, uint8 (N, S, S, 3); None where there are none.
+
+    None too, and a line on the standard error, where some are missing or damaged: a report does without them.
+    """
+    try:
+        return read_images(path)
+    except ValueError as error:
+        _say_once(f"lensbench: {error}; the report does without them")
+        return None
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def judged_images(runs: Path, row: pd.Series, form: str, images: str = GENEVAL) -> Path | None:

@@ -17,9 +17,8 @@ from lensbench.experiment import Experiment
 from lensbench.metrics import GENEVAL, metric
 from lensbench.report.freeze import EXPERIMENTS, PROVENANCE, open_frozen
 from lensbench.report.levels import factor_label
-from lensbench.report.pictures import judged_images
+from lensbench.report.pictures import images_of, judged_images
 from lensbench.report.placing import IMAGE
-from lensbench.sampling.image_sets import read_images
 from lensbench.sweep.cellfiles import read_cell
 
 CHECKPOINT = re.compile(r"step-(\d+)$")
@@ -182,7 +181,7 @@ def _from_runs(runs: Path, outcomes: pd.DataFrame) -> Drawn:
         if path is None:
             return None
         if path not in opened:
-            opened[path] = read_images(path)
+            opened[path] = images_of(path)
         images = opened[path]
         if images is None or len(images) != len(rows):
             return None

@@ -7,13 +7,15 @@ records last. It has no checkpoint and no picture.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lensbench.publishing import publish_text
 from lensbench.report.checks import problems
 from lensbench.report.freeze import Frozen, named
+from lensbench.sweep import claims
 from lensbench.sweep.cellfiles import read_complete, write_cell
 
 if TYPE_CHECKING:
@@ -26,7 +28,8 @@ def thaw(frozen: Frozen, cells: Iterable[Cell], runs: Path) -> tuple[list[str], 
     """Write the frozen cells that `runs` lacks there; the ids of those, and of those that were complete already.
 
     `cells` are the sweep's. Raises ValueError, before anything is written, where the frozen records are not of the
-    experiments beside them, none of the sweep's cells is frozen, or a frozen cell could not be read as one.
+    experiments beside them, none of the sweep's cells is frozen, a frozen cell could not be read as one, or a worker
+    runs one that would be written.
     """
     if wrong := problems(frozen, allow_mixed=True, allow_missing=True):
         raise ValueError("; ".join(wrong))
@@ -40,23 +43,45 @@ def thaw(frozen: Frozen, cells: Iterable[Cell], runs: Path) -> tuple[list[str], 
     if not names.keys() & records.keys():
         raise ValueError("none of the sweep's cells is among the frozen ones: the recipe has changed since")
     versions = frozen.provenance.get("versions", {})
-    written, there = [], []
-    for name, cell in names.items():
-        if name not in records:
-            continue
-        directory = runs / cell.id
-        if _complete(directory, cell):
-            there.append(cell.id)
-            continue
-        directory.mkdir(parents=True, exist_ok=True)
-        publish_text(directory / "experiment.json", cell.experiment.model_dump_json(indent=1) + "\n")
-        publish_text(directory / "versions.json", json.dumps(versions) + "\n")
-        of_cell = outcomes.get(name, results.outcomes.iloc[:0])
-        for place in cell.evaluations:
-            mine, judged = (_of_evaluation(frame, place) for frame in (records[name], of_cell))
-            write_cell(directory, place.experiment, mine, judged)
-        written.append(cell.id)
-    return written, there
+    wanted = {name: cell for name, cell in names.items() if name in records}
+    there = [cell.id for cell in wanted.values() if _complete(runs / cell.id, cell)]
+    lacking = {name: cell for name, cell in wanted.items() if cell.id not in there}
+    if running := [cell.id for cell in lacking.values() if _is_run(runs / cell.id)]:
+        raise ValueError(
+            f"{len(running)} of the cells are being run ({', '.join(running[:3])}): thaw when they have ended, "
+            "or stop their workers first"
+        )
+    for name, cell in lacking.items():
+        with _claimed(runs / cell.id) as directory:
+            publish_text(directory / "experiment.json", cell.experiment.model_dump_json(indent=1) + "\n")
+            publish_text(directory / "versions.json", json.dumps(versions) + "\n")
+            of_cell = outcomes.get(name, results.outcomes.iloc[:0])
+            for place in cell.evaluations:
+                mine, judged = (_of_evaluation(frame, place) for frame in (records[name], of_cell))
+                write_cell(directory, place.experiment, mine, judged)
+    return [cell.id for cell in lacking.values()], there
+
+
+def _is_run(directory: Path) -> bool:
+    """Whether a living process holds the cell."""
+    found = claims.state(directory)
+    return found.held and not claims.holder_is_gone(directory, found)
+
+
+@contextmanager
+def _claimed(directory: Path) -> Iterator[Path]:
+    """The cell's directory, through a claim: no worker has it meanwhile. ValueError where one does."""
+    directory.mkdir(parents=True, exist_ok=True)
+    found = claims.state(directory)
+    claim = None if _is_run(directory) else claims.take(directory, found, "gone" if found.held else None)
+    if claim is None:
+        raise ValueError(f"{directory}: a worker has just begun this cell; thaw when it has ended")
+    try:
+        yield claim.directory
+    except BaseException:
+        claim.end("stopped")
+        raise
+    claim.end("complete")
 
 
 def _of_evaluation(frame: pd.DataFrame, place: Cell) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """Features of a set of images by one extractor, in a file: computed once, for every metric and evaluation that asks.
 
-The file is a plain .npy of float32 (N, F). It is written batch by batch and read as a memory map, so that memory does
-not grow with the number of images.
+The file is a .npy of float32 (N, F) and a seal (lensbench.sealing): a damaged one is written again. It is written batch
+by batch and read as a memory map, so that memory does not grow with the number of images.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from lensbench.publishing import publish
 from lensbench.scoring.extractors import Extractor, one_size
 from lensbench.scoring.feature_pass import SetFeatures, in_two
 from lensbench.scoring.frechet import Moments
+from lensbench.sealing import is_whole, seal
 
 ROWS = 1024  # that are taken into a covariance at a time
 BATCH = 32  # images that an extractor sees at a time; its features may depend on it in their last digits
@@ -62,6 +63,7 @@ class FeatureWriter:
             self.done += len(found)
         if self.done == self.count:
             self.rows = None  # closes the map, which writes what is left of it
+            seal(self.partial)
             publish(self.partial, self.path)
 
     def read(self) -> NDArray[np.float32]:
@@ -83,6 +85,6 @@ def set_features(rows: NDArray[np.float32], seed: int, *, keep: bool) -> SetFeat
 
 def _is_whole(path: Path, count: int, dimensions: int) -> bool:
     try:
-        return bool(np.load(path, mmap_mode="r").shape == (count, dimensions))
+        return is_whole(path) and bool(np.load(path, mmap_mode="r").shape == (count, dimensions))
     except (OSError, ValueError, EOFError):
         return False

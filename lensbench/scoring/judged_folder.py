@@ -70,6 +70,13 @@ class Prompts:
         """Whether these are GenEval's own 553."""
         return [self.rows[i] for i in sorted(self.rows)] == official_prompts()
 
+    @property
+    def part_of_official(self) -> int:
+        """How many prompts GenEval has, where these are some of its 553 and not all; else 0."""
+        every = official_prompts()
+        part = len(self.rows) < len(every) and all(i < len(every) and every[i] == row for i, row in self.rows.items())
+        return len(every) if part else 0
+
     def plan(self) -> dict[tuple[str, int], int]:
         """How many pictures each (task, prompt) should have: what was asked for where `lensbench generate` drew them,
         else as many as the prompt that has most."""
@@ -82,6 +89,12 @@ class Prompts:
         many = asked if isinstance(asked, list) else [asked] * (max(self.rows) + 1)
         return {(str(row.get("tag", "")), i): many[i] for i, row in self.rows.items()}
 
+    def lost(self) -> list[int]:
+        """The numbers of prompts whose folders are not there: below the last, and up to what was asked for."""
+        asked = self._settings().get("samples")
+        count = max(max(self.rows) + 1, len(asked) if isinstance(asked, list) else 0)
+        return [index for index in range(count) if index not in self.rows]
+
     def missing(self) -> int:
         """How many pictures of the plan are not there."""
         return max(0, sum(self.plan().values()) - len(self.pictures))
@@ -91,12 +104,16 @@ class Prompts:
         return picture.path.relative_to(self.folder).as_posix()
 
     def _asked(self) -> int | list[int] | None:
-        try:
-            samples = json.loads((self.folder / RECORD).read_text())["settings"]["samples"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        samples = self._settings().get("samples")
         whole = isinstance(samples, list) and len(samples) > max(self.rows)
         return samples if isinstance(samples, int) or whole else None
+
+    def _settings(self) -> dict[str, Any]:
+        """What `lensbench generate` was asked for; nothing where it did not draw the pictures."""
+        try:
+            return dict(json.loads((self.folder / RECORD).read_text())["settings"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
 
 
 def open_folder(folder: Path, wanted: Mapping[str, type], protocol: str) -> Prompts:
@@ -122,7 +139,14 @@ def open_folder(folder: Path, wanted: Mapping[str, type], protocol: str) -> Prom
         )
     if not pictures:
         raise ValueError(f"{folder}: {len(rows)} prompts but no picture in their {SAMPLES}/")
-    return Prompts(folder, rows, pictures)
+    found = Prompts(folder, rows, pictures)
+    if lost := found.lost():
+        shown = ", ".join(f"{index:05d}" for index in lost[:4]) + (f" and {len(lost) - 4} more" if lost[4:] else "")
+        raise ValueError(
+            f"{folder}: {len(lost)} of {len(lost) + len(rows)} prompts are missing ({shown}): a score over the others "
+            "is another score; put back what is missing, or generate it again"
+        )
+    return found
 
 
 def judge_pictures(

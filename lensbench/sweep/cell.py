@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lensbench import ranks
 from lensbench.experiment import Evaluation, Experiment
+from lensbench.publishing import publish_text
 from lensbench.records import RECORDS
 from lensbench.sweep import srun
 from lensbench.sweep.cell_parts import Report, instruments_of, opened
@@ -25,6 +26,7 @@ from lensbench.sweep.provenance import versions
 from lensbench.sweep.vitals import telling
 from lensbench.training import files
 from lensbench.training.milestones import scoring_steps
+from lensbench.training.resume import damaged, trained
 
 
 def run_cell(
@@ -59,11 +61,16 @@ def run_cell(
 
 def checkpoints_lacking(directory: Path, wanted: Sequence[Experiment]) -> list[int]:
     """The steps whose checkpoints the cell must be trained for, rising: all where it is not trained, none where every
-    evaluation is made or can be."""
+    evaluation is made or can be. A checkpoint that is not as training left it must be trained for again."""
     if not is_trained(directory):
         return sorted({step for one in wanted for step in scoring_steps(one)})
     needed = {step for one in wanted if not is_evaluated(directory, one) for step in scoring_steps(one)}
-    return sorted(step for step in needed if not files.checkpoint(directory, step).is_dir())
+    noted = trained(directory)
+    folders = {step: files.checkpoint(directory, step) for step in sorted(needed)}
+    lost = damaged(directory, noted, [*folders.values(), directory / files.AMOUNTS]) if noted and needed else []
+    if directory / files.AMOUNTS in lost:
+        return list(folders)
+    return [step for step, folder in folders.items() if folder in lost or not folder.is_dir()]
 
 
 def _run_here(
@@ -83,8 +90,9 @@ def _run_here(
     if checkpoints_lacking(directory, wanted):
         if first:
             (directory / RECORDS.file).unlink(missing_ok=True)  # of a training that kept other checkpoints
-            (directory / "experiment.json").write_text(json.dumps(json.loads(experiment.model_dump_json()), indent=1))
-            (directory / "versions.json").write_text(json.dumps(versions(), indent=1))
+            told = json.loads(experiment.model_dump_json())
+            publish_text(directory / "experiment.json", json.dumps(told, indent=1))
+            publish_text(directory / "versions.json", json.dumps(versions(), indent=1))
         steps = {step for one in wanted for step in scoring_steps(one)} | files.kept_steps(directory)
         train_cell(parts, directory, steps, counter, first=first)
     parts.encoder.unload()

@@ -15,8 +15,8 @@ import torch
 from lensbench.captions.texts import training_texts
 from lensbench.data.buckets import Size
 from lensbench.data.corpus import Corpus, open_corpus
-from lensbench.data.features import TextFeatures, encode_texts, text_rows
-from lensbench.data.latents import Latents, encode_images, image_rows, online_images
+from lensbench.data.features import TextFeatures, TextRows, encode_texts, text_rows
+from lensbench.data.latents import ImageRows, Latents, encode_images, image_rows, online_images
 from lensbench.data.rowstore import Cost, shown
 from lensbench.experiment import Autoencoder as AutoencoderConfig
 from lensbench.experiment import Experiment
@@ -102,6 +102,7 @@ class Parts:
         if self.online:
             return encode_texts(of, self.encoder, None, report=self._telling("captions", note))
         rows = text_rows(of, self.encoder, self.cache)
+        self._mended("captions", rows)
         rows.fill(self._telling("captions", note, rows.cost()))
         return rows.features()
 
@@ -113,6 +114,7 @@ class Parts:
         if rows is None:
             where = self._telling("latents", note)
             return encode_images(self.corpus, keys, self.autoencoder, None, device=device(), size=size, report=where)
+        self._mended("latents", rows)
         rows.fill(self._telling("latents", note, rows.cost()))
         return rows.latents()
 
@@ -123,6 +125,10 @@ class Parts:
         return self.latents(
             keys, "training images" if size is None else f"images of {size.height} x {size.width}", size
         )
+
+    def _mended(self, stage: Stage, rows: TextRows | ImageRows) -> None:
+        for path in rows.mend():
+            self.report(Progress(stage, 0, 1, f"{path} was damaged: what it held is computed again", lasting=True))
 
     def _telling(self, stage: Stage, note: str, cost: Cost | None = None) -> Callable[[int, int], None]:
         if cost is not None and cost.bytes > WORTH_TELLING:

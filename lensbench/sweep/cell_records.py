@@ -10,7 +10,7 @@ import pandas as pd
 
 from lensbench.experiment import Experiment
 from lensbench.publishing import publish_once
-from lensbench.records import RECORDS, write
+from lensbench.records import RECORDS, read, write
 from lensbench.sweep.cell_parts import Parts
 from lensbench.sweep.cellfiles import EVALUATIONS
 from lensbench.sweep.cost import rate_given, spent
@@ -45,7 +45,7 @@ def recorded_costs(directory: Path) -> list[tuple[str, float, str]]:
     counted: dict[str, float] = {}
     for path in (directory / RECORDS.file, *directory.glob(f"{EVALUATIONS}/*/{RECORDS.file}")):
         if path.exists():
-            table = pd.read_parquet(path, columns=["metric", "value"])
+            table = read(path, RECORDS)
             for metric, value in zip(table["metric"], table["value"], strict=True):
                 name = ENERGY if str(metric).startswith(ENERGY) else str(metric)
                 counted[name] = counted.get(name, 0.0) + float(value)

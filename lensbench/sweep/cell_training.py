@@ -28,6 +28,7 @@ from lensbench.sweep.progress import Progress
 from lensbench.training import files
 from lensbench.training.datamodule import TrainingBatches
 from lensbench.training.milestones import watched_steps
+from lensbench.training.resume import also_left, trained
 from lensbench.training.run import train
 
 KEPT_OF_SPEED = ("images_per_second", "peak_flops_share", "data_wait_share", "padding", "peak_memory_bytes")
@@ -85,12 +86,18 @@ def train_cell(parts: Parts, directory: Path, steps: Iterable[int], counter: Cou
             directory=directory,
         ),
         keep=kept,
+        news=lambda line: parts.report(Progress("training", 0, experiment.training.steps, line, lasting=True)),
     )
     if not first:
         return
+    noted = trained(directory)
+    assert noted is not None, "training has ended"
+    origin |= {"commit": noted.commit, "hardware": noted.hardware}
+    if noted.parts:
+        origin |= {"resumed": noted.elsewhere()}
     amounts = {step: amount(step) for step in sorted({*kept, *watched_steps(experiment), experiment.training.steps})}
     told = {str(step): found._asdict() for step, found in amounts.items()}
-    publish_text(directory / files.AMOUNTS, json.dumps(told, indent=1) + "\n")
+    also_left(directory, publish_text(directory / files.AMOUNTS, json.dumps(told, indent=1) + "\n"))
     facts = _facts(parts, directory, token_counts)
     facts.add_record("cell_seconds", "", time.perf_counter() - began, experiment.training.steps)
     counter.note()

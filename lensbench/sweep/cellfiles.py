@@ -159,22 +159,29 @@ def _told_apart(records: pd.DataFrame, experiment: Experiment) -> pd.Series:
     return measured.map({True: experiment.evaluation_hash(), False: ""})
 
 
-def remove_damaged(directory: Path, cell: Cell) -> None:
-    """Remove records that cannot be used, so that what they were of is made again."""
+def remove_damaged(directory: Path, cell: Cell) -> list[str]:
+    """Remove records that cannot be used, so that what they were of is made again; a line for each, saying why."""
+    said = []
     try:
         if is_trained(directory):
             read_trained(directory, cell.experiment)
-    except ValueError:
+    except ValueError as error:
         (directory / RECORDS.file).unlink()
+        said.append(f"{error}: the training's facts are taken again")
     for place in cell.evaluations:
-        records = evaluation_folder(directory, place.experiment) / RECORDS.file
+        folder = evaluation_folder(directory, place.experiment)
         try:
-            if records.exists():
-                table = read_evaluated(directory, place.experiment)
-                if judged_otherwise(table, read_outcomes(directory, place.experiment, table)):
-                    records.unlink()
-        except ValueError:
-            records.unlink()
+            if not (folder / RECORDS.file).exists():
+                continue
+            table = read_evaluated(directory, place.experiment)
+            if not judged_otherwise(table, read_outcomes(directory, place.experiment, table)):
+                continue
+            why = "outcomes.parquet does not hold the judged images that records.parquet was counted from"
+        except ValueError as error:
+            why = str(error)
+        (folder / RECORDS.file).unlink()
+        said.append(f"{EVALUATIONS}/{folder.name}: {why}: it is scored again")
+    return said
 
 
 def main_score(records: pd.DataFrame) -> tuple[str, float]:

@@ -31,7 +31,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, get_args
 
 from lensbench.publishing import publish
 
@@ -91,7 +91,7 @@ def state(cell: Path) -> State:
             forgiven = int((folder / FORGIVEN).read_text())
     failures, reason = 0, ""
     for number in reversed(numbers):  # back to the last success
-        said = _read(folder / str(number) / ENDED)
+        said = _ended(folder / str(number))
         if number <= forgiven or (said and said["end"] == "complete"):
             break
         if said and said["end"] in ("failed", "died"):
@@ -99,7 +99,7 @@ def state(cell: Path) -> State:
         # A machine that is taken away again and again does no harm to a training that gets on each time.
         failures += bool(said and (said["end"] == "failed" or (said["end"] == "died" and not said["got_on"])))
     last = folder / str(numbers[-1])
-    end = _read(last / ENDED)
+    end = _ended(last)
     beat = None
     with suppress(OSError):
         beat = (last / HOLDER).stat().st_mtime
@@ -332,10 +332,18 @@ def _unlocked(path: Path) -> bool:
 def _resume_step(cell: Path) -> int:
     # How far the cell can go on from. What is trained to the end counts as further than any step; images that an
     # evaluation has kept, as further still.
-    resume = cell / "resume"
-    if (resume / "trained.json").exists() or (cell / "records.parquet").exists():
+    if (cell / "trained.json").exists():
         return 2**62 + sum(1 for _ in cell.glob("evaluations/*/images/*/*.npz"))
-    return max((int(path.stem.removeprefix("step-")) for path in resume.glob("step-*.json")), default=0)
+    return max((int(path.stem.removeprefix("step-")) for path in (cell / "resume").glob("step-*.json")), default=0)
+
+
+def _ended(claim: Path) -> dict[str, Any] | None:
+    """How a claim ended; None while it is held. It appears whole: one that cannot be read is damaged, and has ended."""
+    said = _read(claim / ENDED)
+    if said is None and not (claim / ENDED).exists():
+        return None
+    unknown = {"end": "stopped", "reason": "", "got_on": True}
+    return unknown | (said if said and said.get("end") in get_args(End) else {})
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -111,4 +111,10 @@ def _commit_notes(tables: list[Any]) -> list[str]:
         seen = sorted({str(value) for table in tables for value in table[column].dropna().unique()})
         if len(seen) > 1:
             notes.append(f"the cells do not share one {column}: {', '.join(seen)}")
+    moved = {cell for table in tables if "resumed" in table for cell in table["cell"][table["resumed"].notna()]}
+    if moved:
+        notes.append(
+            f"the training of {len(moved)} cell(s) went on with another commit or on other hardware than it began "
+            "with: its digits are not promised to the bit"
+        )
     return notes

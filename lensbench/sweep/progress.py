@@ -28,12 +28,16 @@ SHARE = {"latents": (0.0, 0.0), "captions": (0.0, 0.1), "training": (0.1, 0.7), 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a running cell reports: `done` of `total` of a stage, with a short note such as "loss 0.123"."""
+    """What a running cell reports: `done` of `total` of a stage, with a short note such as "loss 0.123".
+
+    A `lasting` one is news rather than progress: its note is said in a line that stays.
+    """
 
     stage: Stage
     done: int
     total: int
     note: str = ""
+    lasting: bool = False
 
     def share_of_cell(self) -> float:
         """The part of the whole cell that is done, in [0, 1]."""
@@ -130,6 +134,9 @@ class Lane:
         self.board.begun(self)
 
     def report(self, progress: Progress) -> None:
+        if progress.lasting:
+            self.say(f"{self.cell.label()}: {progress.note}" if self.cell else progress.note)
+            return
         now = time.monotonic()
         if progress.stage != self.stage:
             self.stage, self.stage_began, self.stage_from = progress.stage, now, progress.done

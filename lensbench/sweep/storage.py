@@ -25,6 +25,8 @@ FIRST_PATIENCE = 20.0  # seconds for a server that does not answer when it is fi
 LONGEST_PAUSE = 15.0
 HOPELESS = re.compile(r"authentication failed|does not exist|no pg_hba|could not translate|Name or service|no password")
 
+FINAL = re.compile(r"authentication failed|does not exist|no pg_hba|no password")  # of one that answered before
+
 T = TypeVar("T")
 
 
@@ -46,6 +48,8 @@ def address(given: str | None, runs: Path) -> str:
         raise ValueError(
             "the storage is no address: give postgresql://USER@HOST/DATABASE, sqlite:///FILE or journal:FILE"
         ) from None
+    if "@" in (parsed.host or ""):
+        raise ValueError("the storage's password holds an @: write it as %40, as an address has it")
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     return parsed.render_as_string(hide_password=False)
@@ -78,10 +82,18 @@ def open_storage(url: str, say: Callable[[str], None]) -> BaseStorage:
     if url.startswith(JOURNAL):
         from optuna.storages.journal import JournalFileBackend
 
+        class Journal(JournalFileBackend):
+            """Never appends to a line that a crash cut short."""
+
+            def append_logs(self, logs: list[dict[str, Any]]) -> None:
+                mend_journal(file, say)
+                super().append_logs(logs)
+
         file = Path(url.removeprefix(JOURNAL))
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
-            return optuna.storages.JournalStorage(JournalFileBackend(str(file)))
+            mend_journal(file, say)
+            return optuna.storages.JournalStorage(Journal(str(file)))
         except ValueError as error:  # json's is one
             raise ValueError(f"{file} cannot be used ({error}); move it away and run again") from error
     arguments: dict[str, Any] = {}
@@ -113,6 +125,33 @@ def open_storage(url: str, say: Callable[[str], None]) -> BaseStorage:
                 say(f"the storage {where} does not answer ({reason}); trying for {FIRST_PATIENCE:.0f} s")
                 told = True
             time.sleep(1.0)
+
+
+def mend_journal(file: Path, say: Callable[[str], None]) -> None:
+    """Take away what is left of a line that a crash cut short at the end of a journal: nobody was told it is there."""
+    from optuna.storages.journal import JournalFileSymlinkLock
+
+    if not _cut_short(file):
+        return
+    lock = JournalFileSymlinkLock(str(file))  # Optuna's own: who writes just now is waited for
+    lock.acquire()
+    try:
+        if not _cut_short(file):
+            return
+        data = file.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        os.truncate(file, whole)
+    finally:
+        lock.release()
+    say(f"{file}: a crash had cut its last line short; the {len(data) - whole} bytes of it are taken away")
+
+
+def _cut_short(file: Path) -> bool:
+    if not file.is_file() or not file.stat().st_size:
+        return False
+    with file.open("rb") as journal:
+        journal.seek(-1, os.SEEK_END)
+        return journal.read() != b"\n"
 
 
 def add_at_once(storage: BaseStorage, study_id: int, trials: Sequence[FrozenTrial]) -> bool:
@@ -170,6 +209,8 @@ class Patience:
             except Exception as error:
                 if not is_away(error):
                     raise
+                if FINAL.search(reason := _reason(error)):
+                    raise ValueError(f"the sweep's storage is gone: {reason}; bring it back and run again") from None
                 if not away:
                     self.say(f"the sweep's storage does not answer ({_reason(error)}); waiting for it")
                     away = True

@@ -174,8 +174,9 @@ def _run_one(study: Study, claim: claims.Claim, cell: Cell, session: Session, sh
 
     try:
         clear(claim.directory)
-        cellfiles.remove_damaged(claim.directory, cell)
         show.begin(cell)
+        for line in cellfiles.remove_damaged(claim.directory, cell):
+            show.report(Progress("scoring", 0, 1, line, lasting=True))
         claim.beat()
         with claims.beating(claim, heart):
             cache = claim.cell.parent / "cache"
@@ -244,7 +245,8 @@ def check_writable(directory: Path) -> None:
             probe.flush()
     except OSError as error:
         reason = "a file of that name is in the way" if isinstance(error, FileExistsError) else error.strerror
-        hint = "free some space" if error.errno in NO_ROOM else "choose a directory that you can write"
+        full = error.errno in NO_ROOM and error.errno != errno.EROFS
+        hint = "free some space" if full else "choose a directory that you can write"
         raise OSError(error.errno, f"cannot write in {directory}: {reason}; {hint}") from error
 
 
@@ -282,8 +284,9 @@ def no_room(error: BaseException, directory: Path) -> OSError | None:
             return None
         number = errno.ENOSPC
     number = number or errno.ENOSPC
+    what = "make it writable" if number == errno.EROFS else "free some space"
     return OSError(
         number,
-        f"cannot write in {directory}: {os.strerror(number)}; free some space and run the same command again: "
-        "complete cells are kept",
+        f"cannot write in {directory}: {os.strerror(number)}; {what} and run the same command again: complete cells "
+        "are kept",
     )

@@ -184,6 +184,8 @@ def _follow(mirror: Mirror, orders: _Orders, voice: _Voice) -> None:
             pause = min(2 * pause, MOST_SECONDS)
         else:
             voice.went_well(mirror.refused)
+            while mirror.news:
+                voice(f"tracking: {mirror.news.pop(0)}")
             pause = SECONDS
         if last:
             break

@@ -69,6 +69,7 @@ class Mirror:
         self.sent: Counter[str] = Counter()  # runs, points, models, files
         self.whole: set[str] = set()  # cells that are complete and shown so
         self.refused: dict[str, str] = {}  # cell -> why it is not shown
+        self.news: list[str] = []  # what was done that nobody asked for
         self._forget()
 
     def _forget(self) -> None:
@@ -134,15 +135,14 @@ class Mirror:
     def _open(self) -> None:
         if self.client is not None:
             return
-        from mlflow.exceptions import MlflowException
-
         self.folder.mkdir(exist_ok=True)
         with self._locked():
             self.name = name_of(self.folder)
             client = target.client(self.uri)
             found = client.get_experiment_by_name(EXPERIMENT)
             if found is not None and found.lifecycle_stage == "deleted":
-                raise MlflowException(f"the experiment {EXPERIMENT!r} was deleted there")
+                client.restore_experiment(found.experiment_id)
+                self.news.append(f"the experiment {EXPERIMENT!r} had been deleted there, and is restored")
             served = self.uri.startswith("http")  # then the server keeps artifacts where it likes
             artifacts = None if served else (self.runs / "mlartifacts").resolve().as_uri()
             self.experiment = found.experiment_id if found else client.create_experiment(EXPERIMENT, artifacts)

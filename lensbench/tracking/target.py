@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 if TYPE_CHECKING:
     import mlflow
@@ -24,7 +24,7 @@ def target(given: str | None, runs: Path) -> str | None:
 
     Raises ValueError for an address of another kind.
     """
-    uri = (given or os.environ.get(VARIABLE) or f"sqlite:///{(runs / DATABASE).resolve()}").strip()
+    uri = (given or os.environ.get(VARIABLE) or _own(runs)).strip()
     if uri == "none":
         return None
     uri = re.sub("^postgres(ql)?://", "postgresql+psycopg://", uri)  # else SQLAlchemy takes another driver
@@ -36,9 +36,14 @@ def target(given: str | None, runs: Path) -> str | None:
     return uri
 
 
+def _own(runs: Path) -> str:
+    # Quoted: in an address ? begins options, and %41 is A.
+    return f"sqlite:///{quote(str((runs / DATABASE).resolve()))}"
+
+
 def shown(uri: str) -> str:
-    """The address without user name and password."""
-    return re.sub(r"([?&]password=)[^&\s]*", r"\1***", re.sub(r"//[^/@\s]*@", "//", uri))
+    """The address without user name and password: nothing up to the last @, which a password may hold too."""
+    return re.sub(r"([?&]password=)[^&\s]*", r"\1***", re.sub(r"//\S*@", "//", uri))
 
 
 def reason(error: BaseException, uri: str) -> str:

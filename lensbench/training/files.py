@@ -12,8 +12,9 @@ AMOUNTS = "amounts.json"  # images seen and FLOPs at every checkpoint
 WATCHED = "watch.csv"  # the held-out loss of each prompt form along training
 SAMPLES = "samples"  # the same prompts drawn from the same noise along training
 REPRODUCER = "no_number.pt"  # the batch and the weights of a loss that is no number
+TRAINED = "trained.json"  # that training has ended, where, and the sha256 of what it left
 RESUME = "resume"  # the state of a run that is not finished
-ALL = (CHECKPOINTS, LOSSES, SUMMARY, AMOUNTS, WATCHED, SAMPLES, REPRODUCER, RESUME)
+ALL = (CHECKPOINTS, LOSSES, SUMMARY, AMOUNTS, WATCHED, SAMPLES, REPRODUCER, TRAINED, RESUME)
 
 
 def checkpoint(directory: Path, step: int) -> Path:

@@ -4,6 +4,10 @@ A resume point is Lightning's checkpoint (weights, averages, optimiser, schedule
 written after it, which says whose it is and what its bytes must be. No random state is kept: every draw of a step is a
 function of the seed and the step (lensbench.streams), so what follows is to the bit what would have followed.
 
+What it goes on from must be of the same science: the experiment, its data and the frozen models. The commit and the
+hardware (threads too) may have changed since. Then the run goes on all the same, not promised to the bit, and says so,
+and where each part of it was trained is kept (`Part`).
+
 Of several processes the first writes it, or under FSDP all of them, each its part (lensbench.training.sharded). Any
 number of processes, under DDP or FSDP, goes on from it: with the same order, noise and texts, but not promised to the
 bit, for sums over another number of parts round otherwise.
@@ -16,7 +20,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,16 +29,43 @@ import lightning
 from lensbench import ranks
 from lensbench.publishing import publish, publish_text
 from lensbench.stopping import StopRequest
+from lensbench.training import files
 from lensbench.training.module import LensModule
 
+WHERE = ("commit", "hardware")  # of an identity: what may change while a run is stopped
 KEPT = 2  # resume points: the last, and one more should its file be damaged
 
 
+class Part(NamedTuple):
+    """The steps of a run up to `until` that were trained in another place than those after them."""
+
+    until: int
+    commit: str
+    hardware: str
+
+
 class ResumePoint(NamedTuple):
-    """A state on disk after `step` steps: a file, or a folder that several processes wrote."""
+    """A state on disk after `step` steps: a file, or a folder that several processes wrote.
+
+    `parts`: what was trained elsewhere, in order, as `identity` says where the run goes on.
+    """
 
     step: int
     state: Path
+    parts: tuple[Part, ...] = ()
+
+
+class Trained(NamedTuple):
+    """A training that has ended: where its last part was trained, and the parts before."""
+
+    commit: str
+    hardware: str
+    parts: tuple[Part, ...]
+    digests: dict[str, str]  # path in the cell's directory -> sha256
+
+    def elsewhere(self) -> str:
+        """The parts before the last in words; empty where there is one part alone."""
+        return "; ".join(f"until step {part.until}: commit {part.commit}, {part.hardware}" for part in self.parts)
 
 
 class ResumePoints(lightning.Callback):
@@ -44,8 +75,16 @@ class ResumePoints(lightning.Callback):
     the disk is full; the points before it stay.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, str], seconds: float, stop: StopRequest) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        identity: Mapping[str, str],
+        seconds: float,
+        stop: StopRequest,
+        parts: Sequence[Part] = (),
+    ) -> None:
         self.folder, self.identity, self.seconds, self.stop = folder, dict(identity), seconds, stop
+        self.parts = parts
         self.last = time.monotonic()
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
@@ -89,7 +128,7 @@ class ResumePoints(lightning.Callback):
             os.replace(partial, state)
         else:
             publish(partial, state)
-        manifest = {"step": step, "sha256": _sha256(state), "identity": self.identity}
+        manifest = {"step": step, "sha256": _sha256(state), "identity": self.identity, "parts": self.parts}
         publish_text(state.with_suffix(".json"), json.dumps(manifest, indent=1))
         for old in sorted(self.folder.glob("step-*.json"))[:-KEPT]:
             old.unlink()  # the manifest first: a state without one is no resume point
@@ -97,32 +136,87 @@ class ResumePoints(lightning.Callback):
 
 
 def newest(folder: Path, identity: Mapping[str, str]) -> ResumePoint | None:
-    """The furthest whole resume point of this very run, or None. Damaged ones are passed over."""
+    """The furthest whole resume point of this science, or None. Damaged ones are passed over."""
     for manifest in sorted(folder.glob("step-*.json"), reverse=True):
         state = manifest.with_suffix(".ckpt")
         try:
             said = json.loads(manifest.read_text())
-            if said["identity"] == dict(identity) and said["sha256"] == _sha256(state):
-                return ResumePoint(int(said["step"]), state)
-        except (OSError, ValueError, KeyError, TypeError):
+            if science(said["identity"]) == science(identity) and said["sha256"] == _sha256(state):
+                return ResumePoint(int(said["step"]), state, _parts(said, int(said["step"]), identity))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
     return None
 
 
-def finish(folder: Path, identity: Mapping[str, str]) -> None:
-    """Note that training has ended, so that a stop while the model is scored does not cost the training."""
-    folder.mkdir(parents=True, exist_ok=True)
-    publish_text(folder / "trained.json", json.dumps({"identity": dict(identity)}, indent=1))
-    for state in folder.glob("step-*"):
+def other_science(manifests: Iterable[Path], identity: Mapping[str, str]) -> str | None:
+    """What one of the manifests is of and this run is not, in words; None where each is of this science or damaged."""
+    for manifest in manifests:
+        try:
+            said = science(json.loads(manifest.read_text())["identity"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+        ours = science(identity)
+        for name in ours | said:
+            if said.get(name) != ours.get(name):
+                return f"{name} {str(said.get(name))[:12]}, now {str(ours.get(name))[:12]}"
+    return None
+
+
+def science(identity: Mapping[str, str]) -> dict[str, str]:
+    """An identity without the place."""
+    return {name: value for name, value in identity.items() if name not in WHERE}
+
+
+def finish(directory: Path, identity: Mapping[str, str], parts: Sequence[Part], left: Iterable[Path]) -> None:
+    """Note that training has ended and left these files and folders, so that a stop in scoring does not cost it."""
+    every = [file for path in left for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    digests = {file.relative_to(directory).as_posix(): _sha256(file) for file in every}
+    told = {"identity": dict(identity), "parts": parts, "files": digests}
+    publish_text(directory / files.TRAINED, json.dumps(told, indent=1))
+    for state in (directory / files.RESUME).glob("step-*"):
         _remove(state)
 
 
-def finished(folder: Path, identity: Mapping[str, str]) -> bool:
-    """Whether `finish` was called for this very run."""
+def also_left(directory: Path, path: Path) -> None:
+    """Add a file to those that a training that has ended has left."""
+    told = json.loads((directory / files.TRAINED).read_text())
+    told["files"][path.relative_to(directory).as_posix()] = _sha256(path)
+    publish_text(directory / files.TRAINED, json.dumps(told, indent=1))
+
+
+def trained(directory: Path, identity: Mapping[str, str] | None = None) -> Trained | None:
+    """What `finish` noted, of this science where one is given; None where nothing readable."""
     try:
-        return bool(json.loads((folder / "trained.json").read_text())["identity"] == dict(identity))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        told = json.loads((directory / files.TRAINED).read_text())
+        if identity is not None and science(told["identity"]) != science(identity):
+            return None
+        commit, hardware = (str(told["identity"].get(name, "")) for name in WHERE)
+        return Trained(commit, hardware, tuple(Part(*part) for part in told["parts"]), dict(told["files"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def damaged(directory: Path, noted: Trained, wanted: Iterable[Path]) -> list[Path]:
+    """Those of the files and folders that are not as the training left them. A file it did not note is not judged."""
+    found = []
+    for path in wanted:
+        name = path.relative_to(directory).as_posix()
+        within = {file: digest for file, digest in noted.digests.items() if file == name or file.startswith(f"{name}/")}
+        try:
+            if any(_sha256(directory / file) != digest for file, digest in within.items()) or not path.exists():
+                found.append(path)
+        except OSError:
+            found.append(path)
+    return found
+
+
+def _parts(said: Mapping[str, Any], step: int, identity: Mapping[str, str]) -> tuple[Part, ...]:
+    """The parts of a run that goes on after `step` from what a manifest said."""
+    before = tuple(Part(*part) for part in said.get("parts", ()))
+    was = {name: str(said["identity"].get(name, "")) for name in WHERE}
+    if all(was[name] == identity.get(name, "") for name in WHERE):
+        return before
+    return (*before, Part(step, **was))
 
 
 def _remove(path: Path) -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from lensbench.data import rowstore
 from lensbench.data.rowstore import RowStore, names_of
 from lensbench.locks import file_lock
+from lensbench.sealing import SEAL_BYTES
 
 TEXTS = [f"text {n}" for n in range(40)]
 LENGTHS = np.arange(40) % 5
@@ -126,7 +127,7 @@ def of_another_store(path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [truncated, beheaded, emptied, overwritten, of_another_store])
-def test_a_damaged_shard_is_named_and_computed_again_once_it_is_gone(
+def test_a_damaged_shard_is_set_aside_and_computed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], None]
 ) -> None:
     monkeypatch.setattr(rowstore, "SMALL_BYTES", 100)
@@ -134,15 +135,51 @@ def test_a_damaged_shard_is_named_and_computed_again_once_it_is_gone(
     fill(tmp_path, everything)
     shard = sorted(tmp_path.rglob("*.rows"))[1]
     spoil(shard)
-    with pytest.raises(ValueError, match=r"is damaged \(.*\): delete it, and it is computed again") as caught:
-        fill(tmp_path, everything)
+    with pytest.raises(ValueError, match=r"is damaged \(.*\): start again, and it is computed again") as caught:
+        store(tmp_path).rows(names_of(TEXTS))
     assert str(shard) in str(caught.value)
     assert "\n" not in str(caught.value)
-    shard.unlink()
+    assert store(tmp_path).mend(names_of(TEXTS)) == [shard]
+    assert shard.with_suffix(".damaged").exists(), "who wants to know what happened can look"
     computed: list[int] = []
     fill(tmp_path, everything, computed)
     assert 0 < len(computed) < 40
     check(tmp_path, everything)
+
+
+@pytest.fixture(scope="module")
+def shard_of_twelve(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cache = tmp_path_factory.mktemp("twelve")
+    fill(cache, list(range(12)))
+    return next(cache.rglob("*.rows"))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_no_flipped_bit_of_a_shard_is_read_as_data(shard_of_twelve: Path, data: st.DataObject) -> None:
+    whole = shard_of_twelve.read_bytes()
+    bit = data.draw(st.integers(0, 8 * len(whole) - 1))
+    spoilt = bytearray(whole)
+    spoilt[bit // 8] ^= 1 << bit % 8
+    cache = shard_of_twelve.parents[2]
+    try:
+        shard_of_twelve.write_bytes(spoilt)
+        with pytest.raises(ValueError, match=r"damaged|missing"):
+            store(cache).rows(names_of(TEXTS[:12]))
+        fill(cache, list(range(12)))  # sets it aside
+        check(cache, list(range(12)))
+    finally:
+        for path in shard_of_twelve.parent.glob("*.rows"):
+            path.unlink()
+        shard_of_twelve.write_bytes(whole)
+
+
+def test_a_shard_of_before_there_were_seals_is_read(tmp_path: Path) -> None:
+    fill(tmp_path, list(range(40)))
+    (shard,) = tmp_path.rglob("*.rows")
+    os.truncate(shard, shard.stat().st_size - SEAL_BYTES)
+    check(tmp_path, list(range(40)))
+    fill(tmp_path, list(range(40)), pytest.fail)  # type: ignore[arg-type]
 
 
 def test_a_shard_that_is_lost_meanwhile_is_named(tmp_path: Path) -> None:

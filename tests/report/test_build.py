@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from PIL import Image
 from rich.console import Console
 
 from lensbench.experiment import Experiment
+from lensbench.locks import file_lock
 from lensbench.report.build import build, rebuild
 from lensbench.report.captions import of_experiments
 from lensbench.report.figures import curves, differences
@@ -25,6 +27,7 @@ from lensbench.report.paper import main as paper_main
 from lensbench.report.pictures import sheets
 from lensbench.report.scales_figure import scales
 from lensbench.report.tables import tables
+from lensbench.sweep.sweep import Cell
 from tests.images import keep_images
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,6 +44,44 @@ EXPECTED = {f"{name}.{kind}" for name in BUILT for kind in ("md", "csv", "tex")}
 
 def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_damaged_file_of_images_costs_the_report_those_alone(simulated, drawn, tmp_path, capsys):
+    results = simulated(FACTORS, steps=(600,), prompts=8)
+    drawn(results, tmp_path / "runs")
+    (hurt, *_) = sorted((tmp_path / "runs").rglob("geneval-short/*.npz"))
+    hurt.write_bytes(hurt.read_bytes()[:-300] + bytes(300))
+    written = build(results, tmp_path / "out", tmp_path / "runs", Console(file=io.StringIO()))
+    assert tmp_path / "out" / "index.html" in written
+    assert list((tmp_path / "out" / "pictures").glob("*.png"))
+    said = capsys.readouterr().err
+    assert said.count("are missing or damaged; delete it and score again; the report does without them") == 1
+    assert str(hurt.parent) in said
+
+
+def test_one_report_at_a_time_is_written_into_a_folder(simulated, tmp_path):
+    results = simulated(FACTORS, steps=(600,), prompts=2)
+    console = Console(file=io.StringIO())
+    build(results, tmp_path / "out", tmp_path / "runs", console)
+    before = files(tmp_path / "out")
+    with file_lock(tmp_path / ".out.lock"), pytest.raises(ValueError, match="another process is writing a report"):
+        build(results, tmp_path / "out", tmp_path / "runs", console)
+    with file_lock(tmp_path / ".out.lock"), pytest.raises(ValueError, match="another process is writing a report"):
+        rebuild(tmp_path / "out", console)
+    assert files(tmp_path / "out") == before
+
+
+def test_another_sweep_of_the_same_name_is_refused(simulated, tmp_path):
+    results = simulated(FACTORS, steps=(600,), prompts=2)
+    console = Console(file=io.StringIO())
+    build(results, tmp_path / "out", tmp_path / "runs", console)
+    told = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    (tmp_path / "out" / "provenance.json").write_text(json.dumps(told | {"schema": 2}))
+    before = files(tmp_path / "out")
+    other = Cell("another", {"seed": 0}, Experiment())
+    with pytest.raises(ValueError, match=r"out: holds the results of another sweep of this name"):
+        build(results, tmp_path / "out", tmp_path / "runs", console, cells=[other])
+    assert files(tmp_path / "out") == before
 
 
 @pytest.fixture(scope="module")

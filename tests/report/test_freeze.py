@@ -19,7 +19,7 @@ from lensbench.experiment import Experiment
 from lensbench.report.build import build, rebuild
 from lensbench.report.captions import of_experiments
 from lensbench.report.checks import against_recipe, problems, refuse_collected
-from lensbench.report.freeze import captions_from, captions_told, changes, open_frozen
+from lensbench.report.freeze import _versions, captions_from, captions_told, changes, open_frozen
 from lensbench.sweep.sweep import Sweep, cells
 
 FROZEN = Path(__file__).parent / "frozen"
@@ -260,3 +260,20 @@ def test_the_frozen_provenance_says_where_the_numbers_come_from():
     assert told["hardware"] == ["Test CPU, 2 cores"]
     assert told["cost"]["train_seconds"] > 0
     assert {"versions", "captioners", "corpus_digest", "captions_digest"} <= told.keys()
+
+
+@pytest.mark.parametrize("hidden", ["\x1b[2J", "\x07", "\x7f", "\x9b2J"])
+def test_provenance_that_steers_a_terminal_is_refused(hidden: str, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(FROZEN, tmp_path / "golden"))
+    told = json.loads((folder / "provenance.json").read_text())
+    (folder / "provenance.json").write_text(json.dumps(told | {"sweep": f"a{hidden}b"}, ensure_ascii=hidden < "\x7f"))
+    with pytest.raises(ValueError, match=r"provenance.json: holds characters that steer a terminal") as caught:
+        open_frozen(folder)
+    assert hidden not in str(caught.value)
+
+
+def test_versions_that_cannot_be_read_say_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "cell").mkdir()
+    (tmp_path / "cell" / "versions.json").write_text("{")
+    with pytest.raises(ValueError, match=r"versions.json: no JSON .*; delete it, and the report does without"):
+        _versions(tmp_path, ["cell"])

@@ -13,6 +13,7 @@ import pytest
 from lensbench.records import OUTCOME_KEY, OUTCOMES, RECORDS, read
 from lensbench.report.freeze import freeze, open_frozen
 from lensbench.report.thaw import thaw
+from lensbench.sweep import claims
 from lensbench.sweep.sweep import cells, collect
 from tests.report.test_freeze import BASE, FROZEN, edit_records, sweep
 
@@ -55,6 +56,21 @@ def test_cells_that_are_there_stay_and_a_larger_sweep_has_more_to_run(tmp_path: 
     assert (written, len(there)) == ([], 8)
     assert (tmp_path / first.id / "records.parquet").stat().st_mtime_ns == stamp
     assert [row["reason"] for row in collect(more, tmp_path).missing if row["seed"] == 2] == ["not run"] * 4
+
+
+def test_a_cell_that_is_being_run_is_not_written_into(tmp_path: Path) -> None:
+    every = cells(sweep())
+    running = tmp_path / every[2].id
+    running.mkdir()
+    claim = claims.take(running, claims.state(running))
+    assert claim is not None
+    with pytest.raises(ValueError, match=rf"1 of the cells are being run \({every[2].id}\)"):
+        thaw(open_frozen(FROZEN), every, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [running.name], "nothing is written"
+    claim.end("stopped")
+    written, _ = thaw(open_frozen(FROZEN), every, tmp_path)
+    assert written == [cell.id for cell in every]
+    assert claims.state(running).end == "complete"
 
 
 def test_versions_of_several_machines_stay_several(tmp_path: Path, folder: Path) -> None:

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lensbench.commands.geneval import table
 from lensbench.data.shapes import render, scene_matching
 from lensbench.experiment import Evaluation
 from lensbench.scoring.detectors import ShapesJudge
-from lensbench.scoring.geneval import summary
+from lensbench.scoring.geneval import official_prompts, summary
 from lensbench.scoring.geneval_folder import (
     FIELDS,
     Seen,
@@ -160,6 +161,35 @@ def test_missing_pictures_make_no_score(pictures: Path) -> None:
     judge_folder(prompts, judge)
     with pytest.raises(ValueError, match=r"1 of 12 prompts lack images .* prompt 3 \(1 of 2 images\)"):
         summary(outcomes(prompts, judged(prompts, judge)), prompts.plan())
+
+
+def test_a_prompt_whose_folder_is_gone_makes_no_score(pictures: Path) -> None:
+    shutil.rmtree(pictures / "00003")
+    with pytest.raises(ValueError, match=r"pictures: 1 of 12 prompts are missing \(00003\): .* generate it again"):
+        open_prompts(pictures)
+
+
+def test_the_last_prompt_is_missed_where_it_is_known_how_many_were_asked_for(pictures: Path) -> None:
+    record = json.loads((pictures / "generation.json").read_text())
+    record["settings"]["samples"] = [2] * 12
+    (pictures / "generation.json").write_text(json.dumps(record))
+    assert open_prompts(pictures).missing() == 0
+    shutil.rmtree(pictures / "00011")
+    with pytest.raises(ValueError, match=r"1 of 12 prompts are missing \(00011\)"):
+        open_prompts(pictures)
+
+
+def test_a_part_of_the_official_prompts_has_no_overall(tmp_path: Path) -> None:
+    folder, rows = PictureFolder(tmp_path / "part"), official_prompts()[:3]
+    folder.begin(rows, {"seed": 0})
+    for place in range(3):
+        folder.save(place, 0, np.zeros((32, 32, 3), np.uint8))
+    asked, judge = open_prompts(tmp_path / "part"), ShapesJudge.load()
+    judge_folder(asked, judge)
+    told = outcomes(asked, judged(asked, judge))
+    found = table(asked, judge, told, summary(told, asked.plan()), None)
+    assert [row.cells[0].text for row in found.rows] == ["single_object"]
+    assert "3 of GenEval's 553 prompts: no overall" in " ".join(found.notes)
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:

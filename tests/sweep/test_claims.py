@@ -296,3 +296,17 @@ def test_a_killed_processes_claim_is_excused_when_a_person_asked(tmp_path: Path)
     claims.excuse(cell, {holder["pid"]})
     assert claims.state(cell).end == "stopped"
     assert claims.state(cell).failures == 0
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"end": "eaten"}', "\x00\x00"])
+def test_a_claim_whose_end_cannot_be_read_has_ended(content: str, tmp_path: Path) -> None:
+    claim = claims.take(tmp_path, claims.state(tmp_path))
+    assert claim is not None
+    claim.end("complete")
+    (claim.folder / "ended.json").write_text(content)
+    found = claims.state(tmp_path)
+    assert not found.held
+    assert found.failures == 0
+    again = claims.take(tmp_path, found)
+    assert again is not None
+    again.end("complete")

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from lensbench.locks import file_lock
 from lensbench.sweep import claims
 from lensbench.sweep.cellfiles import evaluation_folder
-from lensbench.sweep.pruning import leftovers, remove
+from lensbench.sweep.pruning import leftovers, promise, remove
 from lensbench.sweep.status import by_arm, seconds_left, standings
 from lensbench.sweep.sweep import Cell, cells, load
 
@@ -132,4 +133,15 @@ def test_pruning_frees_what_complete_cells_leave_and_nothing_that_is_needed(tmp_
     assert len(list(begun.rglob("*"))) == 8
     for cell in every[1:]:
         complete(tmp_path, cell)
+    assert {of.what for of in leftovers(every, tmp_path)} == {"resume points", "features and latents"}
+    claim = tmp_path / "cache" / "text" / "store" / "1.claim"
+    claim.parent.mkdir(parents=True)
+    with file_lock(claim):  # as who computes rows holds it
+        assert {of.what for of in leftovers(every, tmp_path)} == {"resume points"}
+    assert {of.what for of in leftovers(every, tmp_path)} == {"resume points", "features and latents"}
+    promise(tmp_path, "another", [*every, Cell("not begun", {}, every[0].experiment)])
+    assert {of.what for of in leftovers(every, tmp_path)} == {"resume points"}
+    promise(tmp_path, "ours", every)
+    (only,) = (tmp_path / "cache" / "encoded").glob("another-*.json")
+    only.unlink()
     assert {of.what for of in leftovers(every, tmp_path)} == {"resume points", "features and latents"}

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import sqlalchemy.exc
 
 from lensbench.commands.again import again
 from lensbench.experiment import Experiment
@@ -74,6 +75,26 @@ def test_a_storage_that_cannot_be_opened_is_one_line_without_a_password(
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_a_password_with_an_at_sign_must_be_written_so_that_it_is_one(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds an @: write it as %40") as caught:
+        storage.address("postgresql://me:se@cret@host/db", tmp_path)
+    assert "cret" not in str(caught.value)
+    assert "cret" not in storage.shown(storage.address("postgresql://me:se%40cret@host/db", tmp_path))
+
+
+def test_a_storage_whose_database_is_dropped_is_one_line_and_not_waited_for() -> None:
+    said: list[str] = []
+
+    def gone() -> None:
+        lost = Exception('connection failed: FATAL:  database "sweeps" does not exist')
+        raise sqlalchemy.exc.OperationalError("SELECT 1", {}, lost)
+
+    with pytest.raises(ValueError, match=r"storage is gone: .*\"sweeps\" does not exist; bring it back") as caught:
+        storage.Patience(said.append)(gone)
+    assert "\n" not in str(caught.value)
+    assert said == []
+
+
 def test_two_runs_directories_in_one_storage_have_studies_of_their_own(tmp_path: Path) -> None:
     url = f"journal:{tmp_path}/queue"
     studies = []
@@ -84,6 +105,22 @@ def test_two_runs_directories_in_one_storage_have_studies_of_their_own(tmp_path:
     again = Study(tmp_path / "one", SWEEP, CELLS, url)
     assert again.id == studies[0].id
     assert again.numbers == studies[0].numbers == {cell.id: n for n, cell in enumerate(CELLS)}
+    assert len(again._trials()) == len(CELLS)
+
+
+def test_a_journal_whose_last_line_a_crash_cut_is_mended_and_never_appended_to(tmp_path: Path) -> None:
+    file, said = tmp_path / "queue", list[str]()
+    url = f"journal:{file}"
+    study = Study(tmp_path, SWEEP, CELLS, url)
+    whole = file.read_bytes()
+    file.write_bytes(whole + b'{"op_code":6,"worker')
+    study.start(CELLS[0].id)  # a process that lives sees the line of one that died
+    assert file.read_bytes().startswith(whole + b"{")
+    assert b'"worker{' not in file.read_bytes()
+    file.write_bytes(file.read_bytes() + b"{")
+    again = Study(tmp_path, SWEEP, CELLS, url, said.append)
+    assert again.numbers == study.numbers
+    assert said == [f"{file}: a crash had cut its last line short; the 1 bytes of it are taken away"]
     assert len(again._trials()) == len(CELLS)
 
 

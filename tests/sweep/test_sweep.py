@@ -230,7 +230,7 @@ def test_every_kind_of_missing_cell_is_listed_with_its_reason(tmp_path: Path) ->
     assert reasons[never.id] == "not run"
     assert reasons[begun.id] == "not finished"
     assert reasons[failed.id] == "failed: ValueError: the loss is no number"
-    assert reasons[corrupt.id].startswith("records.parquet cannot be read")
+    assert reasons[corrupt.id] == "records.parquet is damaged: it is not what was written"
     assert reasons[other.id] == "records.parquet belongs to another experiment"
     assert reasons[columns.id] == "records.parquet lacks the columns value"
     assert reasons[lost.id] == "outcomes.parquet is missing"

@@ -15,9 +15,10 @@ from lensbench import cli
 from lensbench.experiment import Experiment
 from lensbench.sampling import image_sets
 from lensbench.scoring import evaluate
-from lensbench.sweep import cell_training
+from lensbench.sweep import cell_records, cell_training, provenance
 from lensbench.sweep.cell import checkpoints_lacking, run_cell
 from lensbench.sweep.cellfiles import evaluation_folder, is_complete, read_cell, read_records
+from lensbench.sweep.progress import Progress
 from lensbench.sweep.sweep import Cell, Sweep, cells, collect
 from tests.scoring.conftest import clip_model, save_pictures
 
@@ -180,6 +181,84 @@ def test_images_that_were_damaged_are_sampled_again(cell: Path, once: Path, coun
     run(BASE, cell, once / "cache")
     assert counted == {"trainings": 0, "images": 40}
     assert numbers(read_records(cell, BASE)) == before
+
+
+def flip(path: Path, place: int) -> None:
+    """Turn one bit of a file over; `place` counts bytes, from the end where it is negative."""
+    found = bytearray(path.read_bytes())
+    found[place] ^= 4
+    path.write_bytes(found)
+
+
+def test_a_cached_feature_that_has_changed_by_a_bit_is_named_and_computed_again(once: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    run(BASE, tmp_path / "first", cache)
+    damaged = sorted((cache / "text").rglob("*.rows"))
+    for shard in damaged:
+        flip(shard, -200)
+    said: list[Progress] = []
+    run_cell(BASE, tmp_path / "cell", cache=cache, report=said.append)
+    assert numbers(read_records(tmp_path / "cell", BASE)) == numbers(read_records(once / "cell", BASE))
+    news = [progress.note for progress in said if progress.lasting]
+    assert sorted(news) == [f"{path} was damaged: what it held is computed again" for path in damaged]
+
+
+def test_features_of_images_that_have_changed_by_a_bit_are_extracted_again(
+    cell: Path, once: Path, tmp_path: Path
+) -> None:
+    before = numbers(read_records(cell, BASE))
+    (evaluation_folder(cell, BASE) / "records.parquet").unlink()
+    cache = Path(shutil.copytree(once / "cache", tmp_path / "cache"))
+    for path in (*cell.rglob("features/*.npy"), *(cache / "references").rglob("*.npy")):
+        flip(path, -2000)
+    run(BASE, cell, cache)
+    assert numbers(read_records(cell, BASE)) == before
+
+
+def test_a_checkpoint_that_has_changed_by_a_bit_is_not_scored_but_trained_again(
+    cell: Path, once: Path, counted: dict[str, int]
+) -> None:
+    before = numbers(read_records(cell, BASE))
+    (weights,) = (cell / "checkpoints" / "step-000004").glob("*.safetensors")
+    flip(weights, -50)
+    (evaluation_folder(cell, BASE) / "records.parquet").unlink()
+    said: list[Progress] = []
+    run_cell(BASE, cell, cache=once / "cache", report=said.append)
+    news = [progress.note for progress in said if progress.lasting]
+    assert news == ["checkpoints/step-000004 is missing or damaged: the cell is trained again"]
+    assert counted["trainings"] == 1
+    assert numbers(read_records(cell, BASE)) == before
+
+
+def test_amounts_that_have_changed_by_a_bit_are_counted_again(cell: Path, once: Path, counted: dict[str, int]) -> None:
+    before = read_records(cell, BASE)["train_flops"].max()
+    flip(cell / "amounts.json", -10)
+    (evaluation_folder(cell, BASE) / "records.parquet").unlink()
+    run(BASE, cell, once / "cache")
+    assert read_records(cell, BASE)["train_flops"].max() == before
+    assert counted["images"] == 0
+
+
+def test_a_training_that_went_on_elsewhere_says_so_in_its_records(
+    once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = BASE.replace({"training.resume_seconds": 1e-6})
+    sweep = Sweep(name="s", base=slow, factors={"captions.set": ("detailed",)}, reference={"captions.set": "detailed"})
+    (one,) = cells(sweep)
+
+    def stop(progress: Progress) -> None:
+        if progress.stage == "training" and progress.done == 4:
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        run_cell(one.experiment, tmp_path / one.id, cache=once / "cache", report=stop)
+    monkeypatch.setattr(cell_records, "hardware", lambda: "another CPU, 7 threads")
+    run(one.experiment, tmp_path / one.id, once / "cache")
+    found = collect(sweep, tmp_path)
+    trained = found.records[found.records["metric"] == "train_seconds"].iloc[0]
+    assert trained["hardware"] == "another CPU, 7 threads"
+    assert trained["resumed"] == f"until step 3: commit {provenance.commit()}, {provenance.hardware()}"
+    assert [note for note in found.notes if "1 cell(s) went on with another commit or on other hardware" in note]
 
 
 def test_a_checkpoint_that_was_not_kept_is_trained_for_again(cell: Path, once: Path, counted: dict[str, int]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from contextlib import suppress
@@ -375,7 +377,10 @@ def test_corrupt_and_deleted_records_are_made_again_whatever_the_study_says(
     reasons = {row["cell"]: row["reason"] for row in collect(SWEEP, tmp_path).missing}
     assert reasons.keys() == {cell.id for cell in CELLS[2:6]}
     assert reasons[cut.id].startswith("outcomes.parquet does not hold the judged images")
-    assert end(begin(script, tmp_path))[0] == 0
+    code, *told = end(begin(script, tmp_path))
+    assert code == 0
+    for what in ("records.parquet cannot be read", "outcomes.parquet cannot be read", "outcomes.parquet does not hold"):
+        assert what in " ".join(" ".join(told).split())
     assert begun(tmp_path) == {cell.id: 2 if cell in CELLS[2:6] else 1 for cell in CELLS}
     assert values(tmp_path) == undisturbed
 
@@ -417,12 +422,18 @@ def test_a_full_disk_ends_the_sweep_in_an_error_that_says_so(script: Path, tmp_p
         subprocess.run(["umount", "-l", str(runs)], check=True)
 
 
-def test_an_unwritable_runs_directory_is_found_before_any_work(tmp_path: Path) -> None:
+def test_an_unwritable_runs_directory_is_found_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"cannot write in .*: Not a directory"):
         check_writable(tmp_path / "file" / "runs")
     with pytest.raises(OSError, match="a file of that name is in the way"):
         check_writable(tmp_path / "file")
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            tempfile, "TemporaryFile", lambda **how: (_ for _ in ()).throw(OSError(errno.EROFS, "Read-only"))
+        )
+        with pytest.raises(OSError, match="Read-only; choose a directory that you can write"):
+            check_writable(tmp_path / "new" / "runs")
     check_writable(tmp_path / "new" / "runs")
     assert list((tmp_path / "new" / "runs").iterdir()) == []
 

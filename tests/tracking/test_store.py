@@ -38,6 +38,19 @@ def sweep(request: pytest.FixtureRequest) -> Sweep:
     return sweep_of(f"s{next(seeds)}", (next(seeds),))
 
 
+def test_an_experiment_that_was_deleted_is_restored(tmp_path: Path, sweep: Sweep, uri: str) -> None:
+    first, second = cells(sweep)
+    complete(tmp_path / first.id, first.experiment)
+    sync(tmp_path, sweep, uri)
+    client, experiment = store(uri)
+    client.delete_experiment(experiment)
+    complete(tmp_path / second.id, second.experiment)
+    mirror = Mirror(listing(sweep), tmp_path, uri)
+    mirror.send()
+    assert mirror.news == ["the experiment 'lensbench' had been deleted there, and is restored"]
+    assert len(runs_of(uri, sweep)) == 2
+
+
 def test_a_complete_cell_is_shown_as_its_directory_is(tmp_path: Path, sweep: Sweep, uri: str) -> None:
     cell = cells(sweep)[0]
     complete(tmp_path / cell.id, cell.experiment)

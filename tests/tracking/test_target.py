@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 
 from lensbench.tracking.target import reason, shown, target
 
@@ -30,6 +31,17 @@ def test_addresses(given: str, address: str | None, tmp_path: Path, monkeypatch:
 def test_without_an_address_it_is_a_file_beside_the_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert target(None, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_a_file_lies_where_it_is_said_whatever_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    runs = tmp_path / "what? %41 #1"
+    assert sqlalchemy.make_url(target(None, runs) or "").database == str(runs / "mlflow.db")
+
+
+@pytest.mark.parametrize("password", ["p@ss", "p@s/s", "p%40ss", "@", "a:b@c@d"])
+def test_no_part_of_a_password_is_shown(password: str) -> None:
+    assert shown(f"http://me:{password}@host:5000/x") == "http://host:5000/x"
 
 
 def test_an_address_of_another_kind_is_one_line_without_its_password(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class ShortRun:
 
     steps = STEPS
     experiment = EXPERIMENT
-    identity: Mapping[str, str] = {"experiment": EXPERIMENT.hash()}
+    identity: Mapping[str, str] = {"experiment": EXPERIMENT.hash(), "commit": "a", "hardware": "CPU, 1 thread"}
 
     @staticmethod
     def batches(experiment: Experiment = EXPERIMENT) -> TrainingBatches:
@@ -59,7 +59,11 @@ class ShortRun:
 
     @classmethod
     def train(
-        cls, directory: Path, experiment: Experiment = EXPERIMENT, identity: Mapping[str, str] = identity
+        cls,
+        directory: Path,
+        experiment: Experiment = EXPERIMENT,
+        identity: Mapping[str, str] = identity,
+        news: Callable[[str], None] = pytest.fail,
     ) -> list[int]:
         """Train; the steps that were reported."""
         directory.mkdir(exist_ok=True)
@@ -68,7 +72,8 @@ class ShortRun:
         def report(done: int, total: int, note: str) -> None:
             seen.append(done)
 
-        train(experiment, denoiser_config(experiment, 384), cls.batches(experiment), directory, report, identity)
+        config = denoiser_config(experiment, 384)
+        train(experiment, config, cls.batches(experiment), directory, report, identity, news=news)
         return seen
 
     @staticmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -155,23 +156,75 @@ def test_a_damaged_point_is_passed_over_for_the_one_before(
     assert short.outcome(tmp_path / "run") == short.outcome(undisturbed)
 
 
-def test_another_run_or_a_lost_checkpoint_starts_anew(
+def test_what_was_trained_with_other_data_stays_until_the_user_decides(
     short: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    points = interrupted(short, tmp_path / "run", monkeypatch, 20)
+    other = dict(short.identity) | {"corpus_digest": "other"}
+    with pytest.raises(
+        ValueError, match=r"of other data \(corpus_digest None, now other\): .* to train anew"
+    ) as caught:
+        short.train(tmp_path / "run", identity=other)
+    assert "\n" not in str(caught.value)
+    assert all(point.exists() for point in points)
+    shutil.rmtree(tmp_path / "run" / files.RESUME)
+    assert min(short.train(tmp_path / "run", identity=other)) == 1
+    with pytest.raises(ValueError, match=r"of other data"):
+        short.train(tmp_path / "run")
+
+
+def test_it_goes_on_with_another_commit_and_other_threads_and_says_so(
+    short: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Path
+) -> None:
     interrupted(short, tmp_path / "run", monkeypatch, 20)
-    assert resume.newest(tmp_path / "run" / files.RESUME, dict(short.identity) | {"commit": "other"}) is None
+    moved = dict(short.identity) | {"commit": "b", "hardware": "CPU, 2 threads"}
+    news: list[str] = []
+    assert min(short.train(tmp_path / "run", identity=moved, news=news.append)) == 21
+    said = (
+        "goes on from step 20, trained with a on CPU, 1 thread, now with b on CPU, 2 threads: not promised to the bit"
+    )
+    assert news == [said]
+    noted = resume.trained(tmp_path / "run", moved)
+    assert noted is not None
+    assert (noted.commit, noted.hardware) == ("b", "CPU, 2 threads")
+    assert noted.elsewhere() == "until step 20: commit a, CPU, 1 thread"
+    assert short.outcome(tmp_path / "run") == short.outcome(undisturbed), "here nothing but the names has changed"
+    assert short.train(tmp_path / "run", news=news.append) == [short.steps], "it is trained, wherever it is asked"
+
+
+def test_a_lost_checkpoint_starts_anew(short: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(short, tmp_path / "run", monkeypatch, 20)
     for file in files.checkpoint(tmp_path / "run", short.steps // 4).iterdir():
         file.unlink()
     files.checkpoint(tmp_path / "run", short.steps // 4).rmdir()
-    assert min(short.train(tmp_path / "run")) == 1
+    news: list[str] = []
+    assert min(short.train(tmp_path / "run", news=news.append)) == 1
+    assert news == [f"the checkpoint of step {short.steps // 4} is missing: the cell is trained again"]
 
 
 def test_what_is_trained_is_not_trained_again(tmp_path: Path, undisturbed: Path, short: Any) -> None:
     short.train(tmp_path / "run")
-    assert [path.name for path in (tmp_path / "run" / files.RESUME).iterdir()] == ["trained.json"]
+    assert not list((tmp_path / "run" / files.RESUME).iterdir())
     assert short.train(tmp_path / "run") == [short.steps]
     assert short.outcome(tmp_path / "run") == short.outcome(undisturbed)
-    assert min(short.train(tmp_path / "run", identity=dict(short.identity) | {"commit": "other"})) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["train.csv", "training.json", "trained.json", "checkpoints/step-000010/diffusion_pytorch_model.safetensors"],
+)
+def test_a_flipped_bit_of_what_training_left_is_named_and_trained_again(
+    name: str, tmp_path: Path, undisturbed: Path, short: Any
+) -> None:
+    shutil.copytree(undisturbed, tmp_path / "run")
+    data = bytearray((tmp_path / "run" / name).read_bytes())
+    data[3] ^= 128
+    (tmp_path / "run" / name).write_bytes(data)
+    news: list[str] = []
+    assert min(short.train(tmp_path / "run", news=news.append)) == 1
+    (said,) = news
+    assert said.startswith(name.rpartition("/")[0] or name)
+    assert short.outcome(tmp_path / "run") == short.outcome(undisturbed)
 
 
 def test_a_full_disk_stops_the_run_and_leaves_the_point_before_it(

@@ -28,8 +28,7 @@ from lensbench.report.figures import arm_colors
 from lensbench.report.grid import Grid
 from lensbench.report.levels import Level
 from lensbench.report.page.shown import PLACE, SET_IMAGES, Shown, shown_images
-from lensbench.report.pictures import judged_images
-from lensbench.sampling.image_sets import read_images
+from lensbench.report.pictures import images_of, judged_images
 from lensbench.scoring.geneval import COUNTING_THRESHOLD, THRESHOLD
 
 MOST_PICTURES = 20_000  # in a page, of a side of at most SMALL
@@ -275,7 +274,7 @@ def _side(of: Shown, first: pd.DataFrame, runs: Path | None, earlier: Mapping[st
     if earlier:
         return next(iter(earlier.values())).drawn
     path = _pictures(of, runs, first, str(first["prompt_form"].iloc[0]))
-    images = None if path is None else read_images(path)
+    images = None if path is None else images_of(path)
     return SMALL if images is None else int(images.shape[1])
 
 
@@ -297,19 +296,23 @@ def _sheet_of(
     """The sheet of a cell's kept rows: from its folder or, without one, of an earlier page where it is of the same."""
     asked = [*zip(_keys(kept), kept["prompt"].astype(str), strict=True)]
     path = _pictures(of, runs, kept, form)
-    sheet = earlier.get(name) if path is None else _sheet(path, kept, asked)
+    sheet = None if path is None else _sheet(path, kept, asked)
+    sheet = sheet or earlier.get(name)
     return sheet if sheet is not None and sheet.of == _digest(asked) else None
 
 
-def _sheet(path: Path, kept: pd.DataFrame, asked: list[tuple[Key, str]]) -> Sheet:
-    """The kept images of a set's folder as one JPEG, without the loss of color that JPEG usually has."""
+def _sheet(path: Path, kept: pd.DataFrame, asked: list[tuple[Key, str]]) -> Sheet | None:
+    """The kept images of a set's folder as one JPEG, without the loss of color that JPEG usually has.
+
+    None where they are damaged.
+    """
     from PIL import Image
 
-    images, count = read_images(path), int(kept[SET_IMAGES].iloc[0])
-    if images is None or len(images) != count:
-        raise ValueError(
-            f"{path}: {0 if images is None else len(images)} images for {count} judged images; run the cell again"
-        )
+    images, count = images_of(path), int(kept[SET_IMAGES].iloc[0])
+    if images is None:
+        return None
+    if len(images) != count:
+        raise ValueError(f"{path}: {len(images)} images for {count} judged images; run the cell again")
     images, drawn = images[kept[PLACE].to_numpy(int)], int(images.shape[1])
     side = min(drawn, LARGEST)
     if side < drawn:
