@@ -34,6 +34,8 @@ TRIES = 6  # of one image, where the server fails or does not answer
 LIMITED_TRIES = 40  # where a limit was met: those say nothing of the image
 LONGEST_BACKOFF = 60.0  # seconds
 FAILURES = 30  # failures one after the other, with no answer between them, that end a run once images are given up
+DOWN = 8  # failures one after the other from which the server counts as down: then it is asked now and then alone
+DOWN_PAUSE = 0.5  # seconds between two questions to a server that is down
 SUSPECTS = 5  # requests refused for an unknown reason before the first answer: then it is their form, not the images
 GRACE = 60.0  # seconds for the answers under way when a run is stopped: they are paid for
 
@@ -276,6 +278,8 @@ class Live:
             tries, most = attempt.tries, TRIES
             if retry_after or self._failures > 3:  # an overloaded server: fewer at a time helps it
                 self.pace.limited(sent_at, now, retry_after)
+            if self._failures > DOWN:  # each image's own pause is of no use where all images fail
+                self.pace.paused_until = max(self.pace.paused_until, now + DOWN_PAUSE)
         if tries >= most or self._stopping:
             self.tally.left[trouble.reason] += 1
             if tries >= most and self._failures >= FAILURES:

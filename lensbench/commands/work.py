@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 from lensbench.commands.again import to_go_on
 from lensbench.commands.queue import Storage, Tries
 from lensbench.commands.sweeps import CorpusFolder, Runs, SweepFile, Tracking, prepared
-from lensbench.sweep.claims import TRIES
+from lensbench.sweep.claims import TRIES, threads_beside
 
 
 def work(
@@ -24,18 +25,24 @@ def work(
 ) -> None:
     """Take the next cell of a sweep until none is left, beside any number of other workers. Writes no report.
 
-    Every worker needs the same RUNS directory and storage. Stop it whenever you like: another, or the same command,
-    goes on where it stopped.
+    Every worker needs the same RUNS directory and storage. Beside others on this machine it takes as many threads as
+    they have. Stop it whenever you like: another, or the same command, goes on where it stopped.
     """
     from rich.console import Console
 
     sweep = prepared(sweep_file, corpus)
+    from lensbench.sweep.design import cells
     from lensbench.sweep.session import StoppedError
     from lensbench.sweep.session import work as work_on
     from lensbench.tracking import starter
 
     # Plain lines, whatever the terminal is: workers are watched by `lensbench status`.
     console = Console(force_terminal=False, no_color=True, soft_wrap=True)
+    if not os.environ.get("OMP_NUM_THREADS") and (threads := threads_beside(runs / cell.id for cell in cells(sweep))):
+        import torch
+
+        torch.set_num_threads(threads)  # what began with so many goes on to the bit
+        console.print(f"as many threads as the workers beside it: {threads}")
     try:
         session = work_on(
             sweep,

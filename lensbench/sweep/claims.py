@@ -27,7 +27,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,6 +194,7 @@ def take(cell: Path, found: State, dead: str | None = None, about: dict[str, Any
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         holder = {"host": socket.gethostname(), "pid": os.getpid(), "kernel": kernel(), "since": time.time()}
+        holder["threads"] = os.environ.get("OMP_NUM_THREADS", "")
         json.dump(holder | {"resumed_at": _resume_step(cell)} | (about or {}), lock)
         lock.flush()
         (mine / cell.name).symlink_to(Path("../.."), target_is_directory=True)
@@ -310,6 +311,18 @@ def holder_is_gone(cell: Path, found: State) -> bool:
     path = cell / CLAIMS / str(found.number) / HOLDER
     # Its end may have been written between the look at its state and this one: then the claim is over, nobody died.
     return _unlocked(path) and not (path.parent / ENDED).exists()
+
+
+def threads_beside(every: Iterable[Path]) -> int:
+    """The threads of the processes that run any of these cells on this machine; 0 where none says."""
+    for cell in every:
+        found = state(cell)
+        holder = found.holder or {}
+        if found.held and holder.get("kernel") == kernel() and not holder_is_gone(cell, found):
+            threads = str(holder.get("threads", ""))
+            if threads.isdecimal() and int(threads):
+                return int(threads)
+    return 0
 
 
 def kernel() -> str:

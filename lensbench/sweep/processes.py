@@ -170,7 +170,7 @@ def _follow(
     completed: Callable[[Cell], None],
 ) -> int:
     every, begun = {cell.id: cell for cell in todo}, 0
-    waiting = dict(every)
+    waiting, said = dict(every), set[str]()
     for line in events:
         event = json.loads(line)
         lane = board.lanes[event["lane"]]
@@ -190,7 +190,9 @@ def _follow(
                 else:
                     session.failed[cell.id] = event["line"].removeprefix(f"{cell.label()}: ")
             case "say":
-                board.say(event["line"])
+                if event["line"] not in said:  # workers that wait for the same say the same
+                    board.say(event["line"])
+                said.add(event["line"])
             case "full":
                 raise OSError(event["errno"], event["line"])
     return begun

@@ -98,9 +98,23 @@ def take_turns(
                 return
         if todo and not taken:
             if not waiting:
-                show.say(f"waiting for {len(todo)} cell(s) that other processes are running")
+                show.say(_waiting(runs, todo))
                 waiting = True
             time.sleep(min(0.5, claims.beat_seconds()))
+
+
+def _waiting(runs: Path, todo: list[Cell]) -> str:
+    """What is waited for, in words. Of another machine, or of before a restart, death is noticed by silence alone."""
+    holders = [claims.state(runs / cell.id).holder or {} for cell in todo]
+    unseen = [holder for holder in holders if holder and holder.get("kernel") != claims.kernel()]
+    if not unseen:
+        return f"waiting for {len(todo)} cell(s) that other processes are running"
+    hosts = ", ".join(sorted({str(holder.get("host", "?")) for holder in unseen}))
+    silence = claims.LIMIT * claims.beat_seconds()
+    return (
+        f"{len(unseen)} cell(s) are held by processes on {hosts} (another machine, or this one before a restart): each "
+        f"is taken over when it was silent for {silence:.0f} s"
+    )
 
 
 def _turn(

@@ -298,6 +298,20 @@ def test_a_killed_processes_claim_is_excused_when_a_person_asked(tmp_path: Path)
     assert claims.state(cell).failures == 0
 
 
+def test_a_worker_beside_others_takes_as_many_threads_as_they_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free, held = tmp_path / "free", tmp_path / "held"
+    for cell in (free, held):
+        cell.mkdir()
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    claim = claims.take(held, claims.state(held))
+    assert claim is not None
+    assert claims.threads_beside([free, held]) == 3
+    claim.end("stopped")
+    assert claims.threads_beside([free, held]) == 0
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"end": "eaten"}', "\x00\x00"])
 def test_a_claim_whose_end_cannot_be_read_has_ended(content: str, tmp_path: Path) -> None:
     claim = claims.take(tmp_path, claims.state(tmp_path))

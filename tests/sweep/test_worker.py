@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -361,6 +362,23 @@ def test_a_cancelled_cell_is_not_taken_until_it_is_retried(
     assert {status.standing for status in standings(CELLS, tmp_path)} == {"cancelled"}
     assert all(claims.forgive(tmp_path / cell.id) for cell in CELLS)
     assert end(begin(script, tmp_path))[0] == 0
+    assert values(tmp_path) == undisturbed
+
+
+def test_a_cell_that_was_held_before_a_restart_is_waited_for_with_a_word(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, float]
+) -> None:
+    monkeypatch.setenv("LENSBENCH_HEARTBEAT_SECONDS", "0.2")
+    held = tmp_path / CELLS[0].id
+    held.mkdir(parents=True)
+    claim = claims.take(held, claims.state(held))
+    assert claim is not None
+    told = json.loads((claim.folder / "holder.json").read_text())
+    (claim.folder / "holder.json").write_text(json.dumps(told | {"kernel": "of before", "host": "node7"}))
+    code, *said = end(begin(script, tmp_path))
+    assert code == 0
+    words = "1 cell(s) are held by processes on node7 (another machine, or this one before a restart)"
+    assert words in " ".join(" ".join(said).split())
     assert values(tmp_path) == undisturbed
 
 
