@@ -27,6 +27,12 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Name every test that failed and then passed (pytest-rerunfailures, which CI asks for slow tests alone)."""
+    for report in terminalreporter.stats.get("rerun", ()):
+        terminalreporter.write_line(f"FLAKY {report.nodeid}")
+
+
 @pytest.fixture(scope="session")
 def flux2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A diffusers folder with a tiny random AutoencoderKLFlux2 of the published shape: 32 channels at an eighth."""
