@@ -40,10 +40,8 @@ if TYPE_CHECKING:
 RECORDS, OUTCOMES = RECORD_SCHEMA.file, OUTCOME_SCHEMA.file
 PROVENANCE, EXPERIMENTS, CAPTIONS = "provenance.json", "experiments.json", "captions.json"
 FILES = (RECORDS, OUTCOMES, EXPERIMENTS, CAPTIONS, PROVENANCE)
-DIGESTS = (
-    *("corpus_digest", "captions_digest", "prompts_digest", "judge_digest", "text_encoder_digest"),
-    *("autoencoder_digest", "commit", "hardware"),
-)
+OF = ("corpus", "captions", "prompts", "judge", "text_encoder", "autoencoder")
+DIGESTS = (*(f"{name}_digest" for name in OF), "commit", "hardware")
 DIRTY = "-dirty"
 SCHEMA = 2  # of frozen files: 2 since evaluations have hashes of their own
 STEERING = re.compile(r"\\u00(?:0[0-8b-f]|1[0-9a-f]|7f|[89][0-9a-f])|[\x7f-\x9f]")  # ESC and its kin, as JSON has them
@@ -276,12 +274,11 @@ def _versions(runs: Path, cells: Iterable[str]) -> dict[str, list[str]]:
     """package -> the versions that the cells ran with."""
     found: dict[str, set[str]] = {}
     for cell in cells:
-        path = runs / cell / "versions.json"
         try:
-            told = _read_json(path)
+            told = _read_json(runs / cell / "versions.json")
         except ValueError as error:
-            reason = str(error).partition(";")[0]
-            raise ValueError(f"{reason}; delete it, and the report does without this cell's versions") from None
+            why = str(error).partition(";")[0]
+            raise ValueError(f"{why}; delete it, and the report does without this cell's versions") from None
         for name, version in told.items():
             # of a thawed cell it is known only what all cells that were frozen with it ran with
             found.setdefault(name, set()).update([version] if isinstance(version, str) else version)
