@@ -88,7 +88,8 @@ def read_records(directory: Path, experiment: Experiment, *, first: bool = True)
     trained, scored = read_trained(directory, experiment), read_evaluated(directory, experiment)
     losses = trained["metric"].map(lambda name: metric(str(name)).kind == "loss")
     same = scored["held_out_digest"].iloc[0] == trained["held_out_digest"].iloc[0]
-    trained = trained[~losses | (~trained["step"].isin(set(scored["step"])) & same)]
+    measured = set(scored.loc[scored["metric"] == "validation_loss", "step"])
+    trained = trained[~losses | (~trained["step"].isin(measured) & same)]
     if not first:
         trained = trained[~trained["metric"].isin(SPENT)]
     together = pd.concat([scored, trained], ignore_index=True)
@@ -137,11 +138,14 @@ def write_cell(directory: Path, experiment: Experiment, records: pd.DataFrame, o
     """Write what a complete cell has of records, as one table and the judged images: the training's records last.
 
     Rows without an evaluation are the training's. Tables of before evaluations had hashes of their own are taken too.
+    Raises ValueError, before anything is written, for records of the training or of the evaluation alone.
     """
     records = records.assign(cell=experiment.cell_id(), experiment_hash=experiment.hash())
     if "evaluation_hash" not in records:
         records = records.assign(evaluation_hash=_told_apart(records, experiment), held_out_digest="")
     of_training = records["evaluation_hash"] == ""
+    if of_training.all() or not of_training.any():
+        raise ValueError(f"{directory}: its records are not those of a training and of an evaluation of it")
     folder = evaluation_folder(directory, experiment)
     folder.mkdir(parents=True, exist_ok=True)
     if len(outcomes):

@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 
 from lensbench.records import OUTCOME_KEY, OUTCOMES, RECORDS, read
-from lensbench.report.freeze import freeze, open_frozen
+from lensbench.report.freeze import Frozen, freeze, open_frozen
 from lensbench.report.thaw import thaw
 from lensbench.sweep import claims
-from lensbench.sweep.sweep import cells, collect
+from lensbench.sweep.cellfiles import is_evaluated
+from lensbench.sweep.sweep import Sweep, cells, collect
 from tests.report.test_freeze import BASE, FROZEN, edit_records, sweep
 
 
@@ -56,6 +57,37 @@ def test_cells_that_are_there_stay_and_a_larger_sweep_has_more_to_run(tmp_path: 
     assert (written, len(there)) == ([], 8)
     assert (tmp_path / first.id / "records.parquet").stat().st_mtime_ns == stamp
     assert [row["reason"] for row in collect(more, tmp_path).missing if row["seed"] == 2] == ["not run"] * 4
+
+
+def test_a_frozen_evaluation_is_thawed_as_itself_alone(tmp_path: Path) -> None:
+    of_two = sweep()
+    guidance = BASE.evaluation.guidance
+    of_two = of_two.model_copy(update={"factors": {**of_two.factors, "evaluation.guidance": (1.25, guidance)}})
+    written, _ = thaw(open_frozen(FROZEN), cells(of_two), tmp_path / "runs")
+    assert written == [cell.id for cell in cells(of_two)]
+    found = collect(of_two, tmp_path / "runs")
+    assert {(row["evaluation.guidance"], row["reason"]) for row in found.missing} == {
+        (1.25, "trained, not scored"),
+        (guidance, "trained, not scored"),
+    }
+    assert not [
+        cell for cell in cells(of_two) if is_evaluated(tmp_path / "runs" / cell.id, cell.evaluations[0].experiment)
+    ]
+    assert thaw(open_frozen(FROZEN), cells(of_two), tmp_path / "runs") == ([], written)
+    again = freeze_of(sweep(), tmp_path)  # of records whose evaluations have hashes
+    written, _ = thaw(again, cells(of_two), tmp_path / "more")
+    assert written == [cell.id for cell in cells(of_two)]
+    assert collect(sweep(), tmp_path / "more").complete
+    other = of_two.model_copy(update={"factors": {**of_two.factors, "evaluation.guidance": (1.25,)}})
+    with pytest.raises(ValueError, match="the recipe has changed since"):
+        thaw(again, cells(other), tmp_path / "others")
+    assert not (tmp_path / "others").exists()
+
+
+def freeze_of(what: Sweep, tmp_path: Path) -> Frozen:
+    """The sweep as it is in tmp_path / "runs", frozen by this version."""
+    freeze(collect(what, tmp_path / "runs"), tmp_path / "now", tmp_path / "runs", cells(what))
+    return open_frozen(tmp_path / "now")
 
 
 def test_a_cell_that_is_being_run_is_not_written_into(tmp_path: Path) -> None:
