@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,17 @@ def read_images(folder: Path) -> np.ndarray | None:
     return np.concatenate(whole)
 
 
+def weights_of(evaluation: Path) -> set[str]:
+    """The digests of the weights that made the images in an evaluation's folder."""
+    found = set()
+    for about in evaluation.glob(f"{IMAGES}/*/{ABOUT}"):
+        try:
+            found.add(str(json.loads(about.read_text())["made_by"]["weights"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # images that nobody knows the makers of are sampled again
+    return found
+
+
 def _begin(wanted: ImageSet, folder: Path) -> None:
     """Make the folder; images of another set that lie there go."""
     told = {"digest": wanted.digest, "images": len(wanted.texts), "made_by": dict(wanted.made_by)}
@@ -133,8 +145,9 @@ def _take_over(wanted: ImageSet, evaluation: Path) -> None:
             try:
                 os.link(path, ours)
             except OSError:  # no links on this file system
-                shutil.copy2(path, ours.with_suffix(".partial"))
-                publish(ours.with_suffix(".partial"), ours)
+                partial = _partial(ours)
+                shutil.copy2(path, partial)
+                publish(partial, ours)
 
 
 def _file(folder: Path, chunk: slice) -> Path:
@@ -152,17 +165,22 @@ def _read(path: Path, count: int | None) -> np.ndarray | None:
 
 
 def _write(path: Path, images: np.ndarray) -> None:
-    partial = path.with_suffix(".partial")
+    partial = _partial(path)
     with partial.open("wb") as file:
         np.savez_compressed(file, images=images)
     publish(partial, path)
+
+
+def _partial(path: Path) -> Path:
+    """Where a file is written before it has its name: another place for each process."""
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
 
 
 def _write_sheet(images: np.ndarray, path: Path) -> None:
     from PIL import Image
 
     scale = max(1, SHEET_SIDE // images.shape[1])
-    partial = path.with_suffix(".partial")
+    partial = _partial(path)
     Image.fromarray(_mosaic(images[:SHEET_IMAGES], SHEET_COLUMNS, scale)).save(partial, format="png")
     publish(partial, path)
 

@@ -18,10 +18,11 @@ from lensbench.publishing import publish_text
 from lensbench.records import RECORDS
 from lensbench.sweep import srun
 from lensbench.sweep.cell_parts import Report, instruments_of, opened
-from lensbench.sweep.cell_scoring import score_cell
+from lensbench.sweep.cell_scoring import remove_of_other_weights, score_cell
 from lensbench.sweep.cell_training import train_cell
-from lensbench.sweep.cellfiles import is_evaluated, is_trained
+from lensbench.sweep.cellfiles import EVALUATIONS, is_evaluated, is_trained
 from lensbench.sweep.cost import Counter, counting
+from lensbench.sweep.progress import Progress
 from lensbench.sweep.provenance import versions
 from lensbench.sweep.vitals import telling
 from lensbench.training import files
@@ -84,21 +85,32 @@ def _run_here(
 ) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     parts = opened(experiment, cache, report)
-    to_score = [one for one in wanted if not is_evaluated(directory, one)]
+    # What is there the first process alone says: the others' view of a shared disk may be older.
+    to_score, lacking, steps = ranks.told(_left(directory, wanted) if first else ([], [], set()))
     for one in to_score:  # before the training: weights that are missing must not cost a run
         instruments_of(parts.plan(one))
-    if checkpoints_lacking(directory, wanted):
+    if lacking:
         if first:
             (directory / RECORDS.file).unlink(missing_ok=True)  # of a training that kept other checkpoints
             told = json.loads(experiment.model_dump_json())
             publish_text(directory / "experiment.json", json.dumps(told, indent=1))
             publish_text(directory / "versions.json", json.dumps(versions(), indent=1))
-        steps = {step for one in wanted for step in scoring_steps(one)} | files.kept_steps(directory)
         train_cell(parts, directory, steps, counter, first=first)
     parts.encoder.unload()
     ranks.leave()
     if not first:
         return
-    for one in to_score:
+    if lacking:
+        for name in remove_of_other_weights(directory):
+            line = f"{EVALUATIONS}/{name} was of other weights than these: it is made again when it is asked for"
+            report(Progress("training", 0, experiment.training.steps, line, lasting=True))
+    for one in _left(directory, wanted)[0]:
         score_cell(parts, one, directory, counter)
     shutil.rmtree(directory / files.RESUME, ignore_errors=True)
+
+
+def _left(directory: Path, wanted: Sequence[Experiment]) -> tuple[list[Experiment], list[int], set[int]]:
+    """What is left: evaluations to make, checkpoints that are lacking for them, and those that training is to keep."""
+    to_score = [one for one in wanted if not is_evaluated(directory, one)]
+    steps = {step for one in wanted for step in scoring_steps(one)} | files.kept_steps(directory)
+    return to_score, checkpoints_lacking(directory, wanted), steps

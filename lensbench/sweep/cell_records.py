@@ -45,7 +45,10 @@ def recorded_costs(directory: Path) -> list[tuple[str, float, str]]:
     counted: dict[str, float] = {}
     for path in (directory / RECORDS.file, *directory.glob(f"{EVALUATIONS}/*/{RECORDS.file}")):
         if path.exists():
-            table = read(path, RECORDS)
+            try:
+                table = read(path, RECORDS)
+            except ValueError:  # damaged, or older than these columns: it is made again when it is asked for
+                continue
             for metric, value in zip(table["metric"], table["value"], strict=True):
                 name = ENERGY if str(metric).startswith(ENERGY) else str(metric)
                 counted[name] = counted.get(name, 0.0) + float(value)

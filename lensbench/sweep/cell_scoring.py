@@ -11,12 +11,13 @@ import pandas as pd
 from lensbench.captions.texts import arm_digest
 from lensbench.experiment import Experiment
 from lensbench.model.checkpoint import load, weights_digest
-from lensbench.records import OUTCOMES, write
+from lensbench.records import OUTCOMES, RECORDS, write
+from lensbench.sampling.image_sets import weights_of
 from lensbench.scoring.evaluate import Checkpoint, evaluate
 from lensbench.scoring.scores import Scores
 from lensbench.sweep.cell_parts import Parts, device, instruments_of
 from lensbench.sweep.cell_records import origin_of, recorded_costs, write_records
-from lensbench.sweep.cellfiles import evaluation_folder
+from lensbench.sweep.cellfiles import EVALUATIONS, evaluation_folder
 from lensbench.sweep.cost import Counter
 from lensbench.sweep.looking import Amount
 from lensbench.sweep.progress import Progress
@@ -86,6 +87,17 @@ def score_cell(parts: Parts, experiment: Experiment, directory: Path, counter: C
     write_records(
         folder, experiment, rows, amounts, origin, what.held_out_digest(), evaluation_hash=key["evaluation_hash"]
     )
+
+
+def remove_of_other_weights(directory: Path) -> list[str]:
+    """Remove the records of evaluations whose images other weights than the checkpoints' made; their ids."""
+    there = {weights_digest(load(files.checkpoint(directory, step))) for step in files.kept_steps(directory)}
+    removed = []
+    for path in sorted(directory.glob(f"{EVALUATIONS}/*/{RECORDS.file}")):
+        if weights_of(path.parent) - there:
+            path.unlink()
+            removed.append(path.parent.name)
+    return removed
 
 
 def read_amounts(directory: Path) -> dict[int, Amount]:

@@ -17,7 +17,7 @@ from lensbench.sampling import image_sets
 from lensbench.scoring import evaluate
 from lensbench.sweep import cell_records, cell_training, provenance
 from lensbench.sweep.cell import checkpoints_lacking, run_cell
-from lensbench.sweep.cellfiles import evaluation_folder, is_complete, read_cell, read_records
+from lensbench.sweep.cellfiles import evaluation_folder, is_complete, is_evaluated, read_cell, read_records
 from lensbench.sweep.progress import Progress
 from lensbench.sweep.sweep import Cell, Sweep, cells, collect
 from tests.scoring.conftest import clip_model, save_pictures
@@ -270,6 +270,36 @@ def test_a_checkpoint_that_was_not_kept_is_trained_for_again(cell: Path, once: P
     assert counted["trainings"] == 1
     assert weights.read_bytes() == before
     assert [path.name for path in sorted((cell / "checkpoints").iterdir())] == [f"step-00000{n}" for n in (1, 2, 4)]
+
+
+def test_a_training_that_gives_other_weights_removes_what_was_scored_of_the_old_ones(
+    cell: Path, once: Path, counted: dict[str, int]
+) -> None:
+    other = BASE.replace({"evaluation.guidance": 2.0})
+    run(BASE, cell, once / "cache", evaluations=[other.evaluation])
+    scored_again, lost = (evaluation_folder(cell, one) for one in (BASE, other))
+    about = lost / "images" / "scenes-short" / "set.json"  # as if another machine's training had given these images
+    told = json.loads(about.read_text())
+    told["made_by"]["weights"] = "0" * 64
+    about.write_text(json.dumps(told))
+    (cell / "records.parquet").unlink()
+    shutil.rmtree(cell / "checkpoints")
+    (scored_again / "records.parquet").unlink()
+    said: list[Progress] = []
+    run_cell(BASE, cell, cache=once / "cache", report=said.append)
+    assert counted["trainings"] == 1
+    assert is_evaluated(cell, BASE)
+    assert not is_evaluated(cell, other)
+    assert [progress.note for progress in said if progress.lasting and "other weights" in progress.note] == [
+        f"evaluations/{lost.name} was of other weights than these: it is made again when it is asked for"
+    ]
+
+
+def test_a_damaged_evaluation_does_not_stop_another(cell: Path, once: Path) -> None:
+    other = BASE.replace({"evaluation.guidance": 2.0})
+    (evaluation_folder(cell, BASE) / "records.parquet").write_bytes(b"PAR1 cut off")
+    run(BASE, cell, once / "cache", evaluations=[other.evaluation])
+    assert read_records(cell, other)["value"].notna().any()
 
 
 @pytest.mark.parametrize(
