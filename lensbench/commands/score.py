@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from lensbench.report.table import Table
     from lensbench.scoring.folder_scores import Asked, Ready, Row, Scores
 
+BATCH = 32
+
 
 def score(
     folder: Annotated[
@@ -86,7 +88,7 @@ def score(
         bool, typer.Option("--save-features", help="Write the features there too, for kid and prdc.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
-    batch: Annotated[int, typer.Option(min=1, help="Images at a time; changes nothing but speed and memory.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time; changes nothing but speed and memory.")] = BATCH,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Threads that decode, of a sweep cells at a time; the cores if left out.")
     ] = None,
@@ -110,14 +112,23 @@ def score(
     from lensbench.scoring.folder_scores import Asked, made_ready, score_folder
     from lensbench.scoring.metrics import parse
 
+    named: dict[str, object] = {  # what a recipe says of its own evaluation
+        "--against": against, "--prompts": prompts, "--form": form, "--step": step, "--floor": floor,
+        "--resize": resize != "clean", "--extractor": extractor, "--prefix": prefix, "--out": out, "--seed": seed,
+        "--save-statistics": save_statistics, "--save-features": save_features,
+        "--device": device != "auto", "--batch": batch != BATCH,
+    }  # fmt: skip
+    others = [name for name, value in named.items() if value is not None and value]
     if folder.suffix == ".py":
         from lensbench.commands.score_sweep import score_sweep
 
+        if others:
+            raise ValueError(f"{', '.join(others)}: not for a sweep, whose recipe says how it is scored")
         places = _weights(weights or [])
         if not score_sweep(folder, metrics, places, runs, results, corpus, workers or 0, Console()):
             raise typer.Exit(1)
         return
-    if (folder / CELL).is_file() and not any((against, prompts, form, step, floor, save_statistics, extractor, out)):
+    if (folder / CELL).is_file() and not others:
         from lensbench.commands.score_cell import score_cell
 
         score_cell(folder, metrics, _weights(weights or []), Console())

@@ -25,15 +25,20 @@ def score_cell(directory: Path, metrics: str | None, weights: Mapping[str, str],
     from lensbench.commands.score_sweep import further
     from lensbench.experiment import Experiment, one_line
     from lensbench.report.terminal import print_tables, say
+    from lensbench.sweep import claims
     from lensbench.sweep.cell import checkpoints_lacking
-    from lensbench.sweep.cellfiles import evaluation_folder, is_evaluated, is_trained, read_cell
+    from lensbench.sweep.cellfiles import evaluation_folder, is_evaluated, is_trained, read_cell, remove_damaged
 
+    directory = directory.resolve()  # "." has no parent
     try:
         experiment = Experiment.model_validate_json((directory / "experiment.json").read_text())
     except ValidationError as error:
         told = f"its experiment.json is of another version ({one_line(error)})"
         raise ValueError(f"{directory}: {told}; lensbench run trains the cell anew") from None
     experiment = further(experiment, metrics, weights)
+    if not claims.state(directory).held:
+        for line in remove_damaged(directory, [experiment]):
+            say(console, line, "yellow")
     if not is_trained(directory):
         raise ValueError(f"{directory}: not trained to its end; lensbench run or train goes on with it")
     if not is_evaluated(directory, experiment):
@@ -46,29 +51,32 @@ def score_cell(directory: Path, metrics: str | None, weights: Mapping[str, str],
 
 
 def _make(experiment: Experiment, directory: Path, console: Console) -> None:
-    """Make the evaluation, holding the cell's claim as a worker does."""
+    """Make the evaluation, holding the cell's claim as a worker does, and its lock as lensbench train does."""
     from lensbench.commands.counting import counting
+    from lensbench.locks import file_lock
     from lensbench.sweep import claims
     from lensbench.sweep.cell import run_cell
     from lensbench.sweep.progress import Progress
 
-    found = claims.state(directory)
-    gone = "gone" if found.held and claims.holder_is_gone(directory, found) else None
-    claim = None if found.held and not gone else claims.take(directory, found, gone)
-    if claim is None:
-        raise ValueError(f"{directory}: another process works on this cell; wait for it, or see lensbench status")
-    how: claims.End = "stopped"
-    try:
-        with counting(console, "scoring") as say, claims.beating(claim, claims.Heart()):
+    busy = f"{directory}: another process works on this cell; wait for it, or see lensbench status"
+    with file_lock(directory / ".lock", wait=False) as free:
+        found = claims.state(directory)
+        gone = "gone" if found.held and claims.holder_is_gone(directory, found) else None
+        claim = None if not free or (found.held and not gone) else claims.take(directory, found, gone)
+        if claim is None:
+            raise ValueError(busy)
+        how: claims.End = "stopped"
+        try:
+            with counting(console, "scoring") as say, claims.beating(claim, claims.Heart()):
 
-            def report(progress: Progress) -> None:
-                say(progress.done, progress.total)
+                def report(progress: Progress) -> None:
+                    say(progress.done, progress.total)
 
-            cache = directory.resolve().parent / "cache"
-            run_cell(experiment, claim.directory, cache=cache, report=report, evaluations=[experiment.evaluation])
-        how = "complete"
-    finally:
-        claim.end(how)
+                cache = directory.parent / "cache"
+                run_cell(experiment, claim.directory, cache=cache, report=report, evaluations=[experiment.evaluation])
+            how = "complete"
+        finally:
+            claim.end(how)
 
 
 def table(title: str, records: pd.DataFrame) -> Table:

@@ -30,11 +30,18 @@ def score_sweep(
     Raises ValueError, one line, before anything is sampled: for cells that are not trained, weights that are not there.
     """
     from lensbench.commands.sweeps import prepared, report_on, work_here
+    from lensbench.sweep import claims
     from lensbench.sweep.cell import checkpoints_lacking
+    from lensbench.sweep.cellfiles import remove_damaged
     from lensbench.sweep.sweep import cells
 
     sweep = with_metrics(prepared(sweep_file, corpus), metrics, weights)
     every = cells(sweep)
+    for cell in every:
+        directory = runs / cell.id
+        if directory.is_dir() and not claims.state(directory).held:
+            for line in remove_damaged(directory, [one.experiment for one in cell.evaluations]):
+                console.print(f"{cell.id}: {line}", highlight=False, markup=False, soft_wrap=True)
     lacking = [
         cell.id for cell in every if checkpoints_lacking(runs / cell.id, [one.experiment for one in cell.evaluations])
     ]
@@ -71,7 +78,15 @@ def _print_scores(sweep: Sweep, runs: Path, console: Console) -> None:
 
 
 def with_metrics(sweep: Sweep, metrics: str | None, weights: Mapping[str, str]) -> Sweep:
-    """The sweep with further metrics and the places of their weights. ValueError, one line, for unknown ones."""
+    """The sweep with further metrics and the places of their weights.
+
+    ValueError, one line, for unknown ones, and where the metrics are a factor of the sweep.
+    """
+    from lensbench.sweep.sweep import cells
+
+    (first, *_) = cells(sweep)[0].evaluations
+    if metrics is not None and "evaluation.metrics" in first.levels:
+        raise ValueError("--metrics: evaluation.metrics is a factor of this sweep: add the metrics to its levels")
     return sweep.model_copy(update={"base": further(sweep.base, metrics, weights)})
 
 

@@ -52,7 +52,7 @@ def _train(recipe_file: Path, out: Path, corpus: Path | None, devices: int) -> N
     from lensbench import ranks
     from lensbench.locks import file_lock
     from lensbench.stopping import STOPPING, handled
-    from lensbench.sweep.cellfiles import is_complete
+    from lensbench.sweep.cellfiles import is_complete, remove_damaged
     from lensbench.sweep.progress import board, weight
     from lensbench.sweep.worker import check_writable
 
@@ -75,6 +75,8 @@ def _train(recipe_file: Path, out: Path, corpus: Path | None, devices: int) -> N
                 raise ValueError(f"{out}: another process trains there")
             _refuse_another(cell, out)
             console = Console(highlight=False)
+            for line in remove_damaged(out, [cell.experiment]):
+                console.print(line, soft_wrap=True)
             if not is_complete(out, cell):
                 shown = stack.enter_context(board(console, {cell.id: weight(cell.experiment)}, 1))
                 (lane,) = shown.lanes

@@ -20,6 +20,8 @@ from lensbench.records import OUTCOMES, RECORDS, empty, has_judged, judged_other
 from lensbench.sampling.image_sets import IMAGES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
     from lensbench.experiment import Experiment
@@ -163,22 +165,25 @@ def _told_apart(records: pd.DataFrame, experiment: Experiment) -> pd.Series:
     return measured.map({True: experiment.evaluation_hash(), False: ""})
 
 
-def remove_damaged(directory: Path, cell: Cell) -> list[str]:
-    """Remove records that cannot be used, so that what they were of is made again; a line for each, saying why."""
+def remove_damaged(directory: Path, wanted: Sequence[Experiment]) -> list[str]:
+    """Remove records that cannot be used, so that what they were of is made again; a line for each, saying why.
+
+    `wanted` are evaluations of one training.
+    """
     said = []
     try:
         if is_trained(directory):
-            read_trained(directory, cell.experiment)
+            read_trained(directory, wanted[0])
     except ValueError as error:
         (directory / RECORDS.file).unlink()
         said.append(f"{error}: the training's facts are taken again")
-    for place in cell.evaluations:
-        folder = evaluation_folder(directory, place.experiment)
+    for experiment in wanted:
+        folder = evaluation_folder(directory, experiment)
         try:
             if not (folder / RECORDS.file).exists():
                 continue
-            table = read_evaluated(directory, place.experiment)
-            if not judged_otherwise(table, read_outcomes(directory, place.experiment, table)):
+            table = read_evaluated(directory, experiment)
+            if not judged_otherwise(table, read_outcomes(directory, experiment, table)):
                 continue
             why = "outcomes.parquet does not hold the judged images that records.parquet was counted from"
         except ValueError as error:

@@ -189,7 +189,7 @@ def _run_one(study: Study, claim: claims.Claim, cell: Cell, session: Session, sh
     try:
         clear(claim.directory)
         show.begin(cell)
-        for line in cellfiles.remove_damaged(claim.directory, cell):
+        for line in cellfiles.remove_damaged(claim.directory, [place.experiment for place in cell.evaluations]):
             show.report(Progress("scoring", 0, 1, line, lasting=True))
         claim.beat()
         with claims.beating(claim, heart):

@@ -64,9 +64,17 @@ def _lines(path: Path) -> Iterator[Any]:
 
 
 def _cells(path: Path) -> Iterator[Any]:
-    csv.field_size_limit(LARGEST_CELL)
     with path.open(encoding="utf-8-sig", newline="") as file:
-        yield from csv.DictReader(file)
+        reader = csv.DictReader(file)
+        while True:
+            before = csv.field_size_limit(LARGEST_CELL)  # of the whole process: nobody else is to read by it
+            try:
+                row = next(reader, None)
+            finally:
+                csv.field_size_limit(before)
+            if row is None:
+                return
+            yield row
 
 
 def _parquet(path: Path) -> Iterator[Any]:
