@@ -190,6 +190,20 @@ def has_judged(records: pd.DataFrame) -> bool:
     return any(found.kind == "score" for found in _judged(records))
 
 
+def mixed(records: pd.DataFrame, column: str) -> list[str]:
+    """The values of a column, such as the commit, if cells differ in it, sorted; none where they do not.
+
+    Trainings are compared with trainings, and an evaluation with the same one of other cells: training once and
+    scoring every cell later mixes nothing.
+    """
+    if column not in records:
+        return []
+    told = records[records[column].notna() & (records[column] != "")]
+    groups = [told] if "evaluation_hash" not in told else [of for _, of in told.groupby("evaluation_hash")]
+    found = [set(group[column].astype(str)) for group in groups]
+    return sorted(set().union(*found)) if any(len(values) > 1 for values in found) else []
+
+
 def judged_otherwise(records: pd.DataFrame, outcomes: pd.DataFrame) -> list[str]:
     """The cells with a score of single images that is not the mean and the count of those in the outcomes.
 

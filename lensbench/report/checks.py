@@ -3,11 +3,11 @@ that the recipe still has."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensbench.records import judged_otherwise
+from lensbench.records import judged_otherwise, mixed
 from lensbench.report.freeze import EXPERIMENTS, Frozen, changes, commits_of, named
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ def problems(frozen: Frozen, *, allow_mixed: bool = False, allow_missing: bool =
         found.append(f"not as frozen: {few([*frozen.changed])}; take the committed files again, or freeze again")
     if torn := judged_otherwise(results.records, results.outcomes):
         found.append(f"the scores of {_some(torn, 'cell')} are not those of the judged images: freeze them again")
-    commits = commits_of(results.records)
-    if len(commits) > 1 and not allow_mixed:
+    commits = mixed(results.records, "commit")
+    if commits and not allow_mixed:
         found.append(f"the cells are of {len(commits)} commits ({few(commits)}); --allow-mixed goes on all the same")
     return found
 
@@ -57,7 +57,7 @@ def refuse_collected(results: Results, name: str, *, allow_mixed: bool = False, 
         raise ValueError(f"{name}: {cells} missing ({few(reasons)}): nothing is frozen; --allow-missing does without")
     if results.records.empty:
         raise ValueError(f"{name}: no cell is complete: there is nothing to freeze")
-    if len(commits := commits_of(results.records)) > 1 and not allow_mixed:
+    if (commits := mixed(results.records, "commit")) and not allow_mixed:
         raise ValueError(
             f"{name}: the cells are of {len(commits)} commits ({few(commits)}): nothing is frozen; --allow-mixed "
             "freezes them all the same"
@@ -92,6 +92,8 @@ def against_recipe(frozen: Frozen, cells: Iterable[Cell]) -> list[str]:
         changed[cell] = sorted(changes(science, now.experiment.science())) if now is not None else []
     stale = sorted(cell for cell, fields in changed.items() if fields)
     left = sorted(cell for cell, fields in changed.items() if not fields)
+    if other := _other_evaluations(frozen, recipe, {*changed}):
+        found.append(f"stale: the evaluations of {_some(other, 'cell')} are not those of the sweep")
     if stale:
         fields = sorted({name for cell in stale for name in changed[cell]})
         found.append(f"stale: the recipe of {_some(stale, 'cell')} has changed since: {few(fields)}")
@@ -103,6 +105,21 @@ def against_recipe(frozen: Frozen, cells: Iterable[Cell]) -> list[str]:
     if new:
         found.append(f"{_some(new, 'cell')} of the sweep {'is' if len(new) == 1 else 'are'} not in the frozen result")
     return found
+
+
+def _other_evaluations(frozen: Frozen, recipe: Mapping[str, Cell], changed: Collection[str]) -> list[str]:
+    """The frozen cells that are as in the recipe but for which evaluations they have."""
+    records = frozen.results.records
+    if "evaluation_hash" not in records:
+        return []
+    there = records[records["evaluation_hash"] != ""].groupby("cell")["evaluation_hash"].agg(set).to_dict()
+    return sorted(
+        name
+        for name, cell in recipe.items()
+        if name in there
+        and name not in changed
+        and there[name] != {place.experiment.evaluation_hash() for place in cell.evaluations}
+    )
 
 
 def _levels(row: Mapping[str, Any], factors: Iterable[str]) -> tuple[str, ...]:

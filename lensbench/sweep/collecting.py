@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lensbench.records import mixed
 from lensbench.sweep import constraints
 from lensbench.sweep.design import Cell, Sweep, cells, scored_cells
 
@@ -65,12 +69,13 @@ def collect(sweep: Sweep, runs: Path) -> Results:
         table = pd.concat(parts, ignore_index=True)
         return table[["sweep", *factor_names, *[c for c in table.columns if c not in {"sweep", *factor_names}]]]
 
-    notes = _commit_notes([records for _, records, _ in found]) + constraints.notes(sweep, every)
+    records = joined([(cell, records) for cell, records, _ in found], RECORDS.in_cell)
+    notes = _notes_of_origin(records) + constraints.notes(sweep, every)
     return Results(
         sweep_name=sweep.name,
         factors={dotted: list(dict.fromkeys(cell.levels[dotted] for cell in every)) for dotted in every[0].levels},
         reference=sweep.reference_arm(),
-        records=joined([(cell, records) for cell, records, _ in found], RECORDS.in_cell),
+        records=records,
         outcomes=joined([(cell, outcomes) for cell, _, outcomes in found], OUTCOMES.in_cell),
         missing=[{"cell": c.id, **c.levels, "reason": missing[c.id]} for c in every if c.id in missing],
         notes=notes,
@@ -87,15 +92,14 @@ def asked(sweep: Sweep, question: Question) -> dict[str, Any]:
 
 
 def _scored_otherwise(found: list[tuple[Cell, Any, Any]]) -> dict[str, str]:
-    # Numbers from different judges or prompts must not meet in one table: the majority stays, the rest are missing.
+    # Numbers of other judges, prompts or weights must not meet in one table: the majority stays, the rest are missing.
     odd: dict[str, str] = {}
-    for column, word in (("judge_digest", "judge"), ("prompts_digest", "prompts")):
+    for word, made_by in _MADE_BY.items():
         # factors may change the evaluation itself; only cells with one and the same plan must agree
         groups: dict[str, list[tuple[str, frozenset[str]]]] = {}
         for cell, records, _ in found:
             plan = cell.experiment.evaluation.model_dump_json() + str(cell.experiment.corpus.size_px)
-            digests = frozenset(records[column].dropna().astype(str)) - {""}
-            groups.setdefault(plan, []).append((cell.id, digests))
+            groups.setdefault(plan, []).append((cell.id, made_by(records)))
         for group in groups.values():
             there = [digest for _, digest in group]
             usual = max(there, key=there.count)
@@ -105,13 +109,35 @@ def _scored_otherwise(found: list[tuple[Cell, Any, Any]]) -> dict[str, str]:
     return odd
 
 
-def _commit_notes(tables: list[Any]) -> list[str]:
+def _digests(records: Any, column: str) -> frozenset[str]:
+    return frozenset(records[column].dropna().astype(str)) - {""}
+
+
+def _measured_with(records: Any) -> frozenset[str]:
+    """Each metric with the weights, the resize and the real images that its protocol names."""
+    if "protocol" not in records:
+        return frozenset()
+    told = records[["metric", "protocol"]].drop_duplicates()
+    pairs = [
+        (metric, json.loads(said)) for metric, said in told.itertuples(index=False) if isinstance(said, str) and said
+    ]
+    return frozenset(json.dumps([metric, *(said.get(name) for name in _NAMED)]) for metric, said in pairs)
+
+
+_NAMED = ("weights", "resize", "reference_digest")  # in a protocol, of what measures
+_MADE_BY: dict[str, Callable[[Any], frozenset[str]]] = {
+    "judge": functools.partial(_digests, column="judge_digest"),
+    "prompts": functools.partial(_digests, column="prompts_digest"),
+    "weights, resize or real images": _measured_with,
+}
+
+
+def _notes_of_origin(records: Any) -> list[str]:
     notes = []
     for column in ("commit", "hardware"):
-        seen = sorted({str(value) for table in tables for value in table[column].dropna().unique()})
-        if len(seen) > 1:
+        if seen := mixed(records, column):
             notes.append(f"the cells do not share one {column}: {', '.join(seen)}")
-    moved = {cell for table in tables if "resumed" in table for cell in table["cell"][table["resumed"].notna()]}
+    moved = set(records["cell"][records["resumed"].notna()]) if "resumed" in records else set()
     if moved:
         notes.append(
             f"the training of {len(moved)} cell(s) went on with another commit or on other hardware than it began "
