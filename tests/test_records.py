@@ -12,7 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lensbench import records as schema
-from lensbench.records import OUTCOMES, RECORDS, Schema, empty, has_judged, judged_otherwise, read, record_names, write
+from lensbench.records import (
+    OUTCOMES,
+    RECORDS,
+    Schema,
+    empty,
+    has_judged,
+    judged_otherwise,
+    mixed,
+    read,
+    record_names,
+    write,
+)
 
 TASKS = ("colors", "position")
 
@@ -169,3 +180,14 @@ def test_every_column_is_described_once() -> None:
     for kind in (schema.RECORDS, schema.OUTCOMES):
         assert len(set(kind.names())) == len(kind.columns)
         assert all(column.about for column in kind.columns)
+
+
+def test_cells_that_were_all_scored_later_mix_no_commits() -> None:
+    both = pd.DataFrame(
+        {"cell": ["a", "a", "b", "b"], "evaluation_hash": ["", "e", "", "e"], "commit": ["1", "2", "1", "2"]}
+    )
+    assert mixed(both, "commit") == []
+    assert mixed(both.assign(commit=["1", "2", "1", "3"]), "commit") == ["1", "2", "3"]
+    assert mixed(both.assign(commit=["1", "2", "", "2"]), "commit") == []
+    assert mixed(both.drop(columns="evaluation_hash"), "commit") == ["1", "2"]
+    assert mixed(both, "hardware") == []

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from lensbench.records import OUTCOME_KEY, OUTCOMES, RECORDS, read
+from lensbench.report.checks import against_recipe
 from lensbench.report.freeze import Frozen, freeze, open_frozen
 from lensbench.report.thaw import thaw
 from lensbench.sweep import claims
@@ -75,6 +76,10 @@ def test_a_frozen_evaluation_is_thawed_as_itself_alone(tmp_path: Path) -> None:
     ]
     assert thaw(open_frozen(FROZEN), cells(of_two), tmp_path / "runs") == ([], written)
     again = freeze_of(sweep(), tmp_path)  # of records whose evaluations have hashes
+    assert against_recipe(again, cells(sweep())) == []
+    more = of_two.model_copy(update={"factors": {**of_two.factors, "evaluation.guidance": (guidance, 1.25)}})
+    (line,) = against_recipe(again, cells(more))
+    assert line.startswith("stale: the evaluations of 8 cells (")
     written, _ = thaw(again, cells(of_two), tmp_path / "more")
     assert written == [cell.id for cell in cells(of_two)]
     assert collect(sweep(), tmp_path / "more").complete

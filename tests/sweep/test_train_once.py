@@ -382,3 +382,44 @@ def test_a_number_of_images_is_a_metrics_own(once: Path, cell: Path) -> None:
     run(BASE, cell, once / "cache", evaluations=[fewer.evaluation])
     counts = read_records(cell, fewer).groupby("metric")["n"].max()
     assert (counts["kd_shapes"], counts["fd_shapes"]) == (24, 30)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--seed", "1", "--out", "x.json"], "--out, --seed: not for a sweep"),
+        (["--metrics", "kd:shapes"], "--metrics: evaluation.metrics is a factor of this sweep"),
+    ],
+)
+def test_an_option_that_a_recipe_decides_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    recipe = tmp_path / "s.py"
+    recipe.write_text(
+        "from lensbench.experiment import Experiment\n"
+        "from lensbench.sweep.sweep import Sweep\n"
+        "metrics = (('fd:shapes',), ('prdc:shapes',))\n"
+        "factors = {'captions.set': ('detailed',), 'evaluation.metrics': metrics}\n"
+        "reference = {'captions.set': 'detailed'}\n"
+        "sweep = Sweep(name='s', base=Experiment(), factors=factors, reference=reference)\n"
+    )
+    monkeypatch.setattr("sys.argv", ["lensbench", "score", str(recipe), *words])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_damaged_evaluation_is_scored_again_by_the_command(
+    cell: Path, counted: dict[str, int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = numbers(read_records(cell, BASE))
+    (evaluation_folder(cell, BASE) / "records.parquet").write_bytes(b"PAR1 cut off")
+    monkeypatch.chdir(cell)
+    monkeypatch.setattr("sys.argv", ["lensbench", "score", "."])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert not left.value.code
+    assert "records.parquet cannot be read" in " ".join(capsys.readouterr().out.split())
+    assert counted == {"trainings": 0, "images": 0}
+    assert numbers(read_records(cell, BASE)) == before
