@@ -32,7 +32,7 @@ Report = Callable[[Progress], None]
 WORTH_TELLING = 10**9  # bytes that a cell writes for its features
 
 corpus_of = functools.lru_cache(maxsize=4)(open_corpus)
-_opened: dict[tuple[str, str], Instruments] = {}  # of the last evaluation
+_opened: dict[tuple[str, tuple[object, ...]], Instruments] = {}  # of the last evaluation
 
 
 def device() -> torch.device:
@@ -67,7 +67,8 @@ def _refuse_unpinned(part: str, config: TextEncoderConfig | AutoencoderConfig, d
 def instruments_of(what: Plan) -> Instruments:
     """Who measures an evaluation, opened and tried. Raises ValueError as `open_instruments`."""
     evaluation = what.experiment.evaluation
-    key = (evaluation.model_dump_json(), f"{what.corpus.digest} {what.experiment.corpus.size_px}")
+    real = (what.corpus.digest, what.experiment.corpus.size_px, *what.keys)
+    key = (evaluation.model_dump_json(), real)
     if evaluation.detector == "own":  # a file that may change between two cells
         _opened.clear()
     if key not in _opened:

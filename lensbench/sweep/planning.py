@@ -10,6 +10,7 @@ from typing import Any
 
 from lensbench.experiment import Experiment
 from lensbench.model.sizes import denoiser_config, parameter_count
+from lensbench.scoring.measured import asked
 from lensbench.sweep.amounts import distinct_texts, train_flops, training_images
 from lensbench.sweep.cellfiles import TRAINED, is_complete, is_evaluated, is_trained, read_trained, why_unfinished
 from lensbench.sweep.design import Cell
@@ -127,10 +128,9 @@ def watched_images(experiment: Experiment) -> int:
 
 def drawn_images(experiment: Experiment) -> int:
     """Images that are sampled for one evaluation of a cell, at most."""
-    e = experiment.evaluation
-    judged = experiment.corpus.kind == "shapes" or e.detector is not None
-    prompts = 6 * e.images_per_task if judged else 0
-    return len(e.forms) * (prompts * (len(e.at) + len(e.guidances)) + e.most_scene_images)
+    e, what = experiment.evaluation, asked(experiment)
+    prompts = 6 * e.images_per_task if what.geneval else 0
+    return len(e.forms) * (prompts * (len(e.at) + len(e.guidances)) + what.scene_images)
 
 
 def seconds_a_weight(every: Sequence[Cell], states: Mapping[str, str], runs: Path) -> float | None:
