@@ -28,7 +28,7 @@ from lensbench.report.guidance import guidance_table
 from lensbench.report.headline import headline
 from lensbench.report.levels import factor_label
 from lensbench.report.loss_figure import losses
-from lensbench.report.macros import macros
+from lensbench.report.macros import declared_letters, macros
 from lensbench.report.multiplier import multiplier_sentences, multiplier_table
 from lensbench.report.null import null_table
 from lensbench.report.page.write import write_page
@@ -165,6 +165,7 @@ def latex_texts(
     }
     texts |= {"headline": _headline_latex(findings), "macros": macros(grid, built, frozen, prefix)}
     texts["appendix"] = appendix(grid, frozen) if first is None else further_appendix(grid, frozen, first)
+    texts["macros"] += declared_letters(texts.values())
     return {f"{name}.tex": text for name, text in texts.items()}
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 DIGITS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
 SIGNS = {MINUS: " Minus ", "%": " Percent ", "+": " Plus ", "*": " Times ", "$": " Dollars "}
 SMALLEST_P = 0.001
+FIRST_LACKED = 0x180  # up to here the fonts of T1 have every letter
 NAMED = "Names: table, labels of the row, column; digits are spelled."
 
 
@@ -48,6 +49,24 @@ def macros(grid: Grid, tables: Mapping[str, Table], frozen: Frozen, prefix: str 
     named = {macro_name(prefix, name) if prefix else name: text for name, text in found.items()}
     lines = [f"{HEAD} {NAMED}", *(rf"\newcommand{{\{name}}}{{{escape(text)}}}" for name, text in named.items())]
     return "\n".join(lines) + "\n"
+
+
+def declared_letters(texts: Iterable[str]) -> str:
+    r"""Lines that let pdfLaTeX print what its fonts lack: a base letter or, where there is none, a number like U+30AB.
+
+    "" where the texts need none. Fonts that a paper loads before, and engines that read Unicode fonts, go first.
+    """
+    lines = []
+    for letter in sorted({*"".join(texts)}):
+        if ord(letter) < FIRST_LACKED or unicodedata.category(letter)[0] not in "LMS":
+            continue
+        base, number = unicodedata.normalize("NFKD", letter)[0], f"{ord(letter):04X}"
+        shown = "" if unicodedata.combining(letter) else base if base.isascii() else rf"{{\scriptsize U+{number}}}"
+        lines.append(
+            rf"\ifdefined\DeclareUnicodeCharacter\ifcsname u8:\detokenize{{{letter}}}\endcsname\else"
+            rf"\DeclareUnicodeCharacter{{{number}}}{{{shown}}}\fi\fi" + "\n"
+        )
+    return "".join(lines)
 
 
 def refuse_indistinct(every: Sequence[Mapping[str, Any]]) -> None:

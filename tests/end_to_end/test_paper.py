@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
+from lensbench.report.freeze import open_frozen
 
 ROOT = Path(__file__).resolve().parents[2]
 FROZEN = ROOT / "tests" / "report" / "frozen"
@@ -27,7 +30,9 @@ def make_paper(results: Path, paper: Path) -> tuple[Path, str]:
     for _ in range(3):
         command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
         path = {"PATH": str(Path(shutil.which("pdflatex") or "").parent) + ":/usr/bin:/bin", "HOME": str(paper)}
-        done = subprocess.run(command, cwd=paper, capture_output=True, text=True, env=path | WITHOUT_CLOCK)
+        done = subprocess.run(
+            command, cwd=paper, capture_output=True, text=True, errors="replace", env=path | WITHOUT_CLOCK
+        )
         assert done.returncode == 0, done.stdout[-3000:]
     return paper / "main.pdf", done.stdout
 
@@ -91,6 +96,22 @@ def test_a_changed_record_changes_the_text(paper, tmp_path):
     pdf, _ = make_paper(results, tmp_path / "paper")
     assert "98.76" in words(pdf)
     assert "98.76" not in words(paper[0])
+
+
+def test_names_of_letters_that_latex_lacks_still_give_a_paper(tmp_path):
+    results, name = Path(shutil.copytree(FROZEN, tmp_path / "golden")), "короткие-短い-é"
+    for file in ("experiments.json", "provenance.json"):
+        (results / file).write_text((results / file).read_text().replace('"detailed"', json.dumps(name)))
+    for file in ("records.parquet", "outcomes.parquet"):
+        table = pd.read_parquet(results / file)
+        table.assign(**{"captions.set": table["captions.set"].replace("detailed", name)}).to_parquet(results / file)
+    frozen = open_frozen(results)
+    records = pd.read_parquet(results / "records.parquet")
+    hashes = [frozen.hash_of(cell) for cell in records["cell"]]
+    records.assign(experiment_hash=hashes).to_parquet(results / "records.parquet", index=False)
+    pdf, _ = make_paper(results, tmp_path / "paper")
+    for letter in name.replace("-", ""):
+        assert letter in "é" or f"U+{ord(letter):04X}" in words(pdf)
 
 
 @pytest.mark.slow
