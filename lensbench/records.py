@@ -29,6 +29,7 @@ Content = Literal["text", "whole", "number"]
 Needed = Literal["always", "in a cell", "no"]
 BLANK = "0" * 64  # stands for the digest while it is taken
 MARK = re.compile(rb"sha256-of-file:([0-9a-f]{64})")
+STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # ESC and its kin
 DTYPES: dict[Content, str] = {"text": "object", "whole": "int64", "number": "float64"}
 
 
@@ -136,7 +137,15 @@ def read(source: Path | bytes, schema: Schema, *, frozen: bool = False) -> pd.Da
         raise ValueError(f"{name} cannot be read ({str(error).splitlines()[0]})") from error
     _refuse_lacking(table, name, schema.names("always") if frozen else schema.in_cell)
     _refuse_other_content(table, schema, name, ("whole", "number"))  # what is calculated with
+    if schema is RECORDS:  # whose words are printed; a prompt among the outcomes is shown as what it is
+        _refuse_steering(table, name)
     return _todays(table) if schema is OUTCOMES else table
+
+
+def _refuse_steering(table: pd.DataFrame, name: str) -> None:
+    for column in table.columns:
+        if any(isinstance(value, str) and STEERING.search(value) for value in table[column].unique()):
+            raise ValueError(f"{name}: {column} holds characters that steer a terminal, which nothing here writes")
 
 
 def write(frame: pd.DataFrame, path: Path, schema: Schema, publishing: Callable[[Path, Path], None] = publish) -> Path:

@@ -272,6 +272,18 @@ def test_provenance_that_steers_a_terminal_is_refused(hidden: str, tmp_path: Pat
     assert hidden not in str(caught.value)
 
 
+@pytest.mark.parametrize("column", ["captions.set", "hardware"])
+def test_records_that_steer_a_terminal_are_refused(folder: Path, column: str) -> None:
+    edit_records(
+        folder, lambda records: records.assign(**{column: records[column].replace(regex="^.", value="\x1b[2J")})
+    )
+    with pytest.raises(
+        ValueError, match=rf"records.parquet: {column} holds characters that steer a terminal"
+    ) as caught:
+        open_frozen(folder)
+    assert "\x1b" not in str(caught.value)
+
+
 def test_versions_that_cannot_be_read_say_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "cell").mkdir()
     (tmp_path / "cell" / "versions.json").write_text("{")
