@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, NamedTuple
@@ -31,6 +31,22 @@ class Batch(NamedTuple):
     worst_usd: float
     created: int  # seconds since 1970
     refusals: int  # times that the server's queue was too full for it
+
+
+def unseen_usd(folder: Path) -> float:
+    """Dollars that a set's requests whose answers never came may have cost. Nothing is locked or changed.
+
+    Raises ValueError, one line, for a ledger that cannot be read.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return 0.0
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
+            (usd,) = db.execute("SELECT total(exposure_usd) FROM sessions").fetchone()
+    except sqlite3.Error as error:
+        raise ValueError(f"{path}: cannot be read ({error})") from None
+    return float(usd)
 
 
 class Ledger:

@@ -56,6 +56,7 @@ def list_sets(corpus: Corpus) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from lensbench.captioner.ledger import unseen_usd
     from lensbench.captions.store import STATES, caption_sets
     from lensbench.commands.meter import dollars
     from lensbench.data.imported import open_images, rows_here
@@ -75,10 +76,19 @@ def list_sets(corpus: Corpus) -> None:
     table.add_column("set", overflow="fold")
     for name in (*STATES, "paid"):
         table.add_column(name, justify="right", no_wrap=True)
+    unseen = dict.fromkeys((a_set.name for a_set in found), 0.0)
     for a_set in found:
-        counts, paid = a_set.counts(), a_set.cost_usd()
+        try:
+            unseen[a_set.name] = unseen_usd(a_set.folder)
+        except ValueError as error:
+            broken.append(error)
+            print(f"lensbench: {plain(str(error))}", file=sys.stderr)
+        counts, paid = a_set.counts(), a_set.cost_usd() + unseen[a_set.name]
         table.add_row(a_set.name, *(f"{counts[state]:,}" for state in STATES), dollars(paid) if paid else "")
     console.print(table)
+    for name, usd in unseen.items():
+        if usd > 0:
+            tell(console, f"{name}: of this {dollars(usd)} may have been paid for answers that never came")
     for a_set in found:
         say(console, plain(f"{a_set.name}: made by {' '.join(a_set.maker)}"), indent="  ")
     if is_imported(corpus):

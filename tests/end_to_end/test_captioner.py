@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from lensbench.captioner.ledger import Ledger
 from lensbench.captions.store import CaptionSet
 
 COMMAND = [sys.executable, "-c", "from lensbench.cli import main; main()"]
@@ -275,6 +277,27 @@ def test_the_key_is_nowhere(server: Any, corpus: Callable[[int], Path], tmp_path
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) > 20
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
+
+
+def test_the_list_and_the_bill_tell_one_sum(server: Any, corpus: Callable[[int], Path]) -> None:
+    folder = corpus(4)
+    code, _, err = run(server, "captions", "write", folder)
+    assert code == 0, err
+    (of_set,) = (path.parent for path in folder.rglob("ledger.db"))
+    ledger = Ledger(of_set)
+    ledger.expose(ledger.begin_session(), 1.25)  # as a killed process leaves it
+    ledger.close()
+    _, bill, _ = run(server, "captions", "write", folder)
+    (spent,) = re.findall(r"spent on this set: (\$[\d.]+)", bill)
+    _, told, _ = run(server, "captions", "list", folder)
+    assert spent in told
+    assert float(spent[1:]) > 1.25
+    assert "of this $1.25 may have been paid for answers that never came" in " ".join(told.split())
+    (of_set / "ledger.db").write_text("no database")
+    code, told, err = run(server, "captions", "list", folder)
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert "ledger.db: cannot be read" in err
+    assert "made by gpt-4.1" in " ".join(told.split())
 
 
 def test_a_key_with_a_line_break_is_refused_unseen(server: Any, corpus: Callable[[int], Path]) -> None:
