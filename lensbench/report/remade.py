@@ -6,6 +6,7 @@ Figures, pictures and the page are not looked at.
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
 from pathlib import Path
@@ -47,7 +48,7 @@ def tables_otherwise(frozen: Frozen, folder: Path) -> list[str]:
 def _same(name: str, text: str, wanted: str) -> bool:
     if text == wanted or not name.endswith(".csv"):
         return text == wanted
-    one, other = (list(csv.reader(lines.splitlines())) for lines in (text, wanted))
+    one, other = (list(csv.reader(io.StringIO(told, newline=""))) for told in (text, wanted))
     if [len(row) for row in one] != [len(row) for row in other]:
         return False
     return all(_close(a, b) for rows in zip(one, other, strict=True) for a, b in zip(*rows, strict=True))
