@@ -73,6 +73,7 @@ def plan(
         ("matched", _matched(sweep, every)),
         ("tuning", _tuning(sweep, untuned)),
         *_questions(sweep),
+        ("left out", _left_out(every)),
         ("compute", _compute(found)),
         ("time", _time(found, lanes, devices, bool(gpus()), every, paces)),
         ("dollars", _dollars(found, devices, rate, bool(gpus()))),
@@ -176,6 +177,15 @@ def _questions(sweep: Sweep) -> list[tuple[str, str]]:
     if told:
         told.append("each at every scale and wording that it does not name; one family for Holm's correction")
     return [("" if n else "questions", line) for n, line in enumerate(told)]
+
+
+def _left_out(every: Sequence[Cell]) -> str:
+    from lensbench.scoring.measured import left_out
+
+    words = dict.fromkeys(word for cell in every for one in cell.evaluations for word in left_out(one.experiment))
+    if not words:
+        return ""
+    return f"{', '.join(words)}: evaluation.scene_images are too few for {'them' if len(words) > 1 else 'it'}"
 
 
 def _compute(found: Sequence[Planned]) -> str:

@@ -83,6 +83,13 @@ def asked(experiment: Experiment) -> Asked:
     return Asked(GENEVAL in words, alignment, distances, image_text)
 
 
+def left_out(experiment: Experiment) -> list[str]:
+    """The usual metrics of the corpus that are not measured, because the evaluation's images are too few for them."""
+    what = asked(experiment)
+    named = [word for word in words_of(experiment) if word not in (GENEVAL, ALIGNMENT, LOSS)]
+    return [word for word in named if not {*registry.parse(word)} & {*what.distances, *what.image_text}]
+
+
 def _enough(metric: Wanted, images: int) -> bool:
     from lensbench.scoring.judge_network import FEATURES
 

@@ -60,6 +60,7 @@ def test_the_summary_stands_before_the_cells_and_nothing_is_written(tmp_path: Pa
         "training.steps are derived",
         "FLOPs of the reference arm",
         "questions geneval: set=detailed against set=alt each at every scale",
+        "left out fd:shapes: evaluation.scene_images are too few for it",
         "time not known: --pilot measures it",
         "--usd-per-hour",
         "GenEval points on detailed prompts, with 2 seeds",
