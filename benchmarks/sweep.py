@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -36,7 +37,7 @@ from experiments.shapes import experiment as shapes
 from lensbench.experiment import Evaluation, Experiment
 from lensbench.records import OUTCOMES, RECORDS
 from lensbench.sweep import cell as cell_module
-from lensbench.sweep import storage
+from lensbench.sweep import cell_scoring, cell_training, storage
 from lensbench.sweep.cellfiles import EVALUATIONS, write_cell
 from lensbench.sweep.progress import Report
 from lensbench.sweep.provenance import hardware
@@ -65,9 +66,9 @@ def sweep_of(base: Experiment, seeds: int, name: str) -> Sweep:
 
 
 @contextmanager
-def timed(name: str, into: list[float]) -> Iterator[None]:
-    """What the cell's function of this name takes is added to the list."""
-    original: Callable[..., Any] = getattr(cell_module, name)
+def timed(module: ModuleType, name: str, into: list[float]) -> Iterator[None]:
+    """What a module's function of this name takes is added to the list."""
+    original: Callable[..., Any] = getattr(module, name)
 
     def timing(*args: Any, **kwargs: Any) -> Any:
         began = time.perf_counter()
@@ -76,30 +77,21 @@ def timed(name: str, into: list[float]) -> Iterator[None]:
         finally:
             into.append(time.perf_counter() - began)
 
-    setattr(cell_module, name, timing)
+    setattr(module, name, timing)
     try:
         yield
     finally:
-        setattr(cell_module, name, original)
+        setattr(module, name, original)
 
 
 def overhead(steps: int) -> None:
     """Print the share of a real cell's time that is neither training nor scoring."""
     sweep = sweep_of(shapes.replace({"training.steps": steps}), 3, "overhead")
     trained: list[float] = []
-    scored: list[float] = []
+    checkpoints: list[float] = []  # of every cell as many
     ends: list[float] = []
-    with tempfile.TemporaryDirectory() as name, timed("train", trained), timed("_score_all", scored):
-
-        def run_cell(
-            experiment: Experiment,
-            directory: Path,
-            *,
-            cache: Path,
-            report: Report,
-            evaluations: Sequence[Evaluation] = (),
-        ) -> None:
-            cell_module.run_cell(experiment, directory, cache=cache, report=report, evaluations=evaluations)
+    train, score = timed(cell_training, "train", trained), timed(cell_scoring, "evaluate", checkpoints)
+    with tempfile.TemporaryDirectory() as name, train, score:
 
         class Ends(io.StringIO):
             def write(self, text: str) -> int:
@@ -107,7 +99,9 @@ def overhead(steps: int) -> None:
                     ends.append(time.perf_counter())
                 return len(text)
 
-        work(sweep, Path(name), console=Console(file=Ends(), width=200), run_cell=run_cell)
+        work(sweep, Path(name), console=Console(file=Ends(), width=200), run_cell=cell_module.run_cell)
+    each = len(checkpoints) // len(trained)
+    scored = [sum(checkpoints[i : i + each]) for i in range(0, len(checkpoints), each)]
     whole = [after - before for before, after in itertools.pairwise(ends)]
     rest = [all_of_it - t - s for all_of_it, t, s in zip(whole, trained[1:], scored[1:], strict=True)]
     cell, beside = statistics.median(whole), statistics.median(rest)
