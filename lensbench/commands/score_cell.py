@@ -58,13 +58,10 @@ def _make(experiment: Experiment, directory: Path, console: Console) -> None:
     from lensbench.sweep.cell import run_cell
     from lensbench.sweep.progress import Progress
 
-    busy = f"{directory}: another process works on this cell; wait for it, or see lensbench status"
     with file_lock(directory / ".lock", wait=False) as free:
-        found = claims.state(directory)
-        gone = "gone" if found.held and claims.holder_is_gone(directory, found) else None
-        claim = None if not free or (found.held and not gone) else claims.take(directory, found, gone)
+        claim = claims.take_free(directory) if free else None
         if claim is None:
-            raise ValueError(busy)
+            raise ValueError(f"{directory}: another process works on this cell; wait for it, or see lensbench status")
         how: claims.End = "stopped"
         try:
             with counting(console, "scoring") as say, claims.beating(claim, claims.Heart()):

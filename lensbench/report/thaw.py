@@ -43,7 +43,7 @@ def thaw(frozen: Frozen, cells: Iterable[Cell], runs: Path) -> tuple[list[str], 
     wanted = [cell for cell in every if cell.id in frozen_ones]
     there = [cell.id for cell in wanted if all(_is_whole(runs / cell.id, one[0]) for one in frozen_ones[cell.id])]
     lacking = [cell for cell in wanted if cell.id not in there]
-    if running := [cell.id for cell in lacking if _is_run(runs / cell.id)]:
+    if running := [cell.id for cell in lacking if claims.is_run(runs / cell.id)]:
         raise ValueError(
             f"{len(running)} of the cells are being run ({', '.join(running[:3])}): thaw when they have ended, "
             "or stop their workers first"
@@ -84,18 +84,11 @@ def _frozen_ones(
     return found
 
 
-def _is_run(directory: Path) -> bool:
-    """Whether a living process holds the cell."""
-    found = claims.state(directory)
-    return found.held and not claims.holder_is_gone(directory, found)
-
-
 @contextmanager
 def _claimed(directory: Path) -> Iterator[Path]:
     """The cell's directory, through a claim: no worker has it meanwhile. ValueError where one does."""
     directory.mkdir(parents=True, exist_ok=True)
-    found = claims.state(directory)
-    claim = None if _is_run(directory) else claims.take(directory, found, "gone" if found.held else None)
+    claim = claims.take_free(directory)
     if claim is None:
         raise ValueError(f"{directory}: a worker has just begun this cell; thaw when it has ended")
     try:

@@ -179,6 +179,19 @@ class Claim:
             self.lock.close()
 
 
+def is_run(cell: Path) -> bool:
+    """Whether somebody holds the cell who is not known to be gone."""
+    found = state(cell)
+    return found.held and not holder_is_gone(cell, found)
+
+
+def take_free(cell: Path) -> Claim | None:
+    """Claim a cell that nobody holds, or a process that is gone. None where somebody does, or was faster."""
+    found = state(cell)
+    gone = "gone" if found.held and holder_is_gone(cell, found) else None
+    return None if found.held and not gone else take(cell, found, gone)
+
+
 def take(cell: Path, found: State, dead: str | None = None, about: dict[str, Any] | None = None) -> Claim | None:
     """Claim a cell whose last claim, as `found`, has ended or whose holder is `dead`. None when another was faster.
 
