@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 
+def partial_of(path: Path) -> Path:
+    """Where a file is written before it is published: another place for each caller, beside it and hidden."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+
+
 def publish(partial: Path, path: Path) -> None:
     """Put a file that is complete in its place, in one step; it is on the disk before it can be seen there."""
     with partial.open("rb") as file:
@@ -18,7 +23,7 @@ def publish(partial: Path, path: Path) -> None:
 
 def publish_text(path: Path, text: str) -> Path:
     """Write a text file in UTF-8, whole or not at all, and say where it is."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    partial = partial_of(path)
     try:
         partial.write_text(text, encoding="utf-8", newline="\n")
         publish(partial, path)

@@ -13,14 +13,13 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lensbench.metrics import Metric, is_known, metric
-from lensbench.publishing import publish
+from lensbench.publishing import partial_of, publish
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -159,7 +158,7 @@ def write(frame: pd.DataFrame, path: Path, schema: Schema, publishing: Callable[
         _refuse_other_content(frame, schema, path.name, ("text", "whole", "number"))
     if len(frame) and schema is RECORDS:
         refuse_unknown(frame, path.name)
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    partial = partial_of(path)
     try:
         partial.write_bytes(_parquet(frame))
         publishing(partial, path)

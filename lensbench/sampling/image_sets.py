@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from lensbench.publishing import publish, publish_text
+from lensbench.publishing import partial_of, publish, publish_text
 
 IMAGES = "images"  # the folder of an evaluation's image sets
 ABOUT = "set.json"
@@ -145,7 +144,7 @@ def _take_over(wanted: ImageSet, evaluation: Path) -> None:
             try:
                 os.link(path, ours)
             except OSError:  # no links on this file system
-                partial = _partial(ours)
+                partial = partial_of(ours)
                 shutil.copy2(path, partial)
                 publish(partial, ours)
 
@@ -165,22 +164,17 @@ def _read(path: Path, count: int | None) -> np.ndarray | None:
 
 
 def _write(path: Path, images: np.ndarray) -> None:
-    partial = _partial(path)
+    partial = partial_of(path)
     with partial.open("wb") as file:
         np.savez_compressed(file, images=images)
     publish(partial, path)
-
-
-def _partial(path: Path) -> Path:
-    """Where a file is written before it has its name: another place for each process."""
-    return path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
 
 
 def _write_sheet(images: np.ndarray, path: Path) -> None:
     from PIL import Image
 
     scale = max(1, SHEET_SIDE // images.shape[1])
-    partial = _partial(path)
+    partial = partial_of(path)
     Image.fromarray(_mosaic(images[:SHEET_IMAGES], SHEET_COLUMNS, scale)).save(partial, format="png")
     publish(partial, path)
 

@@ -6,13 +6,12 @@ by batch and read as a memory map, so that memory does not grow with the number 
 
 from __future__ import annotations
 
-import uuid
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lensbench.publishing import publish
+from lensbench.publishing import partial_of, publish
 from lensbench.scoring.extractors import Extractor, one_size
 from lensbench.scoring.feature_pass import SetFeatures, in_two
 from lensbench.scoring.frechet import Moments
@@ -36,7 +35,7 @@ class FeatureWriter:
     def __init__(self, path: Path, extractor: Extractor, count: int) -> None:
         self.path, self.extractor, self.count = path, extractor, count
         self.done, self.waiting = 0, list[np.ndarray]()
-        self.partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+        self.partial = partial_of(path)
         self.rows: NDArray[np.float32] | None = None  # opened with the first images: the folder is emptied before
 
     @property
