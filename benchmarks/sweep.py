@@ -176,8 +176,8 @@ def size(many: int) -> None:
         evaluation = f"{EVALUATIONS}/{every[0].experiment.evaluation_id()}"
         for cell in every[1:]:
             (folder / "runs" / cell.id / evaluation).mkdir(parents=True)
-            for name in ("records.parquet", f"{evaluation}/records.parquet"):
-                os.link(first / name, folder / "runs" / cell.id / name)
+            for records in ("records.parquet", f"{evaluation}/records.parquet"):
+                os.link(first / records, folder / "runs" / cell.id / records)
         print(f"lensbench status, all complete: {command('status', 'large.py'):.2f} s (goal 2 s)")
         shutil.rmtree(folder / "runs")
         (folder / "runs").mkdir()
