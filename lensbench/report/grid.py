@@ -20,6 +20,7 @@ from lensbench.metrics import GENEVAL, GUIDED, leading, ordered
 from lensbench.metrics import metric as named
 from lensbench.records import OUTCOMES, RECORDS, empty, refuse_unknown
 from lensbench.report.asked import asked_pairs, is_asked, is_row
+from lensbench.report.chance import Chance, chance_of, chances_of
 from lensbench.report.levels import Level, levels_of
 from lensbench.report.paired import NAN, Comparison, Paired, corrected, paired_values
 from lensbench.report.placing import (
@@ -150,6 +151,27 @@ class Grid:
             column, value = of.only
             keep = keep & ((rows[column] == value) if column in rows else False)
         return rows[keep]
+
+    def chances(self, scale: Level, arm: Level, metric: str, form: str, step: int | None = None) -> np.ndarray:
+        """The chance of each of `images`, in their order; NaN where it is not known."""
+        images = self.images(scale, arm, metric, form, step)
+        outcome = named(metric).outcome
+        if outcome not in (GENEVAL, GUIDED):
+            return np.full(len(images), NAN)
+        places = [(scale.index, arm.index, outcome, wording) for wording in FORMS]
+        memory = self.memory.setdefault(("answers", scale.index, arm.index, outcome), {})
+        return chances_of(images, [self.judged[place] for place in places if place in self.judged], memory)
+
+    def chance(self, scale: Level, arm: Level, metric: str, form: str, step: int | None = None) -> Chance:
+        """What a score of GenEval is by chance, and whether it is above; of anything else, nothing is known."""
+        key = ("chance", scale.index, arm.index, metric, form, step)
+        if key not in self.memory:
+            images = self.images(scale, arm, metric, form, step)
+            values, tasks = images["value"].to_numpy(float), images["task"].to_numpy()
+            chances = self.chances(scale, arm, metric, form, step)
+            self.memory[key] = chance_of(values, chances, tasks, design(images))
+        found: Chance = self.memory[key]
+        return found
 
     def _is_judged(self, scale: Level, arm: Level, metric: str, form: str) -> bool:
         return (scale.index, arm.index, named(metric).outcome, form) in self.judged

@@ -1,0 +1,74 @@
+"""The chance of a score: what its own images give with the other prompts of their tasks, and whether it is above."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isnan
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lensbench.scoring.chance import asked_rows, mean, of_outcomes
+from lensbench.scoring.statistics import paired_difference
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lensbench.report.placing import Design
+    from lensbench.scoring.chance import Answers
+    from lensbench.scoring.geneval import Row
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Chance:
+    """What chance gives, as a fraction like the score, over the seeds that are there; NaN where it is not known.
+
+    `margin` is the score minus chance, image by image, `low` and `high` its 95 % interval, over prompts and seeds as
+    those of scores are. They are NaN where no interval can be had.
+    """
+
+    value: float = NAN
+    margin: float = NAN
+    low: float = NAN
+    high: float = NAN
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a number for chance."""
+        return not isnan(self.value)
+
+    @property
+    def above(self) -> bool:
+        """Whether the score is above chance: the whole interval is above zero."""
+        return self.low > 0
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether it is known that nothing shows the score to be above chance; False where no interval can be had."""
+        return self.low <= 0
+
+
+def chance_of(values: np.ndarray, chances: np.ndarray, tasks: np.ndarray, layout: Design) -> Chance:
+    """The chance of a mean of judged images: their values, chances and tasks (N,), and their design."""
+    if not len(values) or np.isnan(chances).any():
+        return Chance()
+    found = paired_difference(values, chances, *layout)
+    return Chance(mean(chances, tasks), float(found.estimate), float(found.low), float(found.high))
+
+
+def chances_of(images: pd.DataFrame, wordings: list[pd.DataFrame], memory: Answers) -> np.ndarray:
+    """The chance of each judged image: as it was kept or, of outcomes of before, made again from the boxes.
+
+    `wordings` are the judged images of the same prompts in every form. `memory` is as in `of_outcomes`.
+    """
+    kept = images["chance"].to_numpy(float) if "chance" in images else np.full(len(images), NAN)
+    lacking = np.isnan(kept)
+    if not lacking.any():
+        return kept
+    rows: dict[int, Row] = {}
+    for frame in wordings:
+        told = frame[["prompt_index", "prompt"]].drop_duplicates("prompt_index")
+        rows |= asked_rows(dict(zip(told["prompt_index"].tolist(), told["prompt"].tolist(), strict=True)))
+    return np.where(lacking, of_outcomes(images, rows, memory), kept)
