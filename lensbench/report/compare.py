@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lensbench.forms import order_of
 from lensbench.metrics import GENEVAL, Metric, metric, ordered
-from lensbench.report.grid import FORMS, MEAN
+from lensbench.report.grid import MEAN
 from lensbench.report.paired import SIGNIFICANT
 from lensbench.report.placing import IMAGE
 from lensbench.report.sides import Side
@@ -186,7 +187,7 @@ def _paired(both: pd.DataFrame) -> Iterator[Found]:
         here = both[both["part"] == part]
         for name in ordered({*here["metric"]}):
             of_metric = here[here["metric"] == name]
-            for form in sorted(set(of_metric["prompt_form"]), key=lambda form: (_order(FORMS, form), form)):
+            for form in sorted(set(of_metric["prompt_form"]), key=lambda form: (order_of(form), form)):
                 rows = of_metric[of_metric["prompt_form"] == form]
                 tasks = sorted(set(rows["task"]), key=lambda task: (_order(TASKS, task), task))
                 if name == GENEVAL:
@@ -214,7 +215,7 @@ def _of_sets(a: Side, b: Side) -> Iterator[Found]:
     grouped: Any = both.groupby(["part", "metric", "prompt_form"], sort=False)
     groups: dict[tuple[str, str, str], pd.DataFrame] = dict(iter(grouped))
     places = {name: place for place, name in enumerate(ordered({name for _, name, _ in groups}))}
-    for part, name, form in sorted(groups, key=lambda place: (place[0], places[place[1]], _order(FORMS, place[2]))):
+    for part, name, form in sorted(groups, key=lambda place: (place[0], places[place[1]], order_of(place[2]))):
         rows = groups[part, name, form]
         values = (float(rows["value_a"].mean()), float(rows["value_b"].mean()))
         yield str(part), str(form), str(name), "", values, (None, None), None

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from lensbench.forms import FORMS as FORMS
+from lensbench.forms import order_of
 from lensbench.metrics import GENEVAL, GUIDED, leading, ordered
 from lensbench.metrics import metric as named
 from lensbench.records import OUTCOMES, RECORDS, empty, refuse_unknown
@@ -43,7 +45,6 @@ from lensbench.scoring.statistics import mean_over_seeds, stratified_mean
 if TYPE_CHECKING:
     from lensbench.sweep.sweep import Results
 
-FORMS = ("short", "repeated", "detailed")
 MEAN = "mean"
 PAIRS_UP_TO = 3  # arms beside the reference that are also compared with one another
 
@@ -85,7 +86,7 @@ class Grid:
         found: dict[str, set[str]] = {}
         for _, _, metric, form in self.numbers:
             found.setdefault(metric, set()).add(form)
-        return {name: tuple(sorted(forms, key=lambda form: (_place_of(form), form))) for name, forms in found.items()}
+        return {name: tuple(sorted(forms, key=lambda form: (order_of(form), form))) for name, forms in found.items()}
 
     @property
     def shown_metric(self) -> str | None:
@@ -318,7 +319,7 @@ class Grid:
             found = self.paired(scale, arm, other, metric, metric_form)
             asked = is_asked(self, scale, arm, other, metric, metric_form)
             raw.append(Comparison(scale, form, arm, other, column, found, asked, metric, metric_form))
-        return sorted(raw, key=lambda row: (row.scale.index, _place_of(row.form)))
+        return sorted(raw, key=lambda row: (row.scale.index, order_of(row.form)))
 
 
 def arrange(results: Results) -> Grid:
@@ -372,7 +373,3 @@ def _planned(
 def column_of(metric: str, form: str) -> str:
     """The column of a score in a prompt form, "" where it has none."""
     return f"{metric}.{form}" if form else metric
-
-
-def _place_of(form: str) -> int:
-    return FORMS.index(form) if form in FORMS else len(FORMS)

@@ -24,6 +24,7 @@ from lensbench.report.page.comparer import Comparer, compare, earlier_sheets, sc
 from lensbench.report.page.embedding import HERE, embedded
 from lensbench.report.page.vector import TITLES, figures_svg
 from lensbench.report.table import Table
+from lensbench.report.wordings import wordings
 
 PAGE = "index.html"
 SCRIPTS = ("page.js", "drawing.js", "comparer.js")  # one element
@@ -99,19 +100,14 @@ def _reading(grid: Grid) -> str:
     """How to read the numbers, for someone who has not seen GenEval."""
     if not grid.tasks:
         return ""
-    wordings = {
-        "short": "short prompts are GenEval's own",
-        "repeated": "repeated prompts say the short one again and again",
-        "detailed": "detailed prompts ask for the same in the wording of detailed captions",
-    }
-    told = "; ".join(words for form, words in wordings.items() if form in grid.forms(GENEVAL))
     words = (
         "How to read it: every model drew pictures of the same prompts. GenEval's tasks ask whether what was asked for "
         "is there, how many, in which color and where, each task what it is named after: a single object counts in any "
         "color and place. A judge that does not know the arm says right or wrong. "
-        f"{told[:1].upper()}{told[1:]}{'.' if told else ''}"
+        "The wordings of the prompts:"
     )
-    return f'<p class="reading">{escape(words)}</p>'
+    forms = "".join(f"<li>{escape(line)}</li>" for line in wordings(grid, GENEVAL))
+    return f'<p class="reading">{escape(words)}</p><ul class="reading">{forms}</ul>'
 
 
 def _answer(grid: Grid, findings: Sequence[str]) -> str:
