@@ -86,6 +86,7 @@ RECORDS = Schema(
         Column("evaluation_hash", "text", "in a cell", "of the evaluation that it is of; empty for a training"),
         Column("held_out_digest", "text", "in a cell", "sha256 of what the held-out loss is taken on"),
         Column("floor", "number", "no", "the same distance between real and real images"),
+        Column("chance", "number", "no", "what the images give for the other prompts of their tasks; NaN if unknown"),
         Column("protocol", "text", "no", "JSON: how the number was taken"),
     ),
 )
@@ -103,6 +104,7 @@ OUTCOMES = Schema(
         Column("value", "number", "always", "the image's value"),
         Column("reason", "text", "in a cell", "why the verdict is what it is"),
         Column("boxes", "text", "no", "JSON: what the judge saw"),
+        Column("chance", "number", "no", "the share of the other prompts of its task that the image answers"),
         Column("guidance", "number", "no", "the guidance scale, where it is not the evaluation's own"),
         Column("evaluation_hash", "text", "no", "the hash of the evaluation that the image is of"),
     ),
@@ -213,7 +215,8 @@ def mixed(records: pd.DataFrame, column: str) -> list[str]:
 
 
 def judged_otherwise(records: pd.DataFrame, outcomes: pd.DataFrame) -> list[str]:
-    """The cells with a score of single images that is not the mean and the count of those in the outcomes.
+    """The cells with a score of single images that is not the mean and the count of those in the outcomes, or whose
+    chance is not the mean of theirs.
 
     A mean is that of the tasks' means. A loss is looked at where its images are kept: training is also watched by it.
     """
@@ -225,22 +228,31 @@ def judged_otherwise(records: pd.DataFrame, outcomes: pd.DataFrame) -> list[str]
     both = "evaluation_hash" in records and "evaluation_hash" in outcomes
     place = ["cell", "prompt_form", "step", *(["evaluation_hash"] if both else [])]
     columns = [*place, "metric", "task", *(["guidance"] if "guidance" in outcomes else [])]
+    # One image without a chance leaves the mean without one: as infinity, which a mean does not skip.
+    chances = outcomes["chance"].astype(float).fillna(np.inf) if "chance" in outcomes else np.inf
     of_task = (
-        outcomes.assign(value=outcomes["value"].astype(float))
+        outcomes.assign(value=outcomes["value"].astype(float), by_chance=chances)
         .groupby(columns, as_index=False, dropna=False, observed=True)
-        .agg(mean=("value", "mean"), images=("value", "size"))
+        .agg(mean=("value", "mean"), images=("value", "size"), by_chance=("by_chance", "mean"))
     )
+    with_chance = ["chance"] if "chance" in records else []
     wrong: set[str] = set()
     for one in said:
         mine = of_task[of_task["metric"] == one.outcome]
         if one.only is not None:
             column, value = one.only
             mine = mine[mine[column] == value] if column in mine else mine.head(0)
-        judged = mine.groupby(place, as_index=False).agg(mean=("mean", "mean"), images=("images", "sum"))
+        judged = mine.groupby(place, as_index=False).agg(
+            mean=("mean", "mean"), images=("images", "sum"), by_chance=("by_chance", "mean")
+        )
         judged["mean"] = judged["mean"].clip(lower=one.least)
-        rows = records.loc[records["metric"] == one.name, [*place, "value", "n"]]
+        judged["by_chance"] = judged["by_chance"].replace(np.inf, np.nan)
+        rows = records.loc[records["metric"] == one.name, [*place, "value", "n", *with_chance]]
         found = rows.merge(judged, how="inner" if one.kind == "loss" else "left", on=place)
         same = np.isclose(found["value"].astype(float), found["mean"].astype(float), atol=1e-9, equal_nan=True)
+        if with_chance:
+            said_chance, by_chance = found[["chance", "by_chance"]].to_numpy(float).T
+            same &= np.isclose(said_chance, by_chance, atol=1e-9, equal_nan=True)
         wrong |= set(found["cell"][~(same & (found["n"] == found["images"]))].astype(str))
     return sorted(wrong)
 

@@ -106,6 +106,25 @@ def test_scores_that_their_images_give_are_right_and_any_other_is_named() -> Non
     assert judged_otherwise(records, without) == ["x"]  # which guidance they are of is not known
 
 
+def test_a_chance_that_the_images_do_not_give_is_named() -> None:
+    records, outcomes = judged()
+    of_task = {"colors": 0.2, "position": 0.1}
+    told = {"geneval.colors": 0.2, "geneval.position": 0.1, "geneval": 0.15}
+    chances = outcomes["task"].map(of_task).where(outcomes["metric"] == "geneval")
+    outcomes, records = outcomes.assign(chance=chances), records.assign(chance=records["metric"].map(told))
+    assert judged_otherwise(records, outcomes) == []
+    assert judged_otherwise(records.drop(columns="chance"), outcomes) == []  # records of before say nothing
+    for place in range(6):
+        changed = records.copy()
+        changed.loc[place, "chance"] = 0.16 if place != 2 else np.nan
+        assert judged_otherwise(changed, outcomes) == ["x"], records.loc[place, "metric"]
+    chances = outcomes["chance"].where(outcomes.index != 0)  # one image without: no mean can be had
+    assert judged_otherwise(records, outcomes.assign(chance=chances)) == ["x"]
+    unknown = records["chance"].where(~records["metric"].isin(("geneval.colors", "geneval")))
+    assert judged_otherwise(records.assign(chance=unknown), outcomes.assign(chance=chances)) == []
+    assert judged_otherwise(records, outcomes.drop(columns="chance")) == ["x"]
+
+
 def test_a_loss_alone_needs_no_images() -> None:
     records = pd.DataFrame([record("validation_loss", 0.3, 2), record("fid", 1.0, 2)])
     assert not has_judged(records)

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lensbench.report.table import AT_CHANCE, DASH, Cell, number
 from lensbench.scoring.chance import asked_rows, mean, of_outcomes
 from lensbench.scoring.statistics import paired_difference
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import pandas as pd
 
     from lensbench.report.placing import Design
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from lensbench.scoring.geneval import Row
 
 NAN = float("nan")
+WHAT = "Chance: what the same images score for the other prompts of their task."
 
 
 @dataclass(frozen=True)
@@ -72,3 +76,24 @@ def chances_of(images: pd.DataFrame, wordings: list[pd.DataFrame], memory: Answe
         told = frame[["prompt_index", "prompt"]].drop_duplicates("prompt_index")
         rows |= asked_rows(dict(zip(told["prompt_index"].tolist(), told["prompt"].tolist(), strict=True)))
     return np.where(lacking, of_outcomes(images, rows, memory), kept)
+
+
+def chance_cell(found: Chance, factor: float = 100.0, digits: int = 1) -> Cell:
+    """The cell of a column that shows chance beside a score, whose mark says whether it is above."""
+    if not found.known:
+        return Cell(DASH)
+    return Cell(number(factor * found.value, digits), found.value, emphasis="unclear")
+
+
+def mark_of(found: Chance) -> str:
+    """What stands behind a score that is not above chance."""
+    return AT_CHANCE if found.at_chance else ""
+
+
+def chance_note(cells: Iterable[Cell]) -> str:
+    """What a table says of chance; nothing where no cell has any."""
+    there = list(cells)
+    if all(isnan(cell.chance) for cell in there):
+        return ""
+    marked = any(AT_CHANCE in cell.mark for cell in there)
+    return WHAT + (f" {AT_CHANCE}: not above chance (95 % interval of the difference)." if marked else "")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from math import isnan
 from typing import TYPE_CHECKING, NamedTuple
 
-from lensbench.report.table import DAGGER, DASH, MINUS, Cell, Column, Row, Table
+from lensbench.report.table import AT_CHANCE, DAGGER, DASH, MINUS, Cell, Column, Row, Table
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -36,6 +36,7 @@ LATEX = {
     MINUS: r"\ensuremath{-}",
     DASH: "--",
     DAGGER: r"\ensuremath{^{\dagger}}",
+    AT_CHANCE: r"\ensuremath{^{\ddagger}}",
     "\N{MULTIPLICATION SIGN}": r"\ensuremath{\times}",
     "↑": r"\ensuremath{\uparrow}",
     "↓": r"\ensuremath{\downarrow}",

@@ -7,6 +7,7 @@ from math import isnan
 
 NAN = float("nan")
 DAGGER = "†"
+AT_CHANCE = "‡"
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
 
@@ -25,6 +26,7 @@ class Cell:
     emphasis: str = ""  # best, better, worse, unclear, missing
     p: float = NAN
     p_holm: float = NAN
+    chance: float = NAN  # what the same images give by chance, in the units of `value`
     seeds: int = 0
     expected: int = 0
 

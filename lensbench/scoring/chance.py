@@ -30,8 +30,8 @@ BETWEEN = ", "  # the repetitions of a prompt of the form "repeated"
 
 
 def of_image(
-    index: int,
-    asked: Mapping[int, Row],
+    own: Row,
+    asked: Sequence[Row],
     detections: Mapping[str, Sequence[Detection]],
     color_of: Callable[[str, int], str],
     *,
@@ -39,20 +39,20 @@ def of_image(
 ) -> float:
     """The share, in [0, 1], of the other prompts of its task that an image answers; NaN where there is no other.
 
-    `asked` are the rows of the task by prompt index, of which the image is of `index`. The rest is as `verdict` takes
-    it; the color of an object is asked for once, and only where a prompt needs no more than the right color.
+    `own` is the row that the image was sampled for, `asked` every row of its task. The rest is as `verdict` takes it;
+    the color of an object is asked for once, and only where a prompt needs no more than the right color.
     """
-    others = [row for other, row in asked.items() if other != index and row != asked[index]]
+    others = [row for row in asked if row != own]
     if not others:
         return NAN
     return float(np.mean(_answered(others, detections, color_of, threshold)))
 
 
-def by_task(rows: Iterable[tuple[int, Row]]) -> dict[str, dict[int, Row]]:
-    """Rows by task and prompt index."""
-    found: dict[str, dict[int, Row]] = defaultdict(dict)
-    for index, row in rows:
-        found[row["tag"]][index] = row
+def by_task(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Rows by their task."""
+    found: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        found[row["tag"]].append(row)
     return dict(found)
 
 

@@ -21,6 +21,7 @@ from lensbench.experiment import Form
 from lensbench.model.autoencoder import Autoencoder
 from lensbench.model.transformer import LensTransformer
 from lensbench.sampling.image_sets import FEATURES, IMAGES, ImageSet, Key, sampled
+from lensbench.scoring import chance
 from lensbench.scoring.clip_score import of_images
 from lensbench.scoring.evaluation_plan import Plan
 from lensbench.scoring.feature_file import FeatureWriter, file_of, set_features
@@ -106,6 +107,7 @@ def _verdicts(checkpoint: Checkpoint, form: Form, guidance: float | None, name: 
     assert sees is not None
     wanted = [(prompt, number) for prompt in plan.prompts for number in range(prompt.samples)]
     texts = [prompt.texts[form] for prompt, _ in wanted]
+    asked = chance.by_task(prompt.row for prompt in plan.prompts)
     # The noise does not depend on the form: the wordings of a prompt are sampled from the same noise.
     keys = [(prompt.index, number) for prompt, number in wanted]
     rows = []
@@ -115,6 +117,7 @@ def _verdicts(checkpoint: Checkpoint, form: Form, guidance: float | None, name: 
             said = verdict(prompt.row, found.detections, found.color)
             row = {"metric": "geneval", "prompt_form": form, "task": prompt.task, "prompt_index": prompt.index}
             told = {"value": float(said.correct), "reason": said.reason}
+            told["chance"] = chance.of_image(prompt.row, asked[prompt.task], found.detections, found.color)
             boxes = boxes_json(found, colors=plan.of_shapes)
             rows.append(row | {"sample": number, "prompt": text, **told, "boxes": boxes})
     summary(rows, {(prompt.task, prompt.index): prompt.samples for prompt in plan.prompts})  # refuses an incomplete set

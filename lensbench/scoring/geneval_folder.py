@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from lensbench.publishing import publish
+from lensbench.scoring import chance
 from lensbench.scoring.geneval import Detection, Row, verdict
 from lensbench.scoring.judged_folder import Judging, Prompts, judge_pictures, judged_by, open_folder
 
@@ -69,16 +72,21 @@ def judge_folder(
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Judge the pictures of a shard that are not judged yet: see `judge_pictures`."""
+    asked = chance.by_task(prompts.rows.values())
+    digests = _digests(prompts)
 
     def verdicts(rows: Sequence[Row], images: Sequence[np.ndarray]) -> Iterator[dict[str, Any]]:
         for row, seen in zip(rows, judge.look(images), strict=True):
             said = verdict(row, seen.detections, seen.color, threshold=threshold)
+            by_chance = chance.of_image(row, asked[row["tag"]], seen.detections, seen.color, threshold=threshold)
             details = {name: [[float(x) for x in box] for box in boxes] for name, boxes in seen.detections.items()}
             yield {
                 "tag": row["tag"],
                 "prompt": row["prompt"],
                 "correct": said.correct,
                 "reason": said.reason,
+                "chance": None if isnan(by_chance) else by_chance,
+                "chance_of": digests[row["tag"]],
                 "details": json.dumps(details),
                 "judge": judge.name,
                 "judge_digest": judge.digest,
@@ -94,11 +102,16 @@ def judged(prompts: Prompts, judge: Judge, threshold: float | None = None) -> di
 
 
 def outcomes(prompts: Prompts, known: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The judged pictures as `geneval.summary` and the tables take them."""
-    rows = []
+    """The judged pictures as `geneval.summary` and the tables take them.
+
+    The chance of a picture is NaN where an earlier version judged it, or where its task had other prompts then.
+    """
+    rows, digests = [], _digests(prompts)
     for picture in prompts.pictures:
         if (row := known.get(prompts.name(picture))) is not None:
             about = {"task": row["tag"], "prompt_index": picture.prompt, "sample": picture.sample}
+            by_chance = row.get("chance") if row.get("chance_of") == digests.get(row["tag"]) else None
+            about |= {"chance": float("nan") if by_chance is None else float(by_chance)}
             rows.append(about | {"prompt": row["prompt"], "value": float(row["correct"]), "reason": row["reason"]})
     return rows
 
@@ -113,6 +126,12 @@ def write_results(prompts: Prompts, known: Mapping[str, Mapping[str, Any]]) -> P
             file.write(json.dumps({name: row[name] for name in FIELDS}) + "\n")
     publish(partial, path)
     return path
+
+
+def _digests(prompts: Prompts) -> dict[str, str]:
+    """What chance is of: the rows of each task, in short."""
+    told = {task: json.dumps(rows, sort_keys=True) for task, rows in chance.by_task(prompts.rows.values()).items()}
+    return {task: hashlib.sha256(rows.encode()).hexdigest()[:16] for task, rows in told.items()}
 
 
 def _setting(judge: Judge, threshold: float | None) -> str:

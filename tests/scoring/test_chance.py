@@ -48,7 +48,7 @@ def as_asked(row: Row) -> Seen:
 
 
 def of(index: int, rows: dict[int, Row], seen: Seen) -> float:
-    return chance.of_image(index, rows, detections(seen), colors(seen))
+    return chance.of_image(rows[index], list(rows.values()), detections(seen), colors(seen))
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -117,7 +117,7 @@ def test_images_dealt_out_to_other_prompts_keep_the_mean_of_all_pairings(
 
 
 def test_a_color_is_named_once_and_only_where_nothing_else_is_wrong() -> None:
-    rows = dict(enumerate(row for row in official_prompts() if row["tag"] == "color_attr"))
+    rows = chance.by_task(official_prompts())["color_attr"]
     (one, first), (other, second) = ((c["class"], c["color"]) for c in rows[7]["include"])
     named: list[tuple[str, int]] = []
 
@@ -127,8 +127,8 @@ def test_a_color_is_named_once_and_only_where_nothing_else_is_wrong() -> None:
 
     box = (0.0, 0.0, 9.0, 9.0, 0.8)
     seen = {name: [box, box] for name in (one, other, "toothbrush", "person")}
-    found = chance.of_image(7, rows, seen, color_of)
-    alike = [row for i, row in rows.items() if i != 7 and {c["class"] for c in row["include"]} <= set(seen)]
+    found = chance.of_image(rows[7], rows, seen, color_of)
+    alike = [row for row in rows if row != rows[7] and {c["class"] for c in row["include"]} <= set(seen)]
     assert len(named) == len(set(named)) <= 2 * len(alike)
     assert found == sum(verdict(row, seen, color_of).correct for row in alike) / (len(rows) - 1)
 
@@ -183,6 +183,9 @@ def test_a_mean_is_that_of_the_tasks_means() -> None:
     assert np.isnan(chance.mean([0.0, np.nan], ["counting", "colors"]))
 
 
-def test_rows_by_task_keep_their_index() -> None:
-    rows = [(5, asked("colors")[40]), (6, asked("counting")[40]), (7, asked("colors")[41])]
-    assert chance.by_task(rows) == {"colors": {5: rows[0][1], 7: rows[2][1]}, "counting": {6: rows[1][1]}}
+def test_every_row_is_among_those_of_its_task() -> None:
+    found = chance.by_task(official_prompts())
+    assert {task: len(rows) for task, rows in found.items()} == dict(
+        zip(TASKS, (80, 99, 80, 94, 100, 100), strict=True)
+    )
+    assert [row for rows in found.values() for row in rows] == official_prompts()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -20,10 +21,10 @@ from lensbench.model.minilm import MiniLM
 from lensbench.model.sizes import denoiser_config
 from lensbench.model.transformer import LensTransformer
 from lensbench.sampling.image_sets import read_images
-from lensbench.scoring import evaluate
+from lensbench.scoring import chance, evaluate
 from lensbench.scoring.evaluate import Checkpoint
 from lensbench.scoring.evaluation_plan import Plan, plan
-from lensbench.scoring.geneval import verdict
+from lensbench.scoring.geneval import TASKS, verdict
 from lensbench.scoring.instruments import open_instruments
 from lensbench.scoring.scores import Scores
 from lensbench.scoring.watching import first_samples, held_out_losses
@@ -125,7 +126,12 @@ def test_a_model_that_draws_what_it_is_asked_scores_full_marks(
         assert found["geneval", form]["value"] == pytest.approx(1.0, abs=0.03)
         assert found["geneval.position", form]["n"] == 8
         assert found["geneval_guided.1.5", form]["value"] == found["geneval", form]["value"]
-        assert found["geneval_guided.9", form]["value"] == 0.0
+        assert found["geneval_guided.9", form]["value"] == found["geneval_guided.9", form]["chance"] == 0.0
+        assert found["geneval", form]["chance"] < 0.2  # what other prompts share with the scenes
+        of_tasks = [found[f"geneval.{task}", form]["chance"] for task in TASKS]
+        assert found["geneval", form]["chance"] == pytest.approx(np.mean(of_tasks))
+        assert np.isnan(found["fd_shapes", form]["chance"])
+        assert np.isnan(found["validation_loss", form]["chance"])
         assert found["fd_shapes", form]["value"] == pytest.approx(0.0, abs=1e-6)
         assert found["shapes_alignment", form]["value"] > 0.85
         # The untrained model says 0 everywhere: its loss is the mean square of noise minus image.
@@ -143,6 +149,9 @@ def test_a_model_that_draws_what_it_is_asked_scores_full_marks(
             colors.setdefault(name, []).append(color)
         said = verdict(asked[row["prompt_index"]], seen, lambda name, i, of=colors: of[name][i])
         assert (float(said.correct), said.reason) == (row["value"], row["reason"])
+    frame = pd.DataFrame(judged)
+    for _, rows in frame.groupby(["metric", "prompt_form", frame["guidance"].fillna(0)]):
+        assert chance.of_outcomes(rows, asked).tolist() == pytest.approx(rows["chance"].tolist())
     assert sum(len(row["boxes"]) > 2 for row in judged) > len(judged) / 2
 
 

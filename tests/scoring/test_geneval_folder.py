@@ -17,8 +17,9 @@ from PIL import Image
 from lensbench.commands.geneval import table
 from lensbench.data.shapes import render, scene_matching
 from lensbench.experiment import Evaluation
+from lensbench.report.table import AT_CHANCE
 from lensbench.scoring.detectors import ShapesJudge
-from lensbench.scoring.geneval import official_prompts, summary
+from lensbench.scoring.geneval import TASKS, official_prompts, summary
 from lensbench.scoring.geneval_folder import (
     FIELDS,
     Seen,
@@ -89,6 +90,61 @@ def test_right_pictures_are_right_and_empty_ones_wrong(pictures: Path) -> None:
     assert json.loads(lines[0]["metadata"])["prompt"] == lines[0]["prompt"]
     boxes = json.loads(lines[0]["details"])
     assert all(len(box) == 5 for group in boxes.values() for box in group)
+
+
+def test_chance_is_what_a_picture_shows_of_the_other_prompts(pictures: Path) -> None:
+    prompts, judge = open_prompts(pictures), ShapesJudge.load()
+    judge_folder(prompts, judge)
+    rows = outcomes(prompts, judged(prompts, judge))
+    assert [row["chance"] for row in rows if not row["value"]] == [0.0] * len(PROMPTS)  # an empty picture shows nothing
+    by_task = {task: [row["chance"] for row in rows if row["task"] == task] for task in TASKS}
+    shown = table(prompts, judge, rows, summary(rows, prompts.plan()), None)
+    place = [column.name for column in shown.columns].index("chance")
+    for row, chances in zip(shown.rows, by_task.values(), strict=False):
+        assert row.cells[place].value == pytest.approx(np.mean(chances))
+        assert row.cells[place].text == f"{100 * np.mean(chances):.1f}"
+    assert any("Chance: what the same images score for the other prompts" in note for note in shown.notes)
+    (path,) = (pictures / "judged").glob("*.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:  # as an earlier version kept it
+        del line["chance"], line["chance_of"]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = outcomes(prompts, judged(prompts, judge))
+    assert np.isnan([row["chance"] for row in rows]).all()
+    shown = table(prompts, judge, rows, summary(rows, prompts.plan()), None)
+    assert {row.cells[place].text for row in shown.rows} == {"\N{EN DASH}"}
+    assert not any("chance" in note for note in shown.notes)
+
+
+def test_the_chance_of_other_prompts_is_not_taken_for_todays(pictures: Path) -> None:
+    prompts, judge = open_prompts(pictures), ShapesJudge.load()
+    judge_folder(prompts, judge)
+    row = json.loads((pictures / "00001" / "metadata.jsonl").read_text())
+    (pictures / "00001" / "metadata.jsonl").write_text(json.dumps(row | {"prompt": "another"}))
+    changed = open_prompts(pictures)
+    rows = outcomes(changed, judged(changed, judge))
+    assert {row["task"] for row in rows if np.isnan(row["chance"])} == {row["tag"]}
+
+
+def test_a_picture_that_shows_what_is_asked_is_above_chance(pictures: Path) -> None:
+    for place, _ in enumerate(PROMPTS):
+        shutil.copy(pictures / f"{place:05d}/samples/0000.png", pictures / f"{place:05d}/samples/0001.png")
+    prompts, judge = open_prompts(pictures), ShapesJudge.load()
+    judge_folder(prompts, judge)
+    rows = outcomes(prompts, judged(prompts, judge))
+    mine = table(prompts, judge, rows, summary(rows, prompts.plan()), None)
+    assert mine.rows[-1].cells[1].mark == ""
+    names = sorted(path for path in pictures.iterdir() if path.name.isdecimal())  # two prompts a task
+    for first, second in zip(names[::2], names[1::2], strict=True):
+        (first / "samples").rename(pictures / "moved")
+        (second / "samples").rename(first / "samples")
+        (pictures / "moved").rename(second / "samples")
+    prompts = open_prompts(pictures)
+    judge_folder(prompts, judge)
+    rows = outcomes(prompts, judged(prompts, judge))
+    other = table(prompts, judge, rows, summary(rows, prompts.plan()), None)
+    assert other.rows[-1].cells[1].mark == AT_CHANCE
+    assert f"{AT_CHANCE}: not above chance" in " ".join(other.notes)
 
 
 def test_a_stop_costs_what_was_under_way_and_no_more(pictures: Path) -> None:
