@@ -89,10 +89,14 @@ def _given(policy: Captions, place: int, keys: Sequence[str]) -> list[str]:
 
 
 def _scene_caption(world: ShapesWorld, policy: Captions, name: str, key: str) -> str:
+    return write(world.scene(key), name, caption_stream(world, name, key), policy.present, policy.wrong)
+
+
+def caption_stream(world: ShapesWorld, name: str, key: str) -> np.random.Generator:
+    """The random numbers of an image's caption in a set of the shapes world."""
     split, index = world.split_and_index(key)
     # The stream leaves the dose out, so that the doses of one image differ as little as their shares do.
-    rng = numpy_stream(world.config.world_seed, f"caption/{name}/{split}", index)
-    return write(world.scene(key), name, rng, policy.present, policy.wrong)
+    return numpy_stream(world.config.world_seed, f"caption/{name}/{split}", index)
 
 
 def digest(keys: Sequence[str], texts: Sequence[str]) -> str:

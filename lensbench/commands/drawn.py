@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from lensbench.commands.again import to_go_on
+from lensbench.forms import Form
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from lensbench.drawing.prompts import Prompts
 
 CELL = "experiment.json"
-Form = Literal["short", "repeated", "detailed"]
 
 
 def is_model(path: Path) -> bool:

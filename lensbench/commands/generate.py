@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from lensbench.commands.again import to_go_on
+from lensbench.forms import Form
 
 
 def generate(
@@ -29,7 +30,7 @@ def generate(
         ),
     ] = None,
     form: Annotated[
-        Literal["short", "repeated", "detailed"] | None,
+        Form | None,
         typer.Option(help="Wording of the cell's own prompts; short if left out."),
     ] = None,
     samples: Annotated[int | None, typer.Option(help="Pictures a prompt; the cell's numbers, or 4.")] = None,

@@ -11,7 +11,8 @@ import typer
 from lensbench.commands.again import to_go_on
 from lensbench.commands.counting import counting
 from lensbench.commands.device import usable_device
-from lensbench.commands.drawn import CELL, Form, drawn, is_model
+from lensbench.commands.drawn import CELL, drawn, is_model
+from lensbench.forms import Form
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,8 +12,9 @@ import typer
 
 from lensbench.commands.counting import SPEAK_SECONDS
 from lensbench.commands.device import usable_device
-from lensbench.commands.drawn import CELL, Form, drawn, is_model
+from lensbench.commands.drawn import CELL, drawn, is_model
 from lensbench.commands.sweeps import CorpusFolder, ResultsFolder, Runs
+from lensbench.forms import Form
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -23,8 +23,9 @@ from lensbench.experiment.encoders import (
     TextEncoder,
 )
 from lensbench.experiment.evaluation import Evaluation
-from lensbench.experiment.part import Added, Form, Part, Where, canonical_json, one_line, sha256_of
+from lensbench.experiment.part import Added, Part, Where, canonical_json, one_line, sha256_of
 from lensbench.experiment.training import Buckets, Model, Start, Training
+from lensbench.forms import REGISTRY, Form
 
 __all__ = [
     "DIRECTORY_DIGITS",
@@ -115,6 +116,11 @@ class Experiment(Part):
         plan = self.evaluation
         if plan.detector is not None and self.corpus.kind == "shapes":
             raise ValueError(f"evaluation.detector={plan.detector!r} is for photographs: shapes have their own judge")
+        if self.corpus.kind != "shapes" and (none := [form for form in plan.forms if not REGISTRY[form].photographs]):
+            raise ValueError(
+                f"evaluation.forms: {none[0]} prompts are written from scenes of the shapes world; photographs have "
+                + ", ".join(form.name for form in REGISTRY.values() if form.photographs)
+            )
         if plan.detector == "own" and not plan.detector_model.endswith(".py"):
             raise ValueError("evaluation.detector='own' needs evaluation.detector_model=FILE.py")
         return self

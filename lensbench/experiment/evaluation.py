@@ -7,7 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from lensbench.experiment.part import Added, Form, Part, Where
+from lensbench.experiment.part import Added, Part, Where
+from lensbench.forms import FORMS, Form, told
 
 
 class Evaluation(Part):
@@ -22,7 +23,7 @@ class Evaluation(Part):
     forms: tuple[Form, ...] = Field(
         ("short", "detailed"),
         min_length=1,
-        description="wordings of each prompt; repeated: the short one again and again, as long as the detailed one",
+        description=f"wordings of each prompt. {'. '.join(map(told, FORMS))}",
     )
     at: tuple[float, ...] = Field(
         (1.0,), min_length=1, description="shares of the steps after which the model is scored"

@@ -6,14 +6,13 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 Where = "where"  # metadata that marks a field as no part of the science
 # Metadata of a field that came after the first runs: its default is what they did, and is left out of the hash.
 Added = "added"
-Form = Literal["short", "repeated", "detailed"]
 PLAIN = (str, int, float, bool)  # values that are their own JSON
 LONGEST_SHOWN = 80  # characters of a wrong value, in an error
 

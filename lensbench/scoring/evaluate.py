@@ -23,7 +23,7 @@ from lensbench.model.transformer import LensTransformer
 from lensbench.sampling.image_sets import FEATURES, IMAGES, ImageSet, Key, sampled
 from lensbench.scoring import chance
 from lensbench.scoring.clip_score import of_images
-from lensbench.scoring.evaluation_plan import Plan
+from lensbench.scoring.evaluation_plan import READ_AS, Plan
 from lensbench.scoring.feature_file import FeatureWriter, file_of, set_features
 from lensbench.scoring.generate import generate, sampling_noise
 from lensbench.scoring.geneval import summary, verdict
@@ -135,6 +135,7 @@ def _scenes(checkpoint: Checkpoint, form: Form) -> None:
         extractor, count = tools.extractors[extractor_name], min(max(counts), len(texts))
         writers[extractor_name] = FeatureWriter(file_of(features, extractor, count), extractor, count)
     alignment: list[np.ndarray] = []
+    compared = plan.aligned_with(form)
     cosines: dict[str, list[np.ndarray]] = {metric.extractor: [] for metric in plan.asked.image_text}
     for chunk, images in _images(checkpoint, name, SCENES, texts, [(i, 0) for i in range(len(texts))], None):
         for writer in writers.values():
@@ -145,12 +146,13 @@ def _scenes(checkpoint: Checkpoint, form: Form) -> None:
         some = images[: max(0, plan.asked.alignment - chunk.start)]
         if len(some):
             assert tools.judge is not None
-            alignment.append(tools.judge.alignment(_as_floats(some), texts[chunk][: len(some)]))
+            alignment.append(tools.judge.alignment(_as_floats(some), compared[chunk][: len(some)]))
     sampling = _sampling(checkpoint, None)
     if alignment:
         values = np.concatenate(alignment)
         rows = scores.add_outcomes("shapes_alignment", form, texts[: len(values)], values)
-        scores.add_mean("shapes_alignment", form, rows, sampling | of_judge(tools, verdicts=False))
+        read = {"compared_with": READ_AS[form]} if form in READ_AS else {}
+        scores.add_mean("shapes_alignment", form, rows, sampling | of_judge(tools, verdicts=False) | read)
     for name_of_clip, parts in cosines.items():
         _image_text(checkpoint, form, name_of_clip, texts, np.concatenate(parts), sampling)
     _distances(checkpoint, form, writers, sampling)

@@ -10,14 +10,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lensbench.captions.texts import captions
-from lensbench.data.corpus import Corpus
+from lensbench.captions.scene_writer import claims, wording
+from lensbench.captions.texts import caption_stream, captions
+from lensbench.captions.unseen_writer import unseen_wording
+from lensbench.data.corpus import Corpus, ShapesWorld
 from lensbench.experiment import Captions, Experiment, Form
 from lensbench.scoring.coco_prompts import coco_prompts
 from lensbench.scoring.measured import Asked, asked
-from lensbench.scoring.shapes_prompts import Prompt, digest, prompt_set, repeated
+from lensbench.scoring.shapes_prompts import Prompt, digest, prompt_set, repeated, without_places
 
 SHAPES_PROMPT_SETS: dict[Form, str] = {"short": "brief", "detailed": "detailed"}
+READ_AS = {"held_out": "detailed"}  # form -> the form whose words shapes-alignment has, of the same claims
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,13 @@ class Plan:
     def scene_images(self) -> int:
         """How many held-out captions are sampled in each form; none where no metric takes them."""
         return min(self.asked.scene_images, len(self.keys))
+
+    def aligned_with(self, form: Form) -> list[str]:
+        """The texts that shapes-alignment compares images of a form's held-out captions with: those captions or, where
+        the judge lacks their words, the same claims in its own."""
+        if form not in READ_AS or not self.of_shapes:
+            return self.held_out[form]
+        return captions(self.corpus, Captions(set=READ_AS[form]), self.keys)
 
     def texts(self) -> list[str]:
         """Every text the denoiser will be given."""
@@ -87,8 +97,24 @@ def plan(experiment: Experiment, corpus: Corpus) -> Plan:
 def _held_out_texts(
     corpus: Corpus, sets: Mapping[Form, str], keys: list[str], forms: tuple[Form, ...]
 ) -> dict[Form, list[str]]:
-    """The text of each held-out image in each form; the repeated ones are made of the two others."""
+    """The text of each held-out image in each form: those of two caption sets, and what is made of them or written
+    from the scene."""
     found = {form: captions(corpus, Captions(set=name), keys) for form, name in sets.items()}
     both = zip(found["short"], found["detailed"], strict=True)
     found["repeated"] = [repeated(short, detailed) for short, detailed in both]
+    if isinstance(corpus, ShapesWorld):
+        found["relational"] = [_relational(corpus, key) for key in keys]
+        found["held_out"] = [_unseen(corpus, key) for key in keys]
     return {form: found[form] for form in forms}
+
+
+def _relational(world: ShapesWorld, key: str) -> str:
+    """The detailed caption of an image without its places."""
+    rng = caption_stream(world, "detailed", key)
+    return wording(without_places(claims(world.scene(key), rng)), rng)
+
+
+def _unseen(world: ShapesWorld, key: str) -> str:
+    """What the detailed caption of an image says, in words that no caption uses."""
+    said = claims(world.scene(key), caption_stream(world, "detailed", key))
+    return unseen_wording(said, caption_stream(world, "held_out", key))

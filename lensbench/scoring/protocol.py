@@ -74,6 +74,8 @@ def protocol_line(
     if "threshold" in told:
         usual, counting = told["threshold"]
         parts.append(f"detections above {usual:g}, in counting above {counting:g}")
+    if "compared_with" in told:
+        parts.append(f"compared with the {told['compared_with']} texts of the same scenes")
     if "window" in told:
         parts.append(f"texts of at most {told['window']} tokens, {told['cut']:,} cut")
     words = f"{_span(images)} images"

@@ -1,8 +1,8 @@
 """The evaluation prompts of the shapes world: GenEval's six tasks on its shapes and colors.
 
 A prompt set depends on the evaluation's seed alone, so every cell of a sweep is asked the same. A smaller set is the
-beginning of a larger one. Each prompt has one text per prompt form: "short" is GenEval's own wording, "detailed" is
-how the detailed captions would describe a scene that satisfies the row.
+beginning of a larger one. Each prompt has one text per prompt form (lensbench.forms): "short" is GenEval's own wording,
+and the others describe one scene that satisfies the row, the same in every form.
 """
 
 from __future__ import annotations
@@ -14,11 +14,16 @@ from dataclasses import asdict, dataclass
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
-from lensbench.data.scenes import COLORS, PLACES, RELATIONS, SHAPES
+from lensbench.captions.scene_writer import Claim, claims, wording
+from lensbench.captions.unseen_writer import unseen_wording
+from lensbench.data.scenes import COLORS, PLACES, RELATIONS, SHAPES, Scene
+from lensbench.data.shapes import scene_matching
 from lensbench.scoring.geneval import TASKS, make_row
 from lensbench.streams import numpy_stream
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from lensbench.experiment import Evaluation, Form
 
 
@@ -101,13 +106,50 @@ def digest(prompts: Iterable[Prompt], held_out: Mapping[str, Sequence[str]] | No
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def described(
+    row: dict[str, Any], prompt_seed: int, number: int
+) -> tuple[Scene, tuple[Claim, ...], np.random.Generator]:
+    """The scene that a row's longer prompts describe, what a detailed caption claims of it, and the generator of its
+    wording. `number` is the row's place in its task."""
+    rng = numpy_stream(prompt_seed, f"prompts/detailed/{row['tag']}", number)
+    scene = scene_matching(row, rng)
+    return scene, claims(scene, rng), rng
+
+
 def detailed_text(row: dict[str, Any], prompt_seed: int, number: int) -> str:
     """The detailed wording of a row, of which `number` is its place in its task."""
-    from lensbench.captions.scene_writer import write
-    from lensbench.data.shapes import scene_matching
+    _, said, rng = described(row, prompt_seed, number)
+    return wording(said, rng)
 
-    rng = numpy_stream(prompt_seed, f"prompts/detailed/{row['tag']}", number)
-    return write(scene_matching(row, rng), "detailed", rng)
+
+def relational_text(row: dict[str, Any], prompt_seed: int, number: int) -> str:
+    """The detailed wording of a row without its places. A relation that the row asks is the one that is named: the
+    detailed wording of a diagonal pair may name the other one and leave this one to the places."""
+    _, said, rng = described(row, prompt_seed, number)
+    return wording(without_places(as_asked(row, said)), rng)
+
+
+def held_out_text(row: dict[str, Any], prompt_seed: int, number: int) -> str:
+    """What the detailed prompt says, in words that no caption uses; where the row asks a relation, that relation in
+    place of the places, which would answer it."""
+    _, said, _ = described(row, prompt_seed, number)
+    asked = as_asked(row, said)
+    rng = numpy_stream(prompt_seed, f"prompts/held_out/{row['tag']}", number)
+    return unseen_wording(said if asked is said else without_places(asked), rng)
+
+
+def as_asked(row: dict[str, Any], said: tuple[Claim, ...]) -> tuple[Claim, ...]:
+    """The claims with the relations that a row asks in place of their own; the same claims where it asks none."""
+    asked = [(i, *item["position"]) for i, item in enumerate(row["include"]) if item.get("position")]
+    if not asked:
+        return said
+    relations = (Claim("relation", relation, i, other) for i, relation, other in asked)
+    return (*(claim for claim in said if claim.kind != "relation"), *relations)
+
+
+def without_places(said: tuple[Claim, ...]) -> tuple[Claim, ...]:
+    """The claims that name no place."""
+    return tuple(claim for claim in said if claim.kind != "place")
 
 
 def reworded(texts: Sequence[str], prompt_seed: int) -> list[str]:
@@ -136,7 +178,10 @@ def repeated(short: str, detailed: str) -> str:
 
 
 def _text(row: dict[str, Any], form: Form, prompt_seed: int, number: int) -> str:
+    short = str(row["prompt"])
     if form == "short":
-        return str(row["prompt"])
-    detailed = detailed_text(row, prompt_seed, number)
-    return detailed if form == "detailed" else repeated(row["prompt"], detailed)
+        return short
+    if form == "repeated":
+        return repeated(short, detailed_text(row, prompt_seed, number))
+    written = {"detailed": detailed_text, "relational": relational_text, "held_out": held_out_text}
+    return written[form](row, prompt_seed, number)

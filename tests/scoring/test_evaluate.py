@@ -14,7 +14,7 @@ from lensbench.data.corpus import open_corpus
 from lensbench.data.features import TextFeatures, encode_texts
 from lensbench.data.latents import PatchedImages
 from lensbench.data.shapes import render, scene_matching
-from lensbench.experiment import Experiment
+from lensbench.experiment import Captions, Experiment, FolderCorpus
 from lensbench.model.autoencoder import Pixels
 from lensbench.model.checkpoint import weights_digest
 from lensbench.model.minilm import MiniLM
@@ -203,6 +203,33 @@ def test_without_geneval_the_first_held_out_captions_are_drawn(features: TextFea
     samples = first_samples(denoiser, what, features, Pixels(BASE.model.patch_size), prompts=3)
     assert samples.texts == {form: texts[:3] for form, texts in what.held_out.items()}
     assert all(images.shape == (3, 16, 16, 3) for images in samples.images.values())
+
+
+def test_forms_that_are_written_from_scenes_score_full_marks_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The judge lacks the words of the held-out form: images are compared with the same claims in words it has."""
+    monkeypatch.setattr(evaluate, "sample_images", perfect)
+    what = plan_of(BASE.replace({"evaluation.forms": ("relational", "held_out")}))
+    assert what.aligned_with("relational") == what.held_out["relational"]
+    assert what.aligned_with("held_out") == plan_of(BASE).held_out["detailed"]
+    found_features = encode_texts(what.texts(), MiniLM(layers=(0,)), tmp_path / "texts")
+    scores = scored(LensTransformer(denoiser_config(BASE, 384)), what, found_features, tmp_path)
+    found = {(row["metric"], row["prompt_form"]): row for row in scores.records}
+    for form in what.held_out:
+        assert found["geneval", form]["value"] == pytest.approx(1.0, abs=0.03)
+        assert found["shapes_alignment", form]["value"] > 0.8
+        told = json.loads(found["shapes_alignment", form]["protocol"]).get("compared_with")
+        assert told == ("detailed" if form == "held_out" else None)
+    asked = [row["prompt"] for row in scores.outcomes if row["metric"] == "shapes_alignment"]
+    assert asked[-1] in what.held_out["held_out"]
+
+
+def test_photographs_have_no_forms_that_are_written_from_scenes() -> None:
+    with pytest.raises(ValueError, match="held_out prompts are written from scenes of the shapes world; photographs"):
+        Experiment(corpus=FolderCorpus(size_px=32), captions=Captions(set="alt")).replace(
+            {"evaluation.forms": ("short", "held_out")}
+        )
 
 
 def test_a_guidance_is_named_once() -> None:

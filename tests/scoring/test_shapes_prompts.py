@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lensbench.data.scenes import BACKGROUNDS, COLORS, SHAPES
+from lensbench.captions.scene_writer import holds
+from lensbench.captions.unseen_writer import RELATIONS as UNSEEN
+from lensbench.data.scenes import BACKGROUNDS, COLORS, RELATIONS, SHAPES
 from lensbench.data.shapes import boxes, scene_matching
 from lensbench.experiment import Evaluation
+from lensbench.forms import FORMS
 from lensbench.scoring.geneval import TASKS, verdict
-from lensbench.scoring.shapes_prompts import digest, prompt_set, task_rows
+from lensbench.scoring.shapes_prompts import as_asked, described, digest, prompt_set, task_rows
 from lensbench.streams import numpy_stream
 
 SHORT = ("short",)
@@ -129,3 +133,80 @@ def test_repeated_prompts_have_the_length_of_detailed_ones_and_the_words_of_shor
     # the two other forms are what they were without it
     without = prompt_set(Evaluation(forms=("short", "detailed")))
     assert [p.texts for p in without] == [{f: p.texts[f] for f in ("short", "detailed")} for p in prompts]
+
+
+PLACE_WORDS = {"top", "bottom", "corner", "upper", "lower", "quarter"}
+
+
+def relations_in(text: str) -> set[str]:
+    """The relations that a text names; "left" and "right" alone name a place."""
+    return {relation for relation in RELATIONS if relation in text}
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10**6))
+def test_every_form_asks_the_same_whatever_the_others_are(seed: int) -> None:
+    """The verdict's metadata, the samples and so the noise do not depend on the form, and a form not on the others."""
+    few = {"prompts_per_task": 6, "images_per_task": 6, "prompt_seed": seed}
+    together = prompt_set(Evaluation(forms=FORMS, **few))
+    assert [p.texts for p in together] == [p.texts for p in prompt_set(Evaluation(forms=FORMS, **few))]
+    for form in FORMS:
+        alone = prompt_set(Evaluation(forms=(form,), **few))
+        assert [(p.index, p.task, p.row, p.samples) for p in alone] == [
+            (p.index, p.task, p.row, p.samples) for p in together
+        ]
+        assert [p.texts[form] for p in alone] == [p.texts[form] for p in together]
+    for p in together:
+        described_by = ("detailed", "relational", "held_out")
+        counted = [
+            Counter(w for w in re.findall("[a-z]+", p.texts[f]) if w in {*SHAPES, *COLORS}) for f in described_by
+        ]
+        assert counted[0] == counted[1] or p.task == "counting"  # a header may count what it then names
+        assert {*counted[0]} == {*counted[1]} == {*counted[2]}
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10**6))
+def test_a_longer_prompt_describes_a_scene_that_is_right(seed: int) -> None:
+    for task in TASKS:
+        for number, row in enumerate(task_rows(task, seed)[:5]):
+            shown, said, _ = described(row, seed, number)
+            assert all(holds(shown, claim) for claim in as_asked(row, said))
+            found: dict[str, list[tuple[float, ...]]] = {}
+            colors: dict[str, list[str]] = {}
+            for item, box in zip(shown.objects, boxes(shown, 32), strict=True):
+                found.setdefault(item.shape, []).append((*box, 0.99))
+                colors.setdefault(item.shape, []).append(item.color)
+            assert verdict(row, found, lambda name, i, colors=colors: colors[name][i]).correct
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10**6))
+def test_relational_prompts_have_no_place_and_position_prompts_the_relation_that_is_asked(seed: int) -> None:
+    few = {"prompts_per_task": 24, "images_per_task": 24, "prompt_seed": seed}
+    for prompt in prompt_set(Evaluation(forms=("relational", "held_out"), **few)):
+        relational, held_out = prompt.texts["relational"], prompt.texts["held_out"]
+        words = re.findall("[a-z]+", relational)
+        assert not PLACE_WORDS & {*words}
+        assert sum(words.count(side) for side in ("left", "right")) == len(re.findall("(?:left|right) of", relational))
+        if prompt.task == "position":
+            relation, other = prompt.row["include"][1]["position"]
+            assert other == 0
+            assert relations_in(relational) == {relation}
+            subject, reference = (prompt.row["include"][i]["class"] for i in (1, 0))
+            assert relational.index(subject) < relational.index(relation) < relational.index(reference)
+            assert not PLACE_WORDS & {*re.findall("[a-z]+", held_out.replace("lower down", ""))}
+            assert UNSEEN[relation] in held_out
+
+
+def test_a_fifth_of_the_detailed_position_prompts_names_another_relation_than_is_asked() -> None:
+    """Why the relational form names the relation itself: of a diagonal pair the detailed one may leave it to the
+    places."""
+    inverse = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+    named = []
+    for number, row in enumerate(task_rows("position", 1)):
+        _, said, _ = described(row, 1, number)
+        relation = row["include"][1]["position"][0]
+        (claim,) = (claim for claim in said if claim.kind == "relation")
+        named.append(claim.value == (relation if claim.subject == 1 else inverse[relation]))
+    assert sum(named) == 65  # of 80
