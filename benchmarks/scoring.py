@@ -35,7 +35,8 @@ from lensbench.scoring import evaluate
 from lensbench.scoring.evaluate import Checkpoint
 from lensbench.scoring.evaluation_plan import Plan, plan
 from lensbench.scoring.feature_file import BATCH
-from lensbench.scoring.instruments import AT_A_TIME, Instruments, open_instruments
+from lensbench.scoring.image_scores import scored as values_of
+from lensbench.scoring.instruments import Instruments, open_instruments
 from lensbench.streams import numpy_stream
 from lensbench.sweep.cell_parts import corpus_of
 from lensbench.sweep.provenance import hardware
@@ -122,10 +123,8 @@ def bare(what: Plan, tools: Instruments, images: np.ndarray) -> float:
     for extractor in tools.extractors.values():
         for start in range(0, len(images), BATCH):
             extractor.embed(np.stack([extractor.prepare(image) for image in images[start : start + BATCH]]))
-    for scorer in tools.image_text.values():
-        for start in range(0, len(images), AT_A_TIME):
-            some = [scorer.prepare(image) for image in images[start : start + AT_A_TIME]]
-            scorer.cosines(some, texts[start : start + AT_A_TIME])
+    for scorer in tools.scorers.values():
+        values_of(scorer, list(images), texts)
     return time.perf_counter() - began
 
 

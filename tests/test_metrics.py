@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lensbench import metrics
-from lensbench.metrics import FAMILIES, REGISTRY, Metric, leading, metric, of_kind, ordered, register
+from lensbench import registry
+from lensbench.metrics import FAMILIES, MEASURES, REGISTRY, Measure, Metric, leading, metric, of_kind, ordered, register
 from lensbench.scoring.geneval import TASKS
-from lensbench.scoring.metrics import MEASURES, metric_of
+from lensbench.scoring.metrics import metric_of, resolve
 
 RESULTS = Path(__file__).parents[1] / "results"
 FURTHER = ("mine", "1.5", "dinov2_vitl14", "vit_b_32")  # what can follow the beginning of a family's names
@@ -50,13 +50,18 @@ def test_every_number_of_the_frozen_results_is_registered() -> None:
             assert metric(str(name)).name == name
 
 
-def test_every_number_that_scoring_makes_is_registered() -> None:
-    for measure in (*MEASURES, "precision", "recall", "density", "coverage"):
+@pytest.mark.parametrize("measure", MEASURES.values(), ids=lambda measure: measure.name)
+def test_every_measure_names_its_numbers_and_what_computes_them(measure: Measure) -> None:
+    assert callable(resolve(measure.opens or measure.by))
+    assert not measure.check or callable(resolve(measure.check))
+    for part in measure.numbers:
         for extractor in ("inception", "inception_77371f20", "dinov2_vitl14", "clip_vit_l14_336", "shapes"):
-            if measure != "prdc":  # four numbers of their own names
-                found = metric_of(measure, extractor)
-                assert found.per == "set"
-                assert (found.direction == "less") == (found.kind == "distance")
+            found = metric_of(measure.name, extractor, part)
+            assert found.per == measure.per
+            assert (found.direction == "less") == (found.kind == "distance")
+
+
+def test_every_task_of_geneval_is_registered() -> None:
     for task in TASKS:
         assert metric(f"geneval.{task}").only == ("task", task)
 
@@ -93,7 +98,7 @@ def test_an_entry_that_says_too_little_is_refused(changes: dict, said: str) -> N
 
 def test_a_metric_is_registered_once_and_goes_before_the_family_it_would_be_of(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("REGISTRY", "_PLACES", "_FOUND"):
-        monkeypatch.setattr(metrics, name, dict(getattr(metrics, name)))
+        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
     assert metric("fd_mine").label == "FD mine"
     mine = register(Metric(name="fd_mine", label="Mine", kind="distance", per="set", direction="less"))
     assert metric("fd_mine") is mine
@@ -114,4 +119,4 @@ def test_scores_are_ordered_and_the_one_that_tells_a_study_comes_first() -> None
 def test_the_registry_needs_nothing_else() -> None:
     code = "import sys, lensbench.metrics; print(sorted(m for m in sys.modules if m.startswith('lensbench.')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['lensbench.metrics']"
+    assert done.stdout.strip() == "['lensbench.metrics', 'lensbench.registry']"

@@ -207,7 +207,7 @@ def table(asked: Asked, scores: Scores) -> Table:
         cells += [Cell(interval or _number(row.spread, 2), row.spread), Cell(f"{row.images:,}", row.images)]
         if has_floor:
             reference = "?" if row.reference_images is None else f"{row.reference_images:,}"
-            # CLIPScore has neither.
+            # A score of single images has neither.
             cells += [Cell(reference if row.dimensions else "")]
             cells += [Cell(_number(row.floor) if row.dimensions else "", row.floor)]
         rows.append(Row(tuple(cells)))
@@ -230,7 +230,7 @@ def _what_is_what(rows: Sequence[Row]) -> list[str]:
     for head, said in (
         ("Floor", [(row.shown, row.floor_of) for row in rows if row.floor == row.floor]),
         ("Spread", [(row.shown, row.spread_of) for row in rows if row.spread == row.spread]),
-        ("Interval", [("CLIPScore", row.spread_of) for row in rows if row.low == row.low]),
+        ("Interval", [(row.shown, row.spread_of) for row in rows if row.low == row.low]),
     ):
         groups: dict[str, list[str]] = {}
         for shown, of in said:
@@ -366,7 +366,7 @@ def _write(path: Path, asked: Asked, scores: Scores) -> None:
         "warnings": scores.warnings,
         "sets": scores.sets,
         "settings": {
-            "metrics": [":".join(metric) for metric in asked.metrics],
+            "metrics": [metric.word for metric in asked.metrics],
             "resize": asked.resize,
             "prefix": asked.prefix,
             "device": asked.device,

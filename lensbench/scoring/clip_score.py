@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lensbench.metrics import metric
 from lensbench.model.pretrained import ModelFiles, load_tokenizer
+from lensbench.scoring.image_scores import DIGITS, Number, Opening, Scorer
 from lensbench.scoring.statistics import Interval, stratified_mean
 from lensbench.scoring.vision_models import PREPROCESSOR, clip_name, open_model
 
@@ -28,11 +30,13 @@ PAPER_PREFIX = "A photo depicts "
 PAPER_WEIGHT = 2.5
 
 
-class ClipScorer:
+class ClipScorer(Scorer):
     """A CLIP, and how pictures and texts go into it. `window` is how many tokens a text may have, both ends included.
 
     77 of them in OpenAI's; a long-context CLIP is any with more positions. `prefix` is put before every text.
     """
+
+    by_text = True
 
     def __init__(self, model: str, argument: str = "model", device: str = "cpu", prefix: str = "") -> None:
         from transformers import CLIPModel
@@ -40,6 +44,7 @@ class ClipScorer:
 
         opened = open_model(model, argument, CLIPModel, device)
         self.name, self.digest, self.prefix = clip_name(opened.config), opened.digest, prefix
+        super().__init__(metric(f"clip_cosine_{self._of}"))
         self.window: int = opened.config.text_config.max_position_embeddings
         self._model: Any = _TorchmetricsModel(opened.model, opened.config, device)
         self._tokenizer = load_tokenizer(ModelFiles(opened.folder, opened.folder))
@@ -79,6 +84,44 @@ class ClipScorer:
         found: NDArray[np.float64] = scaled.double().cpu().numpy() / 100
         return found
 
+    score = cosines
+
+    @property
+    def _of(self) -> str:
+        """What the names of its metrics end in."""
+        return self.name.removeprefix("clip_")
+
+    def numbers(self, found: NDArray[np.float64], prompts: Sequence[object]) -> list[Number]:
+        """The cosine, and what is published of it on both scales."""
+        values, intervals = of_images(found), scales(found, [str(prompt) for prompt in prompts])
+        names = {scale: "clip_cosine" if scale == "cosine" else f"clip_score_{scale}" for scale in values}
+        return [Number(metric(f"{names[scale]}_{self._of}"), values[scale], intervals[scale]) for scale in values]
+
+    def details(self, texts: Sequence[str]) -> dict[str, Any]:
+        """The prefix, the window and how many texts were cut to it."""
+        return {"prefix": self.prefix, "window": self.window, "cut": int(self.too_long(texts).sum())}
+
+    def protocol(self, texts: Sequence[str]) -> dict[str, Any]:
+        """Which CLIP, how long its window is and how many texts were cut to it."""
+        told = {"extractor": self.name, "weights": self.digest[:DIGITS], "resize": self.resize}
+        return told | self.details(texts)
+
+    def each(self, found: NDArray[np.float64], texts: Sequence[str]) -> list[dict[str, Any]]:
+        """The cosine of every image, and whether its text was cut."""
+        return [
+            {"cosine": float(cosine), "cut": bool(cut)} for cosine, cut in zip(found, self.too_long(texts), strict=True)
+        ]
+
+    def doubts(self, texts: Sequence[str]) -> list[str]:
+        """How many texts are cut."""
+        cut = int(self.too_long(texts).sum())
+        if not cut:
+            return []
+        return [
+            f"CLIPScore {self.name}: {cut:,} of {len(texts):,} prompts are longer than its {self.window} tokens and "
+            "are cut, end-of-text kept; a CLIP with more positions reads them whole"
+        ]
+
     def __call__(self, *, images: Any = None, text: Any = None, **options: Any) -> dict[str, Any]:
         """The processor that torchmetrics asks for: prepared pictures, or texts cut by the tokenizer, as tensors."""
         import torch
@@ -92,6 +135,11 @@ class ClipScorer:
                 "embedding; take the tokenizer.json that belongs to the model"
             )
         return {"input_ids": cut["input_ids"], "attention_mask": cut["attention_mask"]}
+
+
+def open_clip(opening: Opening) -> ClipScorer:
+    """The scorer of CLIPScore. Raises ValueError as `ClipScorer`."""
+    return ClipScorer(opening.weights, opening.argument, opening.device, opening.prefix)
 
 
 class _TorchmetricsModel:

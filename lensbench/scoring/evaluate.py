@@ -13,26 +13,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from lensbench.data.features import TextFeatures
 from lensbench.data.latents import Latents
 from lensbench.experiment import Form
+from lensbench.metrics import MEASURES
 from lensbench.model.autoencoder import Autoencoder
 from lensbench.model.transformer import LensTransformer
 from lensbench.sampling.image_sets import FEATURES, IMAGES, ImageSet, Key, sampled
 from lensbench.scoring import chance
-from lensbench.scoring.clip_score import of_images
 from lensbench.scoring.evaluation_plan import READ_AS, Plan
 from lensbench.scoring.feature_file import FeatureWriter, file_of, set_features
 from lensbench.scoring.generate import generate, sampling_noise
 from lensbench.scoring.geneval import summary, verdict
-from lensbench.scoring.geneval_folder import Seen
+from lensbench.scoring.geneval_folder import Judge, Seen
+from lensbench.scoring.image_scores import Scorer, scored
 from lensbench.scoring.instruments import Instruments
-from lensbench.scoring.metrics import MEASURES
-from lensbench.scoring.protocol import of_distance, of_image_text, of_judge, of_sampling
+from lensbench.scoring.metrics import Wanted, check
+from lensbench.scoring.protocol import of_distance, of_judge, of_sampling
 from lensbench.scoring.scores import Scores
-from lensbench.scoring.set_scores import distance_rows, image_text_rows
+from lensbench.scoring.set_scores import distance_rows
 from lensbench.scoring.validation import validation_losses, validation_texts
 
 GUIDED = "geneval_guided"  # the metric of verdicts at other guidance scales than the evaluation's own
@@ -65,8 +65,8 @@ class Checkpoint:
 
 
 def evaluate(checkpoint: Checkpoint, *, final: bool) -> Scores:
-    """Scores of a checkpoint; only of the final one distances, image-text scores, the held-out loss and further
-    guidance scales."""
+    """Scores of a checkpoint; only of the final one the held-out loss, further guidance scales, and what is measured on
+    images of held-out captions."""
     plan = checkpoint.plan
     checkpoint.denoiser.eval()
     for form in plan.experiment.evaluation.forms:
@@ -88,7 +88,7 @@ def _geneval(checkpoint: Checkpoint, form: Form, final: bool) -> None:
     name = f"geneval-{form}" if final else f"geneval-{form}-step-{checkpoint.step:06d}"
     rows = _verdicts(checkpoint, form, None, name)
     scores.outcomes += rows
-    protocol = _sampling(checkpoint, None) | of_judge(checkpoint.instruments, verdicts=True)
+    protocol = _sampling(checkpoint, None) | of_judge(_judge(checkpoint))
     for task in dict.fromkeys(prompt.task for prompt in plan.prompts):
         scores.add_mean(f"geneval.{task}", form, [row for row in rows if row["task"] == task], protocol)
     scores.add_mean("geneval", form, rows, protocol)
@@ -98,13 +98,12 @@ def _guided(checkpoint: Checkpoint, form: Form, guidance: float) -> None:
     """The same prompts from the same noise at another guidance scale."""
     rows = _verdicts(checkpoint, form, guidance, f"geneval-{form}-guidance-{guidance:g}")
     checkpoint.scores.outcomes += [row | {"metric": GUIDED, "guidance": guidance} for row in rows]
-    protocol = _sampling(checkpoint, guidance) | of_judge(checkpoint.instruments, verdicts=True)
+    protocol = _sampling(checkpoint, guidance) | of_judge(_judge(checkpoint))
     checkpoint.scores.add_mean(f"{GUIDED}.{guidance:g}", form, rows, protocol)
 
 
 def _verdicts(checkpoint: Checkpoint, form: Form, guidance: float | None, name: str) -> list[dict[str, Any]]:
-    plan, sees = checkpoint.plan, checkpoint.instruments.sees
-    assert sees is not None
+    plan, sees = checkpoint.plan, _judge(checkpoint)
     wanted = [(prompt, number) for prompt in plan.prompts for number in range(prompt.samples)]
     texts = [prompt.texts[form] for prompt, _ in wanted]
     asked = chance.by_task(prompt.row for prompt in plan.prompts)
@@ -125,53 +124,44 @@ def _verdicts(checkpoint: Checkpoint, form: Form, guidance: float | None, name: 
 
 
 def _scenes(checkpoint: Checkpoint, form: Form) -> None:
-    """Images of held-out captions, each seen once: alignment, image-text scores, and distances to real images."""
-    plan, tools, scores = checkpoint.plan, checkpoint.instruments, checkpoint.scores
+    """Images of held-out captions, each seen once: scores of single images, and distances to real images."""
+    plan, tools = checkpoint.plan, checkpoint.instruments
     texts = plan.held_out[form][: plan.scene_images]
     name = f"{SCENES}-{form}"
     features = checkpoint.folder / IMAGES / name / FEATURES
     writers: dict[str, FeatureWriter] = {}
-    for extractor_name, counts in plan.asked.extractors.items():
-        extractor, count = tools.extractors[extractor_name], min(max(counts), len(texts))
+    for extractor_name, most in plan.asked.extractors.items():
+        extractor, count = tools.extractors[extractor_name], min(most, len(texts))
         writers[extractor_name] = FeatureWriter(file_of(features, extractor, count), extractor, count)
-    alignment: list[np.ndarray] = []
-    compared = plan.aligned_with(form)
-    cosines: dict[str, list[np.ndarray]] = {metric.extractor: [] for metric in plan.asked.image_text}
+    found: dict[Wanted, list[np.ndarray]] = {metric: [] for metric in plan.asked.scores}
+    own_words = plan.aligned_with(form)
+    read = {metric: own_words if tools.scorers[metric].own_words else texts for metric in found}
     for chunk, images in _images(checkpoint, name, SCENES, texts, [(i, 0) for i in range(len(texts))], None):
         for writer in writers.values():
             writer.take(images)
-        for metric, wanted in plan.asked.image_text.items():
+        for metric, wanted in plan.asked.scores.items():
             some = images[: max(0, wanted - chunk.start)]
-            cosines[metric.extractor].append(tools.cosines(metric.extractor, some, texts[chunk][: len(some)]))
-        some = images[: max(0, plan.asked.alignment - chunk.start)]
-        if len(some):
-            assert tools.judge is not None
-            alignment.append(tools.judge.alignment(_as_floats(some), compared[chunk][: len(some)]))
+            found[metric].append(scored(tools.scorers[metric], some, read[metric][chunk][: len(some)]))
     sampling = _sampling(checkpoint, None)
-    if alignment:
-        values = np.concatenate(alignment)
-        rows = scores.add_outcomes("shapes_alignment", form, texts[: len(values)], values)
-        read = {"compared_with": READ_AS[form]} if form in READ_AS else {}
-        scores.add_mean("shapes_alignment", form, rows, sampling | of_judge(tools, verdicts=False) | read)
-    for name_of_clip, parts in cosines.items():
-        _image_text(checkpoint, form, name_of_clip, texts, np.concatenate(parts), sampling)
+    for metric, values in found.items():
+        _of_images(checkpoint, form, tools.scorers[metric], texts, np.concatenate(values), sampling)
     _distances(checkpoint, form, writers, sampling)
 
 
-def _image_text(
-    checkpoint: Checkpoint, form: Form, name: str, texts: list[str], found: np.ndarray, sampling: dict[str, Any]
+def _of_images(
+    checkpoint: Checkpoint, form: Form, scorer: Scorer, texts: list[str], found: np.ndarray, sampling: dict[str, Any]
 ) -> None:
-    scorer = checkpoint.instruments.image_text[name]
-    texts = texts[: len(found)]
-    cut = scorer.too_long(texts)
-    rows = image_text_rows(scorer, found, cut, texts)
-    for row, values in zip(rows, of_images(found).values(), strict=True):
-        checkpoint.scores.add_outcomes(row.metric, form, texts, values)
-        about = f"{row.extractor} {row.weights[:12]}, {row.resize}"
-        protocol = sampling | of_image_text(row)
-        checkpoint.scores.add_record(
-            row.metric, form, row.value, row.images, row.low, row.high, extractor=about, protocol=protocol
-        )
+    """An outcome an image and a record for each number of a scorer."""
+    scores, texts = checkpoint.scores, texts[: len(found)]
+    protocol = sampling | scorer.protocol(texts)
+    if scorer.own_words and form in READ_AS:
+        protocol["compared_with"] = READ_AS[form]
+    about = f"{scorer.name} {scorer.digest[:12]}, {scorer.resize}" if scorer.resize else ""
+    for number in scorer.numbers(found, texts if scorer.by_text else range(len(texts))):
+        of, mean = number.metric.name, number.mean
+        scores.add_outcomes(of, form, texts, number.values)
+        told = (mean.estimate, len(found), mean.low, mean.high)
+        scores.add_record(of, form, *told, extractor=about, protocol=protocol)
 
 
 def _distances(
@@ -179,12 +169,12 @@ def _distances(
 ) -> None:
     plan, tools = checkpoint.plan, checkpoint.instruments
     for metric, wanted in plan.asked.distances.items():
-        extractor, writer = tools.extractors[metric.extractor], writers[metric.extractor]
+        extractor, writer, measure = tools.extractors[metric.extractor], writers[metric.extractor], metric.measure
         count = min(wanted, writer.count)
-        keep = any(MEASURES[metric.measure].rows)
+        keep = any(MEASURES[measure].rows)
         ours = set_features(writer.read()[:count], SEED, keep=keep).whole()
         real = tools.real.features(extractor, count, checkpoint.cache, keep=keep, seed=SEED)
-        doubts = MEASURES[metric.measure].check(count, real.whole.count, extractor.dimensions)
+        doubts = check(MEASURES[measure], count, real.whole.count, extractor.dimensions)
         for row in distance_rows(metric, extractor, ours, real.whole, real.halves, None, SEED):
             about = f"{row.extractor} {row.weights[:12]}, {row.resize}"
             protocol = sampling | of_distance(row, tools.real, doubts)
@@ -267,6 +257,12 @@ def _sampling(checkpoint: Checkpoint, guidance: float | None) -> dict[str, Any]:
     return of_sampling(checkpoint.plan, next(checkpoint.denoiser.parameters()), guidance)
 
 
+def _judge(checkpoint: Checkpoint) -> Judge:
+    judge = checkpoint.instruments.sees
+    assert judge is not None
+    return judge
+
+
 def boxes_json(seen: Seen, *, colors: bool) -> str:
     """What the judge saw, as an outcome keeps it: a JSON list of [class, color, x1, y1, x2, y2, score], in pixels.
 
@@ -278,8 +274,3 @@ def boxes_json(seen: Seen, *, colors: bool) -> str:
         for i, box in enumerate(boxes)
     ]
     return json.dumps(found, separators=(",", ":"))
-
-
-def _as_floats(images: np.ndarray) -> torch.Tensor:
-    """(N, S, S, 3) uint8 to (N, 3, S, S) in [0, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255

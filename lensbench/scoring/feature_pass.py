@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from lensbench.scoring.extractors import Extractor, one_size
 from lensbench.scoring.frechet import Moments
 from lensbench.scoring.images_folder import Images
 from lensbench.streams import numpy_stream
+
+if TYPE_CHECKING:
+    from lensbench.scoring.image_scores import Scorer
 
 Report = Callable[[int, int], None]
 _ROWS = 1024  # features that are taken into the covariance at a time
@@ -186,25 +189,24 @@ def _batches(total: int, prepare: Callable[[int], Any], batch: int, workers: int
                 waiting.cancel()
 
 
-def cosines(
+def image_values(
     images: Images,
     texts: Sequence[str],
-    scorer: Any,
+    scorer: Scorer,
     *,
     batch: int = 32,
     workers: int = 2,
     report: Report = lambda done, total: None,
 ) -> NDArray[np.float64]:
-    """The cosine (N,) of each picture and its text, by a `clip_score.ClipScorer`."""
+    """The value (N,) that a scorer of single images gives each picture and its text."""
 
     def prepare(index: int) -> np.ndarray:
-        prepared: np.ndarray = scorer.prepare(images.pixels(index))
-        return prepared
+        return scorer.prepare(images.pixels(index))
 
     parts: list[np.ndarray] = [np.empty(0)]
     done = 0
     for some in _batches(len(images), prepare, batch, workers):
-        parts.append(scorer.cosines(some, texts[done : done + len(some)]))
+        parts.append(scorer.score(some, texts[done : done + len(some)]))
         done += len(some)
         report(done, len(images))
     return np.concatenate(parts)

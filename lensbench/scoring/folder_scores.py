@@ -10,20 +10,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lensbench.metrics import MEASURES
 from lensbench.scoring import metrics as measures
 from lensbench.scoring.corpus_images import open_real
 from lensbench.scoring.extractors import Extractor, Resize
-from lensbench.scoring.feature_pass import Sample, SetFeatures, Timing, cosines, extract
+from lensbench.scoring.feature_pass import Sample, SetFeatures, Timing, extract, image_values
 from lensbench.scoring.image_prompts import Prompted, other_prompts
+from lensbench.scoring.image_scores import Scorer, open_scorer
 from lensbench.scoring.images_folder import Images, open_images, refuse_equal, warnings_about
-from lensbench.scoring.metrics import CLIP_SCORE, MEASURES, Wanted, open_extractor
+from lensbench.scoring.metrics import Wanted, check, open_extractor
 from lensbench.scoring.reference import Reference, read_reference, write_reference
-from lensbench.scoring.set_scores import Row, distance_rows, halves, halves_of_rows, image_text_rows
-
-if TYPE_CHECKING:
-    from lensbench.scoring.clip_score import ClipScorer
+from lensbench.scoring.set_scores import Row, distance_rows, halves, halves_of_rows, image_rows
 
 Report = Callable[[str, int, int], None]
 
@@ -81,10 +80,10 @@ class RealSets:
 
 @dataclass(frozen=True)
 class Networks:
-    """Extractors and CLIPs by the names of the registry."""
+    """Extractors by their names, and who scores single images."""
 
     extractors: dict[str, Extractor]
-    scorers: dict[str, ClipScorer]
+    scorers: dict[Wanted, Scorer]
 
 
 @dataclass(frozen=True)
@@ -126,23 +125,21 @@ def score_folder(asked: Asked, report: Report = lambda what, done, total: None, 
     scores.warn(_doubts(asked, real, networks, len(images)))
     if networks.extractors:
         _against(asked, real, networks.extractors, images, scores, report)
-    for scorer in networks.scorers.values():
-        _clip_score(asked, scorer, images, prompted, scores, report)
+    for metric, scorer in networks.scorers.items():
+        _score_images(asked, metric, scorer, images, prompted, scores, report)
     scores.seconds = time.perf_counter() - began
     return scores
 
 
 def _of_sets(asked: Asked) -> list[Wanted]:
     """The metrics that compare two sets."""
-    return [metric for metric in asked.metrics if metric.measure != CLIP_SCORE]
+    return [metric for metric in asked.metrics if metric.of_sets]
 
 
 def _refuse_incomplete(asked: Asked) -> None:
     pairs = _of_sets(asked)
     if pairs and asked.against is None and asked.save is None:
-        raise ValueError(
-            f"{':'.join(pairs[0])} compares two sets: give the real one with --against FOLDER or STATS.npz"
-        )
+        raise ValueError(f"{pairs[0].word} compares two sets: give the real one with --against FOLDER or STATS.npz")
     if asked.floor is not None and asked.against is None:
         raise ValueError("--floor is a second set of real pictures, beside --against")
     if asked.save is not None and len({metric.extractor for metric in pairs}) != 1:
@@ -200,32 +197,33 @@ def _tell_real(real: RealSets, images: Images, scores: Scores) -> None:
 
 
 def _open_networks(asked: Asked, real: RealSets) -> Networks:
-    """The extractors and CLIPs that are asked for. ValueError, one line, for weights that are not there or other ones
+    """The extractors and scorers that are asked for. ValueError, one line, for weights that are not there or other ones
     than the reference's."""
     names = list(dict.fromkeys(metric.extractor for metric in _of_sets(asked)))
     extractors = {name: open_extractor(name, asked.weights, asked.device, asked.resize) for name in names}
     if real.stored is not None:
         real.stored.refuse_other(extractors[names[0]])
-    clips = dict.fromkeys(metric.extractor for metric in asked.metrics if metric.measure == CLIP_SCORE)
-    return Networks(extractors, {name: _open_clip(asked, name) for name in clips})
-
-
-def _open_clip(asked: Asked, name: str) -> ClipScorer:
-    from lensbench.scoring.clip_score import ClipScorer
-
-    weights = asked.weights.get(name, measures.EXTRACTORS[name].weights)
-    return ClipScorer(weights, f"--weights {name}", asked.device, asked.prefix)
+    singles = [metric for metric in asked.metrics if not metric.of_sets]
+    return Networks(
+        extractors,
+        {metric: open_scorer(metric, asked.weights, "--weights", asked.device, asked.prefix) for metric in singles},
+    )
 
 
 def _doubts(asked: Asked, real: RealSets, networks: Networks, images: int) -> list[str]:
-    """What makes distances of so many images doubtful. ValueError, one line, where they would mean nothing."""
+    """What makes numbers of so many images doubtful. ValueError, one line, where they would mean nothing."""
     said: list[str] = []
-    for metric in _of_sets(asked) if asked.against is not None else ():
+    for metric in asked.metrics:
         measure = MEASURES[metric.measure]
-        said += measure.check(images, real.count, networks.extractors[metric.extractor].dimensions)
+        if not metric.of_sets:
+            said += check(measure, images, None, 0)
+            continue
+        if asked.against is None:
+            continue
+        said += check(measure, images, real.count, networks.extractors[metric.extractor].dimensions)
         if measure.rows[1] and real.stored is not None and real.stored.rows is None:
             raise ValueError(
-                f"{real.stored.path}: holds a mean and a covariance, but {':'.join(metric)} needs the features of "
+                f"{real.stored.path}: holds a mean and a covariance, but {metric.word} needs the features of "
                 "every picture; give the folder, or an .npz with 'feats'"
             )
     return said
@@ -277,7 +275,7 @@ def _against(
             whole = Sample(stored.mean, stored.covariance, stored.count, stored.rows)
             in_halves = halves_of_rows(stored.rows, asked.seed)
         other_real = floor[name].whole() if floor is not None else None
-        report(":".join(metric), 0, 0)
+        report(metric.word, 0, 0)
         scores.rows += distance_rows(
             metric, extractors[name], drawn[name].whole(), whole, in_halves, other_real, asked.seed
         )
@@ -293,44 +291,40 @@ def _save(path: Path, found: SetFeatures, extractor: Extractor, images: Images, 
 
 
 def _prompted(asked: Asked, images: Images, scores: Scores) -> list[Prompted]:
-    """The prompt of each image where a CLIP is asked; none otherwise. ValueError, one line, where there are none."""
-    if all(metric.measure != CLIP_SCORE for metric in asked.metrics):
-        return []
+    """The prompt of each image where one is read; else each image is for itself. ValueError, one line, where there are
+    none."""
+    if not (reading := [metric for metric in asked.metrics if metric.reads_texts]):
+        return [Prompted("", str(i)) for i in range(len(images))]
     if asked.prompts is None:
-        raise ValueError("CLIPScore needs the prompts: give them with --prompts FILE")
+        raise ValueError(f"{MEASURES[reading[0].measure].label} needs the prompts: give them with --prompts FILE")
     found = asked.prompts(images)
     scores.warn(other_prompts(images, found))
     return found
 
 
-def _clip_score(
+def _score_images(
     asked: Asked,
-    scorer: ClipScorer,
+    metric: Wanted,
+    scorer: Scorer,
     images: Images,
     prompted: Sequence[Prompted],
     scores: Scores,
     report: Report,
 ) -> None:
     texts = [prompt.text for prompt in prompted]
-    cut = scorer.too_long(texts)
-    if cut.any():
-        scores.warn(
-            [
-                f"CLIPScore {scorer.name}: {int(cut.sum()):,} of {len(cut):,} prompts are longer than its "
-                f"{scorer.window} tokens and are cut, end-of-text kept; a CLIP with more positions reads them whole"
-            ]
-        )
-    found = cosines(
+    scores.warn(scorer.doubts(texts))
+    what = f"{MEASURES[metric.measure].label} {scorer.name}".strip()
+    found = image_values(
         images,
         texts,
         scorer,
         batch=asked.batch,
         workers=asked.workers,
-        report=lambda done, total: report(f"CLIPScore {scorer.name}", done, total),
+        report=lambda done, total: report(what, done, total),
     )
     outcomes = [
-        asdict(prompt) | {"image": images.name(i), "cosine": float(found[i]), "cut": bool(cut[i])}
-        for i, prompt in enumerate(prompted)
+        asdict(prompt) | {"image": images.name(i)} | told
+        for i, (prompt, told) in enumerate(zip(prompted, scorer.each(found, texts), strict=True))
     ]
-    first, *others = image_text_rows(scorer, found, cut, [prompt.cluster for prompt in prompted])
+    first, *others = image_rows(scorer, found, texts, [prompt.cluster for prompt in prompted])
     scores.rows += [replace(first, details={**first.details, "outcomes": outcomes}), *others]

@@ -1,7 +1,7 @@
 """Which metrics an evaluation asks for, how many images each takes, and whether they can be had: told before training.
 
-A metric is a word of `evaluation.metrics`: `geneval`, `shapes_alignment`, `validation_loss` (which is always
-measured), an image-text score such as `clip_score:clip-l14`, or a distance such as `fid`, `prdc` or `fd:dinov2`.
+A metric is a word of `evaluation.metrics`: `geneval`, `validation_loss` (which is always measured), or a measure of
+images of held-out captions, such as `clip_score:clip-l14`, `fid`, `prdc` or `fd:dinov2`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lensbench.metrics import GENEVAL, MEASURES
 from lensbench.scoring import metrics as registry
-from lensbench.scoring.metrics import CLIP_SCORE, MEASURES, Wanted
+from lensbench.scoring.metrics import Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,32 +20,40 @@ if TYPE_CHECKING:
     from lensbench.experiment import Experiment
     from lensbench.scoring.extractors import Extractor
 
-GENEVAL, ALIGNMENT, LOSS = "geneval", "shapes_alignment", "validation_loss"
-SHAPES_DEFAULT = (GENEVAL, ALIGNMENT, "fd:shapes")  # of the shapes world, where an experiment names no metric
-SHAPES_ONLY = ("shapes_alignment", "fd:shapes", "fd_shapes")
+LOSS = "validation_loss"
+SHAPES = "shapes"  # the extractor that knows nothing but drawn shapes
+SHAPES_DEFAULT = (GENEVAL, "shapes_alignment", "fd:shapes")  # of the shapes world, where an experiment names no metric
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What an evaluation measures: each distance and image-text score with how many images it takes."""
+    """What an evaluation measures: GenEval or not, and of images of held-out captions each metric with how many of
+    those it takes."""
 
     geneval: bool
-    alignment: int  # images of held-out captions whose alignment is measured; 0 for none
-    distances: dict[Wanted, int]
-    image_text: dict[Wanted, int]
+    images: dict[Wanted, int]
+
+    @property
+    def scores(self) -> dict[Wanted, int]:
+        """The scores of single images."""
+        return {metric: images for metric, images in self.images.items() if not metric.of_sets}
+
+    @property
+    def distances(self) -> dict[Wanted, int]:
+        """The measures of two sets."""
+        return {metric: images for metric, images in self.images.items() if metric.of_sets}
 
     @property
     def scene_images(self) -> int:
         """How many held-out captions are sampled in each form."""
-        return max([self.alignment, *self.distances.values(), *self.image_text.values()])
+        return max([0, *self.images.values()])
 
     @property
-    def extractors(self) -> dict[str, dict[int, bool]]:
-        """Extractor -> how many images it sees, and whether features of sampled or real images are needed in full."""
-        found: dict[str, dict[int, bool]] = {}
+    def extractors(self) -> dict[str, int]:
+        """The extractors of distances, and how many images each sees at most."""
+        found: dict[str, int] = {}
         for metric, images in self.distances.items():
-            of_images = found.setdefault(metric.extractor, {})
-            of_images[images] = of_images.get(images, False) or any(MEASURES[metric.measure].rows)
+            found[metric.extractor] = max(images, found.get(metric.extractor, 0))
         return found
 
 
@@ -60,57 +69,49 @@ def words_of(experiment: Experiment) -> tuple[str, ...]:
 def asked(experiment: Experiment) -> Asked:
     """What the experiment's evaluation measures. Raises ValueError, one line, for a metric that there is not."""
     e, of_shapes = experiment.evaluation, experiment.corpus.kind == "shapes"
-    judged = of_shapes or e.detector is not None
     words = words_of(experiment)
-    alignment, distances, image_text = 0, dict[Wanted, int](), dict[Wanted, int]()
+    if GENEVAL in words and not of_shapes and e.detector is None:
+        raise ValueError("evaluation.metrics: geneval needs somebody who judges photographs: give evaluation.detector")
+    found: dict[Wanted, int] = {}
     for word in words:
-        images = e.metric_images.get(word, e.scene_images)
-        if word in SHAPES_ONLY and not of_shapes:
+        if word in (GENEVAL, LOSS):
+            continue
+        (metric,) = registry.parse(word, "evaluation.metrics")
+        if metric.extractor == SHAPES and not of_shapes:
             raise ValueError(
                 f"evaluation.metrics: {word} is of the judge of drawn shapes: it says nothing of photographs"
             )
-        if word == GENEVAL and not judged:
-            raise ValueError(
-                "evaluation.metrics: geneval needs somebody who judges photographs: give evaluation.detector"
-            )
-        if word == ALIGNMENT:
-            alignment = images
-        elif word not in (GENEVAL, LOSS):
-            (metric,) = registry.parse(word, "evaluation.metrics")
-            (image_text if metric.measure == CLIP_SCORE else distances)[metric] = images
+        found[metric] = e.metric_images.get(word, e.scene_images)
     if not e.metrics:  # what is measured by itself is left out where it would mean nothing
-        distances = {metric: n for metric, n in distances.items() if _enough(metric, n)}
-    return Asked(GENEVAL in words, alignment, distances, image_text)
+        found = {metric: images for metric, images in found.items() if _enough(metric, images)}
+    return Asked(GENEVAL in words, found)
 
 
 def left_out(experiment: Experiment) -> list[str]:
     """The usual metrics of the corpus that are not measured, because the evaluation's images are too few for them."""
     what = asked(experiment)
-    named = [word for word in words_of(experiment) if word not in (GENEVAL, ALIGNMENT, LOSS)]
-    return [word for word in named if not {*registry.parse(word)} & {*what.distances, *what.image_text}]
+    named = [word for word in words_of(experiment) if word not in (GENEVAL, LOSS)]
+    return [word for word in named if not {*registry.parse(word)} & what.images.keys()]
+
+
+DIMENSIONS = {"inception": 2048, SHAPES: 64}  # of extractors that are always alike: known before they are loaded
 
 
 def _enough(metric: Wanted, images: int) -> bool:
-    from lensbench.scoring.judge_network import FEATURES
-
     try:
-        MEASURES[metric.measure].check(images, images, FEATURES)
+        _refuse_few(metric, images, images)
     except ValueError:
         return False
     return True
-
-
-DIMENSIONS = {"inception": 2048, "shapes": 64}  # of extractors that are always alike: known before they are loaded
 
 
 def check_beforehand(experiment: Experiment) -> None:
     """Raise ValueError, one line, where weights that are given as a path are not there, or images are too few for a
     distance whose number of features is known. Nothing is loaded."""
     e, what = experiment.evaluation, asked(experiment)
-    for metric, images in what.distances.items():
-        if metric.extractor in DIMENSIONS:
-            _refuse_few(metric, images, images, DIMENSIONS[metric.extractor])
-    names = {metric.extractor for metric in (*what.distances, *what.image_text)}
+    for metric, images in what.images.items():
+        _refuse_few(metric, images, images)
+    names = {metric.extractor for metric in what.images}
     if stray := sorted({*e.weights, *e.weights_digests} - registry.EXTRACTORS.keys()):
         raise ValueError(f"evaluation.weights: no extractor {stray[0]!r}; there are {', '.join(registry.EXTRACTORS)}")
     for name, path in e.weights.items():
@@ -134,20 +135,23 @@ def pinned(name: str, digest: str, digests: Mapping[str, str]) -> None:
 
 
 def check_numbers(what: Asked, held_out: int, reference: int | None, extractors: Mapping[str, Extractor]) -> None:
-    """Raise ValueError, one line, where a distance of so few images would mean nothing.
+    """Raise ValueError, one line, where a metric of so few images would mean nothing.
 
     `held_out` is how many held-out captions there are, `reference` how many real images: None for as many as sampled.
     """
-    for metric, wanted in what.distances.items():
+    for metric, wanted in what.images.items():
         images = min(wanted, held_out)
-        real = images if reference is None else reference
-        _refuse_few(metric, images, real, extractors[metric.extractor].dimensions)
+        dimensions = extractors[metric.extractor].dimensions if metric.of_sets else None
+        _refuse_few(metric, images, images if reference is None else reference, dimensions)
 
 
-def _refuse_few(metric: Wanted, images: int, real: int | None, dimensions: int) -> None:
+def _refuse_few(metric: Wanted, images: int, real: int | None, dimensions: int | None = None) -> None:
+    """The number of `dimensions` is known of some extractors: of others, nothing is refused before they are opened."""
+    dimensions = dimensions or DIMENSIONS.get(metric.extractor)
+    if dimensions is None and MEASURES[metric.measure].check:
+        return
     try:
-        MEASURES[metric.measure].check(images, real, dimensions)
+        registry.check(MEASURES[metric.measure], images, real if metric.of_sets else None, dimensions or 0)
     except ValueError as error:
-        word = next((word for word, wanted in registry.PUBLISHED.items() if wanted == metric), ":".join(metric))
         more = "evaluation.scene_images or evaluation.metric_images say how many"
-        raise ValueError(f"evaluation.metrics: {word}: {error}; {more}") from None
+        raise ValueError(f"evaluation.metrics: {metric.known_as}: {error}; {more}") from None

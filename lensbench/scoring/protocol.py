@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from lensbench.metrics import Metric
     from lensbench.scoring.evaluation_plan import Plan
-    from lensbench.scoring.instruments import Instruments
+    from lensbench.scoring.geneval_folder import Judge
     from lensbench.scoring.real_images import RealImages
     from lensbench.scoring.set_scores import Row
 
@@ -35,12 +35,10 @@ def of_sampling(plan: Plan, weights: torch.Tensor, guidance: float | None) -> di
     }
 
 
-def of_judge(tools: Instruments, *, verdicts: bool) -> dict[str, Any]:
-    """Who judged the images and, of `verdicts`, above which score a detection counts."""
-    judge = tools.sees or tools.judge
-    assert judge is not None
-    told = {"judge": judge.name, "weights": judge.digest[:DIGITS]}
-    return told | ({"threshold": [THRESHOLD, COUNTING_THRESHOLD]} if verdicts else {})
+def of_judge(judge: Judge) -> dict[str, Any]:
+    """Who judged the images, and above which score a detection counts."""
+    threshold = [THRESHOLD, COUNTING_THRESHOLD]
+    return {"judge": judge.name, "weights": judge.digest[:DIGITS], "threshold": threshold}
 
 
 def of_distance(row: Row, real: RealImages, doubts: Sequence[str]) -> dict[str, Any]:
@@ -49,12 +47,6 @@ def of_distance(row: Row, real: RealImages, doubts: Sequence[str]) -> dict[str, 
     told |= {"reference": real.name, "reference_digest": real.digest[:DIGITS]}
     told |= {"reference_images": row.reference_images, "floor_of": row.floor_of}
     return told | ({"doubts": list(doubts)} if doubts else {})
-
-
-def of_image_text(row: Row) -> dict[str, Any]:
-    """Which CLIP, how long its window is and how many texts were cut to it."""
-    told = {"extractor": row.extractor, "weights": row.weights[:DIGITS], "resize": row.resize}
-    return told | {"window": row.details["window"], "cut": row.details["cut"], "prefix": row.details["prefix"]}
 
 
 def protocol_line(

@@ -1,19 +1,19 @@
-"""Numbers from the features of two sets of images, each with its floor and all that made it."""
+"""Rows: numbers of images, each with its floor or interval and all that made it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from lensbench.metrics import Metric
-from lensbench.metrics import metric as named
-from lensbench.scoring.clip_score import ClipScorer, scales
+from lensbench.metrics import MEASURES
+from lensbench.scoring.distances import NAN, Value
 from lensbench.scoring.extractors import Extractor
 from lensbench.scoring.feature_pass import Sample, SetFeatures, in_two
-from lensbench.scoring.metrics import MEASURES, NAN, Measure, Value, Wanted, metric_of
+from lensbench.scoring.image_scores import Scorer
+from lensbench.scoring.metrics import Wanted, check, metric_of, resolve
 from lensbench.scoring.reference import about_extractor
 
 
@@ -60,18 +60,13 @@ def distance_rows(
     seed: int,
 ) -> list[Row]:
     """A metric's numbers, each with its floor."""
-    measure = MEASURES[metric.measure]
-
-    def name(part: str) -> Metric:
-        return metric_of(part, extractor.name)
-
     pair = (other, real) if other is not None else in_halves
-    floors, floor_of = _floor(measure, pair, name, seed, other is None)
+    floors, floor_of = _floor(metric, pair, seed, other is None)
     about = about_extractor(extractor)
     return [
         Row(
-            metric=value.metric.name,
-            shown=value.metric.label,
+            metric=of.name,
+            shown=of.label,
             value=value.value,
             low=NAN,
             high=NAN,
@@ -79,7 +74,7 @@ def distance_rows(
             spread_of=value.spread_of,
             images=drawn.count or 0,
             reference_images=real.count,
-            floor=floors.get(value.metric.name, NAN),
+            floor=floors.get(value.part, NAN),
             floor_of=floor_of,
             extractor=about["extractor"],
             weights=about["weights"],
@@ -87,18 +82,19 @@ def distance_rows(
             dimensions=extractor.dimensions,
             details=value.details,
         )
-        for value in measure.compute(drawn, real, name, seed)
+        for value in computed(metric, drawn, real, seed)
+        for of in [metric_of(metric.measure, extractor.name, value.part)]
     ]
 
 
-def _floor(
-    measure: Measure,
-    pair: tuple[Sample, Sample] | None,
-    name: Callable[[str], Metric],
-    seed: int,
-    halved: bool,
-) -> tuple[dict[str, float], str]:
-    """The measure between real pictures and real ones by record name, and what it is of, or why there is none."""
+def computed(metric: Wanted, sampled: Sample, real: Sample, seed: int) -> list[Value]:
+    """What a measure of two sets gives."""
+    found: list[Value] = resolve(MEASURES[metric.measure].by)(sampled, real, seed)
+    return found
+
+
+def _floor(metric: Wanted, pair: tuple[Sample, Sample] | None, seed: int, halved: bool) -> tuple[dict[str, float], str]:
+    """The measure between real pictures and real ones by its parts, and what it is of, or why there is none."""
     if pair is None:
         return {}, "no floor: the reference's own pictures are not known; give real ones with --floor FOLDER"
     first, second = pair
@@ -106,44 +102,40 @@ def _floor(
     what = (
         f"{'halves of the reference' if halved else '--floor against the reference'}, {' and '.join(counts)} pictures"
     )
+    measure = MEASURES[metric.measure]
     try:
-        measure.check(first.count, second.count, first.dimensions)
+        check(measure, first.count, second.count, first.dimensions)
     except ValueError as error:
         return {}, f"no floor from {what}: {error}"
-    values: list[Value] = measure.compute(first, second, name, seed)
-    if halved and measure is MEASURES["fd"]:
-        what += ", and higher than with more"  # its bias is about 1 / N
-    return {value.metric.name: value.value for value in values}, what
+    if halved and measure.biased:
+        what += ", and higher than with more"
+    return {value.part: value.value for value in computed(metric, first, second, seed)}, what
 
 
-def image_text_rows(scorer: ClipScorer, found: np.ndarray, cut: np.ndarray, clusters: Sequence[str]) -> list[Row]:
-    """The mean cosine of images and their texts, and both published scales of it, with intervals over prompts.
+def image_rows(scorer: Scorer, found: np.ndarray, texts: Sequence[str], prompts: Sequence[object]) -> list[Row]:
+    """The mean of the values (N,) of images and their texts, as each metric of the scorer has it.
 
-    `found` (N,) are the cosines, `cut` (N,) says which texts were cut, and images of one cluster share a prompt.
+    Intervals are over prompts: images with equal `prompts` share one.
     """
-    details = {"prefix": scorer.prefix, "window": scorer.window, "cut": int(cut.sum()), "prompts": len(set(clusters))}
-    rows = []
-    for scale, interval in scales(found, clusters).items():
-        begins = "clip_cosine" if scale == "cosine" else f"clip_score_{scale}"
-        of = named(f"{begins}_{scorer.name.removeprefix('clip_')}")
-        rows.append(
-            Row(
-                metric=of.name,
-                shown=of.label,
-                value=interval.estimate,
-                low=interval.low,
-                high=interval.high,
-                spread=NAN,
-                spread_of="95 % over prompts",
-                images=len(found),
-                reference_images=None,
-                floor=NAN,
-                floor_of="",
-                extractor=scorer.name,
-                weights=scorer.digest,
-                resize=scorer.resize,
-                dimensions=None,
-                details=details,
-            )
+    details = scorer.details(texts) | {"prompts": len(set(prompts))}
+    return [
+        Row(
+            metric=number.metric.name,
+            shown=number.metric.label,
+            value=number.mean.estimate,
+            low=number.mean.low,
+            high=number.mean.high,
+            spread=NAN,
+            spread_of="95 % over prompts",
+            images=len(found),
+            reference_images=None,
+            floor=NAN,
+            floor_of="",
+            extractor=scorer.name,
+            weights=scorer.digest,
+            resize=scorer.resize,
+            dimensions=None,
+            details=details,
         )
-    return rows
+        for number in scorer.numbers(found, prompts)
+    ]

@@ -120,11 +120,7 @@ def _is_measured(of: Metric, experiment: Experiment) -> bool:
         return True
     if of.outcome in (GENEVAL, GUIDED):
         return what.geneval
-    if of.name == "shapes_alignment":
-        return bool(what.alignment)
-    if of.name.startswith("clip_"):
-        return bool(what.image_text)
-    return any(may_be(of.name, wanted) for wanted in what.distances)
+    return any(may_be(of.name, wanted) for wanted in what.images)
 
 
 def _has(cell: Cell, levels: dict[str, Any]) -> bool:

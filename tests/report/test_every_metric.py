@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lensbench import metrics
+from lensbench import registry
 from lensbench.ladder import card as ladder
 from lensbench.ladder.against import multipliers
 from lensbench.ladder.page import other_scores
@@ -111,7 +111,7 @@ def cell(table: Table, column: str, **labels: object) -> Cell:
 def toy(monkeypatch: pytest.MonkeyPatch) -> Metric:
     """A metric of this test's own: one entry in the registry, and nothing anywhere else."""
     for name in ("REGISTRY", "_PLACES", "_FOUND"):
-        monkeypatch.setattr(metrics, name, dict(getattr(metrics, name)))
+        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
     return register(
         Metric(
             name=TOY,

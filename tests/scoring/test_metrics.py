@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from lensbench.metrics import MEASURES
 from lensbench.scoring import metrics
 from lensbench.scoring.extractors import FunctionExtractor, features
 from lensbench.scoring.feature_pass import extract, in_two
 from lensbench.scoring.frechet import Moments
 from lensbench.scoring.images_folder import open_images, read_image
-from lensbench.scoring.metrics import MEASURES, Wanted, metric_of, open_extractor, parse, register
+from lensbench.scoring.metrics import Wanted, check, metric_of, open_extractor, parse, register
 from tests.scoring.conftest import save_pictures
 
 
@@ -74,21 +75,21 @@ def test_an_extractor_of_ones_own_can_be_asked_for_and_passes_for_no_other(monke
 def test_few_images_are_refused_or_warned_about_on_either_side(
     measure: str, refused: int, doubtful: int, fine: int
 ) -> None:
-    check = MEASURES[measure].check
+    of = MEASURES[measure]
     for sides in (lambda n: (n, fine), lambda n: (fine, n)):
         with pytest.raises(ValueError, match=f"{refused:,}.* pictures"):
-            check(*sides(refused), 2048)
-        check(*sides(refused + 1), 2048)
-        assert len(check(*sides(doubtful), 2048)) == 1
-    assert check(fine, fine, 2048) == []
-    assert check(fine, None, 2048) == []
+            check(of, *sides(refused), 2048)
+        check(of, *sides(refused + 1), 2048)
+        assert len(check(of, *sides(doubtful), 2048)) == 1
+    assert check(of, fine, fine, 2048) == []
+    assert check(of, fine, None, 2048) == []
 
 
 def test_fd_infinity_says_how_many_it_needs() -> None:
-    check = MEASURES["fd_infinity"].check
+    of = MEASURES["fd_infinity"]
     with pytest.raises(ValueError, match="at least 4,098"):
-        check(4097, 50_000, 2048)
-    assert check(4098, 50_000, 2048) == []
+        check(of, 4097, 50_000, 2048)
+    assert check(of, 4098, 50_000, 2048) == []
 
 
 def test_shapes_features_are_those_of_the_judge(tmp_path: Path) -> None:
