@@ -83,7 +83,7 @@ def token_offsets(config: TextEncoder) -> Offsets:
     if config.kind == "minilm":
         from tokenizers import Tokenizer
 
-        from lensbench.model.minilm import model_folder
+        from lensbench.model.minilm_files import model_folder
 
         tokenizer = Tokenizer.from_file(str(model_folder() / "tokenizer.json"))
         tokenizer.no_truncation()

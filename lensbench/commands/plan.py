@@ -51,7 +51,7 @@ def plan(
     """
     from rich.console import Console
 
-    from lensbench.report.macros import refuse_indistinct
+    from lensbench.report.macro_names import refuse_indistinct
     from lensbench.sweep import planning
     from lensbench.sweep.cost import rate_given
     from lensbench.sweep.design import scored_cells

@@ -75,7 +75,7 @@ def run(
 
     sweep = prepared(sweep_file, corpus)
     from lensbench.report.freeze import refuse_another
-    from lensbench.report.macros import refuse_indistinct
+    from lensbench.report.macro_names import refuse_indistinct
     from lensbench.scoring.measured import check_beforehand
     from lensbench.sweep.design import cells, scored_cells
     from lensbench.sweep.worker import check_writable

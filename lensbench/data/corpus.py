@@ -10,9 +10,9 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from lensbench.data import shapes
 from lensbench.data.buckets import Size
@@ -21,6 +21,9 @@ from lensbench.data.imported import ImportedCorpus, open_imported
 from lensbench.data.scenes import Scene
 from lensbench.data.shards import is_begun, is_imported
 from lensbench.experiment import FolderCorpus, ShapesCorpus
+
+if TYPE_CHECKING:
+    import torch
 
 # Raise it whenever `shapes.scene` or `shapes.render` gives another picture for the same key: it is part of the digest.
 RENDERER_VERSION = 1
@@ -54,6 +57,8 @@ class ShapesWorld:
         pixels = np.empty((len(keys), side, side, 3), dtype=np.uint8)
         for i, key in enumerate(keys):
             pixels[i] = shapes.render(self.scene(key), side)
+        import torch
+
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
     def native_sizes(self, keys: Sequence[str]) -> np.ndarray:

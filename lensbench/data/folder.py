@@ -11,9 +11,9 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from lensbench.data.buckets import Size
 from lensbench.data.pictures import FORMATS_SAID, native_size, quiet, read_picture, reason
@@ -22,6 +22,9 @@ from lensbench.data.sources.listing import Listing
 from lensbench.data.sources.sidecars import name_in
 from lensbench.data.sources.source import captions_from
 from lensbench.experiment import FolderCorpus
+
+if TYPE_CHECKING:
+    import torch
 
 FEWEST_IMAGES = 4
 
@@ -57,6 +60,8 @@ class PhotoFolder:
         with quiet():
             for i, key in enumerate(keys):
                 pixels[i] = self._pixels[key] if size is None else read_picture(self._file(key), size)
+        import torch
+
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
     def native_sizes(self, keys: Sequence[str]) -> np.ndarray:

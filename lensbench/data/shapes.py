@@ -6,6 +6,7 @@ data scale contains every smaller one.
 
 from __future__ import annotations
 
+import functools
 from itertools import permutations
 from typing import Any
 
@@ -39,12 +40,16 @@ def key(split: str, index: int) -> str:
     return f"{split}-{index:08d}"
 
 
+SCENES_KEPT = 16_384  # several caption sets of the same images are written one after the other
+
+
 def count_shares(max_objects: int) -> tuple[float, ...]:
     """The world's shares of one, two, ... objects, when a scene has `max_objects` at most."""
     kept = COUNT_SHARES[:max_objects]
     return tuple(share / sum(kept) for share in kept)
 
 
+@functools.lru_cache(maxsize=SCENES_KEPT)
 def scene(
     world_seed: int,
     split: str,

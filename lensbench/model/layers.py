@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor, nn
 
-TIME_CHANNELS = 256  # sinusoids the time is expanded into
+from lensbench.model.config import TIME_CHANNELS
+
 SLOWEST = 10_000.0  # period of the slowest sinusoid, against the fastest
 EPS = 1e-6
 

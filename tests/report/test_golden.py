@@ -20,7 +20,8 @@ from lensbench.report.build import all_tables
 from lensbench.report.captions import for_page
 from lensbench.report.freeze import CAPTIONS, EXPERIMENTS, OUTCOMES, PROVENANCE, RECORDS, freeze, open_frozen
 from lensbench.report.grid import arrange
-from lensbench.report.macros import macro_name, macros
+from lensbench.report.macro_names import macro_name
+from lensbench.report.macros import macros
 
 HERE = Path(__file__).parent
 FROZEN, GOLDEN = HERE / "frozen", HERE / "golden"

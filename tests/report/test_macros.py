@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lensbench.report.macros import macro_name, refuse_indistinct
+from lensbench.report.macro_names import macro_name, refuse_indistinct
 
 
 @pytest.mark.parametrize(

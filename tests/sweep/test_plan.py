@@ -163,3 +163,24 @@ def test_flops_are_those_of_cells() -> None:
 
     assert cell_training.flops_per_image is flops_per_image
     assert seconds_a_weight([], {}, Path()) is None
+
+
+def test_a_sweep_is_planned_without_torch_and_pandas(tmp_path: Path) -> None:
+    """Loading either takes longer than the plan."""
+    recipe = tmp_path / "s.py"
+    recipe.write_text(
+        "from lensbench.experiment import Experiment\n"
+        "from lensbench.sweep.sweep import Sweep\n"
+        "factors = {'captions.set': ('alt', 'detailed')}\n"
+        "base = Experiment().replace({'images': 16})\n"
+        "sweep = Sweep(name='s', base=base, factors=factors, reference={'captions.set': 'alt'})\n"
+    )
+    code = (
+        f"import sys; sys.argv = ['lensbench', 'plan', {str(recipe)!r}, '--runs', {str(tmp_path / 'runs')!r}]\n"
+        "from lensbench import cli\n"
+        "try: cli.main()\n"
+        "except SystemExit as ended: assert not ended.code\n"
+        "print({'torch', 'pandas', 'transformers', 'lightning'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
