@@ -141,7 +141,8 @@ def table(prompts: Prompts, judge: Judge, rows: list[dict[str, Any]], found: Any
     """GenEval's scores by task, with intervals over prompts."""
     import numpy as np
 
-    from lensbench.report.chance import chance_cell, chance_note, chance_of, mark_of
+    from lensbench.metrics import GENEVAL, metric
+    from lensbench.report.chance import chance_cell, chance_note, chance_of, with_chance
     from lensbench.report.table import Cell, Column, Row, Table, bounds, number
     from lensbench.scoring.statistics import stratified_mean
 
@@ -151,12 +152,11 @@ def table(prompts: Prompts, judge: Judge, rows: list[dict[str, Any]], found: Any
         shown = bounds(100 * mean.low, 100 * mean.high)
         by_chance = chance_of(values, np.array([row["chance"] for row in some]), strata, (clusters, strata, None))
         value, low, high = 100 * mean.estimate, 100 * mean.low, 100 * mean.high
-        score = Cell(number(value), value, low, high, shown, "95%", mark_of(by_chance), chance=100 * by_chance.value)
-        return (
-            Cell(name, name), score, chance_cell(by_chance), Cell(f"{len(np.unique(clusters)):,}"),
-            Cell(f"{len(some):,}"),
-        )  # fmt: skip
+        score = with_chance(Cell(number(value), value, low, high, shown, "95%"), by_chance, of, of.factor)
+        counts = Cell(f"{len(np.unique(clusters)):,}"), Cell(f"{len(some):,}")
+        return Cell(name, name), score, chance_cell(by_chance, of), *counts
 
+    of = metric(GENEVAL)
     lines = [Row(cells(task, [row for row in rows if row["task"] == task])) for task in found.tasks]
     whole = prompts.part_of_official
     if not whole:
@@ -176,7 +176,7 @@ def table(prompts: Prompts, judge: Judge, rows: list[dict[str, Any]], found: Any
         + ". 95 % intervals over prompts; of one trained model.",
         f"{100 * found.images_correct:.1f} % of the images are right; for {100 * found.prompts_any_correct:.1f} % of "
         "the prompts at least one is.",
-        chance_note(cell for line in lines for cell in line.cells),
+        *filter(None, [chance_note(cell for line in lines for cell in line.cells)]),
     )
     return Table("geneval", str(prompts.folder), columns, tuple(lines), notes, filed=False)
 

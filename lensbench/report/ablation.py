@@ -7,6 +7,7 @@ from math import isnan
 
 from lensbench.metrics import GENEVAL
 from lensbench.metrics import metric as named
+from lensbench.report.chance import chance_note
 from lensbench.report.grid import Grid, column_of
 from lensbench.report.levels import Level, factor_label
 from lensbench.report.notes import SEEDS, SHARED, origin_note, seeds_note
@@ -33,7 +34,8 @@ def ablation_table(grid: Grid) -> Table | None:
     ]
     found = _corrected(found)
     first = [
-        score_cell(grid.number(*base, metric, form), of, "") for (metric, form), of in zip(scores, units, strict=True)
+        score_cell(grid.number(*base, metric, form), of, "", grid.chance(*base, metric, form))
+        for (metric, form), of in zip(scores, units, strict=True)
     ]
     where = ", ".join(filter(None, [base[1].label, base[0].label]))
     name = f"{where} (reference)"
@@ -61,6 +63,7 @@ def ablation_table(grid: Grid) -> Table | None:
         f"The first line is {where}; each other line changes one factor of it and gives the difference. GenEval: mean "
         f"of its tasks, percent and points. [low, high]: 95 % interval, paired. {seeds_note(grid)}",
         f"*: p < {SIGNIFICANT}, sign-flip permutation with Holm's correction over all {tested}." if tested else "",
+        chance_note(cells),
         SEEDS if any(cell.kind == "seeds" for cell in cells) else "",
         "n/a: not measured on the same prompts." if any(cell.text == "n/a" for cell in cells) else "",
         SHARED if any(cell.incomplete for cell in cells) else "",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan
 from typing import TYPE_CHECKING
 
@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from lensbench.metrics import Metric
     from lensbench.report.placing import Design
     from lensbench.scoring.chance import Answers
     from lensbench.scoring.geneval import Row
 
 NAN = float("nan")
 WHAT = "Chance: what the same images score for the other prompts of their task."
+NOT_ABOVE = "not shown to be above chance: the 95 % interval of score minus chance reaches zero"
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,13 @@ class Chance:
         return self.low <= 0
 
 
+UNKNOWN = Chance()
+
+
 def chance_of(values: np.ndarray, chances: np.ndarray, tasks: np.ndarray, layout: Design) -> Chance:
     """The chance of a mean of judged images: their values, chances and tasks (N,), and their design."""
     if not len(values) or np.isnan(chances).any():
-        return Chance()
+        return UNKNOWN
     found = paired_difference(values, chances, *layout)
     return Chance(mean(chances, tasks), float(found.estimate), float(found.low), float(found.high))
 
@@ -78,16 +83,20 @@ def chances_of(images: pd.DataFrame, wordings: list[pd.DataFrame], memory: Answe
     return np.where(lacking, of_outcomes(images, rows, memory), kept)
 
 
-def chance_cell(found: Chance, factor: float = 100.0, digits: int = 1) -> Cell:
+def chance_cell(found: Chance, of: Metric) -> Cell:
     """The cell of a column that shows chance beside a score, whose mark says whether it is above."""
     if not found.known:
         return Cell(DASH)
-    return Cell(number(factor * found.value, digits), found.value, emphasis="unclear")
+    return Cell(number(of.factor * found.value, of.digits), found.value, emphasis="chance")
 
 
-def mark_of(found: Chance) -> str:
-    """What stands behind a score that is not above chance."""
-    return AT_CHANCE if found.at_chance else ""
+def with_chance(score: Cell, found: Chance, of: Metric, factor: float = 1.0) -> Cell:
+    """The cell of a score with its chance, and marked where it is not above; `factor` is what its value is of it."""
+    if not found.known:
+        return score
+    shown = number(of.factor * found.value, of.digits)
+    mark = (AT_CHANCE if found.at_chance else "") + score.mark
+    return replace(score, chance=factor * found.value, chance_shown=shown, mark=mark)
 
 
 def chance_note(cells: Iterable[Cell]) -> str:
@@ -96,4 +105,4 @@ def chance_note(cells: Iterable[Cell]) -> str:
     if all(isnan(cell.chance) for cell in there):
         return ""
     marked = any(AT_CHANCE in cell.mark for cell in there)
-    return WHAT + (f" {AT_CHANCE}: not above chance (95 % interval of the difference)." if marked else "")
+    return WHAT + (f" {AT_CHANCE}: {NOT_ABOVE}." if marked else "")

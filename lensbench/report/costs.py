@@ -9,6 +9,7 @@ from typing import Any
 from lensbench import mixture
 from lensbench.metrics import GENEVAL
 from lensbench.metrics import metric as named
+from lensbench.report.chance import chance_note
 from lensbench.report.grid import Grid, column_of
 from lensbench.report.levels import Level
 from lensbench.report.notes import BOLD, origin_note, seeds_note
@@ -94,6 +95,7 @@ def sizes_table(grid: Grid, parameters: Mapping[str, int]) -> Table | None:
     notes = (
         "Parameters of the denoiser; FLOPs of its matrix products, forward and backward, an image trained with its "
         f"caption; images/s and memory as measured in training, mean over seeds.{percent} {seeds_note(grid)}",
+        chance_note(cell for row in rows for cell in row.cells),
         BOLD if any(cell.emphasis == "best" for row in rows for cell in row.cells) else "",
         _hardware_note(grid),
         origin_note(grid),

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensbench.metrics import metric as named
+from lensbench.report.chance import UNKNOWN, Chance, chance_note, with_chance
+from lensbench.report.chance_line import LABEL, LOOK, chance_along
 from lensbench.report.figures import MARKERS, draw, palette
 from lensbench.report.grid import Grid, Group
 from lensbench.report.levels import Level
@@ -57,7 +59,8 @@ def dose_table(grid: Grid, metric: str | None = None) -> Table | None:
                 for wrong in shares:
                     arm = arms.get((present, wrong))
                     group = grid.number(scale, arm, metric, form) if arm is not None else None
-                    cells.append(_cell(group, of.digits, of.factor))
+                    chance = grid.chance(scale, arm, metric, form) if arm is not None else UNKNOWN
+                    cells.append(with_chance(_cell(group, of.digits, of.factor), chance, of, of.factor))
                 labels = [Cell(word, word) for word in (scale.label, form)]
                 labels = [label for label, shown in zip(labels, (grid.scale_factors, True), strict=True) if shown]
                 rows.append(Row((*labels, Cell(f"{present:.0%}", present), *cells), opens=above != (scale, form)))
@@ -73,7 +76,8 @@ def dose_table(grid: Grid, metric: str | None = None) -> Table | None:
     ]
     what = f"{of.label}'s mean in percent" if of.unit == "%" else of.label
     over = "prompts and training seeds" if len(grid.seeds) > 1 else "prompts alone, one training seed"
-    notes = (f"{what}, at the last step; [low, high]: 95 % interval over {over}.",)
+    told = chance_note(cell for row in rows for cell in row.cells)
+    notes = (f"{what}, at the last step; [low, high]: 95 % interval over {over}.", *filter(None, [told]))
     return Table("dose", "Score by the captions' attributes", (*heads, *columns), tuple(rows), notes)
 
 
@@ -108,7 +112,8 @@ def _figure(grid: Grid, arms: dict[Dose, Level], metric: str) -> Figure:
             drawn = _surface(panels[0, j], of_form, presents, wrongs, factor, (min(values), max(values)))
             if j == len(forms) - 1:
                 figure.colorbar(drawn, ax=panels[0, :].tolist(), label=what, shrink=0.9)
-        _curves(panels[-1, j], of_form, presents, wrongs, factor)
+        chances = {dose: grid.chance(scale, arm, metric, form) for dose, arm in sorted(arms.items())}
+        _curves(panels[-1, j], of_form, chances, presents, wrongs, factor)
         if form:
             panels[0, j].set_title(f"{form} prompts", fontweight="bold")
         panels[-1, j].sharey(panels[-1, 0])
@@ -150,9 +155,20 @@ def _surface(
     return drawn
 
 
-def _curves(axes: Axes, scores: dict[Dose, Group], presents: list[float], wrongs: list[float], factor: float) -> None:
+def _curves(
+    axes: Axes,
+    scores: dict[Dose, Group],
+    chances: dict[Dose, Chance],
+    presents: list[float],
+    wrongs: list[float],
+    factor: float,
+) -> None:
     """Score against the share present, a line a share wrong; against the share wrong where all of it is present."""
     along, across = (0, 1) if len(presents) > 1 else (1, 0)
+    at: dict[float, list[Chance]] = {}
+    for dose, chance in chances.items():
+        at.setdefault(100 * dose[along], []).append(chance)
+    by_chance = chance_along(axes, at, factor)
     lines = wrongs if across == 1 else presents
     for k, (share, color) in enumerate(zip(lines, palette(len(lines)), strict=True)):
         of_line = sorted((dose[along], group) for dose, group in scores.items() if dose[across] == share)
@@ -164,6 +180,8 @@ def _curves(axes: Axes, scores: dict[Dose, Group], presents: list[float], wrongs
         words = f"{share:.0%} wrong" if across == 1 else f"{share:.0%} present"
         look: dict[str, Any] = {"marker": MARKERS[k % len(MARKERS)], "linestyle": DASHES[k % len(DASHES)]}
         axes.plot(x, [factor * group.value for _, group in of_line], color=color, label=words, markersize=4, **look)
+    if by_chance:
+        axes.plot([], [], label=LABEL, **LOOK)
     axes.set_xlabel("attributes present (%)" if along == 0 else "of the attributes wrong (%)")
 
 

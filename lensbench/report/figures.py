@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from lensbench.metrics import GENEVAL
 from lensbench.metrics import metric as named
+from lensbench.report.chance import Chance
+from lensbench.report.chance_line import chance_along, chance_handle
 from lensbench.report.grid import MEAN, Grid, Group
 from lensbench.report.levels import Level
 from lensbench.report.notes import number_of_seeds
@@ -114,13 +116,15 @@ def curves(grid: Grid) -> Figure | None:
         for scale, arm, form in product(scales, grid.arms, forms)
     }
     curved = any(len(points) > 1 for points in scored.values())
-    incomplete, top = False, 0.0
+    incomplete, top, by_chance = False, 0.0, False
     for (i, scale), (j, form) in product(enumerate(scales), enumerate(forms)):
         axes = panels[i, j]
         lines = {arm: scored[scale, arm, form] for arm in grid.arms}
         groups = [group for points in lines.values() for _, group in points]
         incomplete |= any(group.seeds < group.expected for group in groups)
         top = max([top, *(factor * value for g in groups for value in (g.value, g.high) if not isnan(value))])
+        chances = _chances(grid, scale, metric, form)
+        by_chance |= chance_along(axes, chances, factor)
         if curved:
             for arm, points in lines.items():
                 line(axes, points, factor, *styles[arm.index])
@@ -139,8 +143,9 @@ def curves(grid: Grid) -> Figure | None:
             most = named(metric).factor
             axes.set_ylim(0, min(most, 1.05 * top) if top else most)
     if curved:
-        legend(figure, grid, styles)
-    footnote(figure, grid, incomplete, *of_scales(grid, scales))
+        legend(figure, grid, styles, by_chance)
+    said = ["dotted: chance"] if by_chance else []
+    footnote(figure, grid, incomplete, *said, *of_scales(grid, scales))
     return figure
 
 
@@ -199,7 +204,24 @@ def differences(grid: Grid) -> Figure | None:
 
 
 def _points(grid: Grid, scale: Level, arm: Level, metric: str, form: str) -> list[tuple[float, Group]]:
-    """(training images seen, score) at every step that was scored; of watched steps there are no single images."""
+    """(training images seen, score) at every step that was scored."""
+    return [
+        (seen, grid.number(scale, arm, metric, form, step))
+        for seen, step in _scored_steps(grid, scale, arm, metric, form)
+    ]
+
+
+def _chances(grid: Grid, scale: Level, metric: str, form: str) -> dict[float, list[Chance]]:
+    """Training images seen -> the chances of the arms that were scored there."""
+    found: dict[float, list[Chance]] = {}
+    for arm in grid.arms:
+        for seen, step in _scored_steps(grid, scale, arm, metric, form):
+            found.setdefault(seen, []).append(grid.chance(scale, arm, metric, form, step))
+    return found
+
+
+def _scored_steps(grid: Grid, scale: Level, arm: Level, metric: str, form: str) -> list[tuple[float, int]]:
+    """(training images seen, step) of every step that was scored; of watched steps there are no single images."""
     place = (scale.index, arm.index, metric, form)
     frame = grid.numbers.get(place)
     if frame is None:
@@ -207,10 +229,7 @@ def _points(grid: Grid, scale: Level, arm: Level, metric: str, form: str) -> lis
     if place in grid.judged:
         frame = frame[frame["step"].isin(grid.judged[place]["step"])]
     steps = frame.groupby("step")["samples_seen"].max().sort_index()
-    return [
-        (float(seen), grid.number(scale, arm, metric, form, int(step)))
-        for step, seen in zip(steps.index, steps, strict=True)
-    ]
+    return [(float(seen), int(step)) for step, seen in zip(steps.index, steps, strict=True)]
 
 
 def line(axes: Axes, points: list[tuple[float, Group]], factor: float, color: str, marker: str) -> None:
@@ -267,9 +286,11 @@ def _handle(style: tuple[str, str], label: str) -> Any:
     return Line2D([], [], color=style[0], marker=style[1], markersize=4.2, linewidth=1.5, label=label)
 
 
-def legend(figure: Figure, grid: Grid, styles: list[tuple[str, str]]) -> None:
+def legend(figure: Figure, grid: Grid, styles: list[tuple[str, str]], by_chance: bool = False) -> None:
+    """Name the arms above the figure and, `by_chance`, its line of chance."""
     if len(grid.arms) > 1:
         handles = [_handle(styles[arm.index], arm.label) for arm in grid.arms]
+        handles += [chance_handle()] if by_chance else []
         title = "training captions" if grid.arm_factors == ("captions.set",) else None
         _legend_above(figure, handles, title)
 

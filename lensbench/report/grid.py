@@ -156,7 +156,9 @@ class Grid:
     def chances(self, scale: Level, arm: Level, metric: str, form: str, step: int | None = None) -> np.ndarray:
         """The chance of each of `images`, in their order; NaN where it is not known."""
         images = self.images(scale, arm, metric, form, step)
-        outcome = named(metric).outcome
+        return self._chances(scale, arm, named(metric).outcome, images)
+
+    def _chances(self, scale: Level, arm: Level, outcome: str, images: pd.DataFrame) -> np.ndarray:
         if outcome not in (GENEVAL, GUIDED):
             return np.full(len(images), NAN)
         places = [(scale.index, arm.index, outcome, wording) for wording in FORMS]
@@ -242,11 +244,14 @@ class Grid:
         return first["value"].to_numpy(float), second["value"].to_numpy(float), design(first)
 
     def guided(self, scale: Level, arm: Level, form: str, own: float) -> pd.DataFrame:
-        """The judged images of the last step at every guidance scale, `own` being the evaluation's, in `guidance`."""
-        parts = [self.images(scale, arm, GENEVAL, form).assign(guidance=own)]
+        """The judged images of the last step at every guidance scale, `own` being the evaluation's, in `guidance`;
+        with their `chance`."""
+        first = self.images(scale, arm, GENEVAL, form)
+        parts = [first.assign(guidance=own, chance=self._chances(scale, arm, GENEVAL, first))]
         further = self.judged.get((scale.index, arm.index, GUIDED, form))
         if further is not None:
-            parts.append(further[further["last"]])
+            further = further[further["last"]]
+            parts.append(further.assign(chance=self._chances(scale, arm, GUIDED, further)))
         return pd.concat([part for part in parts if len(part)]) if any(map(len, parts)) else parts[0]
 
     def pairs(self) -> list[tuple[Level, Level]]:

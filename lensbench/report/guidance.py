@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lensbench.metrics import GENEVAL
+from lensbench.metrics import GENEVAL, metric
+from lensbench.report.chance import chance_note, chance_of, with_chance
 from lensbench.report.grid import Grid
 from lensbench.report.paired import paired_values
 from lensbench.report.placing import IMAGE, design
@@ -65,6 +66,7 @@ def guidance_table(grid: Grid, own: float) -> Table | None:
         f"GenEval's mean in percent at guidance {shown}, the same scales for every arm. Best: chosen on every other "
         "prompt of each task, over all seeds; all scores here are of the other prompts, which choosing did not see.",
         "Differences are paired image by image; * stands after Holm's correction over this table.",
+        *filter(None, [chance_note(cell for cells in rows for cell in cells)]),
     )
     told = tuple(
         Row(tuple(cells), opens=n == 0 or rows[n - 1][0].text != cells[0].text) for n, cells in enumerate(rows)
@@ -86,9 +88,11 @@ def _best(images: pd.DataFrame) -> float:
 
 
 def _score(images: pd.DataFrame) -> Cell:
-    mean = stratified_mean(images["value"].to_numpy(float), *design(images))
+    values, layout = images["value"].to_numpy(float), design(images)
+    mean = stratified_mean(values, *layout)
+    chance = chance_of(values, images["chance"].to_numpy(float), images["task"].to_numpy(), layout)
     value, low, high = 100 * mean.estimate, 100 * mean.low, 100 * mean.high
-    return Cell(number(value), value, low, high, bounds(low, high), "95%")
+    return with_chance(Cell(number(value), value, low, high, bounds(low, high), "95%"), chance, metric(GENEVAL), 100.0)
 
 
 def _difference(a: pd.DataFrame, b: pd.DataFrame) -> tuple[Cell, float]:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lensbench.metrics import metric as named
+from lensbench.report.chance import chance_note
+from lensbench.report.chance_line import chance_across, chance_handle
 from lensbench.report.costs import flops_unit
 from lensbench.report.figures import MARKERS, STYLE, arm_colors, save
 from lensbench.report.grid import Grid
@@ -83,7 +85,8 @@ def pareto_table(grid: Grid, metric: str | None = None) -> Table | None:
             labels = [Cell(form, form), *labels_of(point.scale), *labels_of(point.arm)]
             spent = Cell(f"{point.flops / scale_of:,.3g}", point.flops)
             marks = [Cell("yes" if on else "", "yes" if on else "no") for on in (point.on_front, point.on_own)]
-            rows.append(Row((*labels, spent, score_cell(group, named(metric), ""), *marks), opens=n == 0))
+            score = score_cell(group, named(metric), "", grid.chance(point.scale, point.arm, metric, form))
+            rows.append(Row((*labels, spent, score, *marks), opens=n == 0))
     columns = (
         Column("form", "prompts", "prompts", label=True),
         *arm_columns(grid),
@@ -96,6 +99,7 @@ def pareto_table(grid: Grid, metric: str | None = None) -> Table | None:
         "On the front: no other model has as good a score for as little training, by the estimates; intervals of "
         "neighbors may overlap. [low, high]: 95 % interval.",
         "FLOPs: useful ones of training, forward and backward, padding left out.",
+        *filter(None, [chance_note(cell for row in rows for cell in row.cells)]),
     )
     return Table("pareto", "Quality against compute", columns, tuple(rows), notes)
 
@@ -130,12 +134,14 @@ def pareto_figure(grid: Grid, path: Path, metric: str | None = None) -> list[Pat
                     axes.plot([point.flops] * 2, bounds, color=look["color"], linewidth=1)
                 x, y = [point.flops for point in mine], [factor * point.score for point in mine]
                 axes.plot(x, y, linestyle="", markersize=5, label=arm.label, **look)
+            by_chance = chance_across(axes, [grid.chance(p.scale, p.arm, metric, form) for p in found], factor)
             axes.set_title(f"{form} prompts" if form else "", fontweight="bold")
             axes.set_xlabel("training FLOPs")
             axes.xaxis.set_minor_formatter(NullFormatter())
         panels[0].set_ylabel(named(metric).titled)
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)))
-        words = "line: no other model has as good a score for as little training"
+        handles, _ = panels[0].get_legend_handles_labels()
+        handles += [chance_handle()] if by_chance else []
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)))
+        words = "solid line: no other model has as good a score for as little training"
         figure.supxlabel(words, fontsize=6.5, color="#666666")
         return save(figure, path)

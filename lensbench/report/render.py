@@ -18,7 +18,7 @@ HEAD = f"{GENERATED}; changes will be lost."
 PAGE_POINTS = 560  # of a table's rows in LaTeX: a page of 700, less heads, caption and notes
 ROW_POINTS, INTERVAL_POINTS, BLOCK_POINTS = 11.0, 9.0, 5.0  # a row, an interval below it, the space before a block
 MARKDOWN_COLUMNS = 10  # a Markdown table with more number columns is split by group
-STYLES = {"best": "bold", "better": "green", "worse": "red", "unclear": "dim", "missing": "yellow"}
+STYLES = {"best": "bold", "better": "green", "worse": "red", "unclear": "dim", "missing": "yellow", "chance": "dim"}
 LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -46,18 +46,18 @@ LATEX = {
 
 
 def to_csv(table: Table) -> str:
-    """Long form, one line a number, unrounded: labels, group, column, value, low, high, interval, p, p_holm, seeds,
-    seeds_expected, and the number as the other renderings show it. Missing numbers are empty."""
+    """Long form, one line a number, unrounded: labels, group, column, value, low, high, interval, p, p_holm, chance,
+    seeds, seeds_expected, and the number as the other renderings show it. Missing numbers are empty."""
     labels = [column.name for column in table.columns if column.label]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    raw = ["value", "low", "high", "interval", "p", "p_holm", "seeds", "seeds_expected", "shown"]
+    raw = ["value", "low", "high", "interval", "p", "p_holm", "chance", "seeds", "seeds_expected", "shown"]
     writer.writerow(["table", *labels, "group", "column", *raw])
     for row in table.rows:
         names = [row.cells[i].value for i in range(len(labels))]
         for column, cell in zip(table.columns[len(labels) :], row.cells[len(labels) :], strict=True):
             numbers = [_exact(cell.value), _exact(cell.low), _exact(cell.high), cell.kind]
-            tested = [_exact(cell.p), _exact(cell.p_holm), cell.seeds, cell.expected]
+            tested = [_exact(cell.p), _exact(cell.p_holm), _exact(cell.chance), cell.seeds, cell.expected]
             writer.writerow([table.name, *names, column.group, column.name, *numbers, *tested, cell.text])
     return out.getvalue()
 
@@ -368,12 +368,14 @@ def _markdown_head(column: Column, wide: bool) -> str:
 def _markdown_cell(cell: Cell, column: Column) -> str:
     if column.label:
         return _markdown(cell.text + cell.mark)
-    text = f"**{_markdown(cell.text)}**" if cell.emphasis == "best" else _markdown(cell.text)
+    around = {"best": "**", "chance": "_"}.get(cell.emphasis, "")
+    text = f"{around}{_markdown(cell.text)}{around}"
     return text + _markdown(cell.mark) + (f" {cell.interval}" if column.interval and cell.interval else "")
 
 
 def _latex_cell(cell: Cell, column: Column) -> str:
     text = rf"\textbf{{{escape(cell.text)}}}" if cell.emphasis == "best" else escape(cell.text)
+    text = rf"\textit{{{text}}}" if cell.emphasis == "chance" else text
     text += rf"\rlap{{{escape(cell.mark)}}}" if cell.mark else ""
     if column.interval and cell.interval:
         lines = rf"{text}\\[-2pt]{{\tiny {escape(cell.interval)}}}"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
+from itertools import product
 from math import isnan
 from typing import Any
 
 from lensbench.captions.policy import set_label
 from lensbench.metrics import Metric, metric
+from lensbench.report.chance import UNKNOWN, Chance, chance_cell, with_chance
 from lensbench.report.grid import Grid, Group, column_of
 from lensbench.report.levels import SET_NAMES, Level
 from lensbench.report.paired import Paired
@@ -45,15 +48,15 @@ def _any_at(rows: list[Row], place: int) -> bool:
 
 
 def score_rows(grid: Grid, wanted: list[tuple[str, str]]) -> list[Row]:
-    """A row for each scale and arm with a cell for each (metric, form)."""
+    """A row for each scale and arm with a cell for each (metric, form). A score that is not above chance is marked."""
     rows = []
     for scale in grid.scales:
         groups = {arm: [grid.number(scale, arm, *one) for one in wanted] for arm in grid.arms}
         best = [_best(grid, scale, {arm: groups[arm][i] for arm in grid.arms}, *wanted[i]) for i in range(len(wanted))]
         for arm in grid.arms:
             cells = [
-                score_cell(group, metric(name), "best" if arm is winner else "")
-                for group, (name, _), winner in zip(groups[arm], wanted, best, strict=True)
+                score_cell(group, metric(name), "best" if arm is winner else "", grid.chance(scale, arm, name, form))
+                for group, (name, form), winner in zip(groups[arm], wanted, best, strict=True)
             ]
             rows.append(Row((*labels_of(scale), *arm_labels(arm, cells), *cells), opens=arm is grid.arms[0]))
     return rows
@@ -74,7 +77,32 @@ def absent(expected: int) -> Cell:
     return Cell(DASH, emphasis="missing", mark=DAGGER, expected=expected) if expected else Cell(DASH)
 
 
-def score_cell(group: Group, of: Metric, emphasis: str) -> Cell:
+def beside_scores(
+    grid: Grid, columns: tuple[Column, ...], rows: list[Row], wanted: list[tuple[str, str]], beside: Collection[str]
+) -> tuple[tuple[Column, ...], list[Row]]:
+    """The columns and the rows of `score_rows` with a column of chance after each of the metrics `beside`.
+
+    They stay as they are where no chance is known.
+    """
+    if all(isnan(cell.chance) for row in rows for cell in row.cells):
+        return columns, rows
+    shown: list[Column] = []
+    for column, (name, _) in zip(columns, wanted, strict=True):
+        shown.append(column)
+        if name in beside:
+            shown.append(Column(f"{column.name}.chance", "chance", "chance", column.group))
+    told = []
+    for row, (scale, arm) in zip(rows, product(grid.scales, grid.arms), strict=True):
+        labels, cells = list(row.cells[: -len(wanted)]), list[Cell]()
+        for cell, (name, form) in zip(row.cells[-len(wanted) :], wanted, strict=True):
+            cells.append(cell)
+            if name in beside:
+                cells.append(chance_cell(grid.chance(scale, arm, name, form), metric(name)))
+        told.append(replace(row, cells=(*labels, *cells)))
+    return tuple(shown), told
+
+
+def score_cell(group: Group, of: Metric, emphasis: str, chance: Chance = UNKNOWN) -> Cell:
     if not group.seeds:
         return absent(group.expected)
     digits, factor = of.digits, of.factor
@@ -85,7 +113,8 @@ def score_cell(group: Group, of: Metric, emphasis: str) -> Cell:
         shown = f"({number(low * factor, digits)} to {number(high * factor, digits)})"
     mark = DAGGER if group.seeds < group.expected else ""
     text = number(group.value * factor, digits)
-    return Cell(text, group.value, low, high, shown, kind, mark, emphasis, seeds=group.seeds, expected=group.expected)
+    cell = Cell(text, group.value, low, high, shown, kind, mark, emphasis, seeds=group.seeds, expected=group.expected)
+    return with_chance(cell, chance, of)
 
 
 def difference_cell(found: Paired, of: Metric) -> Cell:

@@ -7,6 +7,7 @@ from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from lensbench.metrics import metric as named
+from lensbench.report.chance_line import chance_along
 from lensbench.report.figures import arm_styles, footnote, legend, line
 from lensbench.report.grid import Grid, Group
 from lensbench.report.levels import Level, factor_label
@@ -56,7 +57,7 @@ def _figure(grid: Grid, metric: str, along: str) -> Figure:
     forms, columns, factor = grid.forms(metric), _others(grid, along), named(metric).factor
     figure = Figure(figsize=(max(2.2 * len(columns) + 0.7, 4.0), 2.1 * len(forms) + 0.8), layout="constrained")
     panels = figure.subplots(len(forms), len(columns), sharex=True, sharey="row", squeeze=False)
-    styles, rows = arm_styles(grid), [list[Group]() for _ in forms]
+    styles, rows, by_chance = arm_styles(grid), [list[Group]() for _ in forms], False
     for (i, form), (j, (settings, scales)) in product(enumerate(forms), enumerate(columns.items())):
         axes = panels[i, j]
         for arm in grid.arms:
@@ -64,8 +65,13 @@ def _figure(grid: Grid, metric: str, along: str) -> Figure:
             points = [(x, group) for x, group in points if group.seeds]
             rows[i] += [group for _, group in points]
             line(axes, points, factor, *styles[arm.index])
-        axes.set_xscale("log")
         levels = [dict(scale.settings)[along] for scale in scales]
+        chances = {
+            float(level): [grid.chance(scale, arm, metric, form) for arm in grid.arms]
+            for level, scale in zip(levels, scales, strict=True)
+        }
+        by_chance |= chance_along(axes, chances, factor)
+        axes.set_xscale("log")
         axes.set_xticks(levels, [f"{level:,}" for level in levels])
         axes.xaxis.set_minor_locator(NullLocator())
         if i == 0:
@@ -78,6 +84,7 @@ def _figure(grid: Grid, metric: str, along: str) -> Figure:
         for row, groups in zip(panels, rows, strict=True):
             ends = (factor * v for group in groups for v in (group.value, group.high) if not isnan(v))
             row[0].set_ylim(0, min(factor, 1.05 * max(ends, default=factor)) or factor)
-    legend(figure, grid, styles)
-    footnote(figure, grid, any(group.seeds < group.expected for groups in rows for group in groups))
+    legend(figure, grid, styles, by_chance)
+    said = ["dotted: chance"] if by_chance else []
+    footnote(figure, grid, any(group.seeds < group.expected for groups in rows for group in groups), *said)
     return figure

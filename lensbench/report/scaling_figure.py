@@ -11,6 +11,7 @@ import numpy as np
 
 from lensbench.metrics import Metric, leading
 from lensbench.metrics import metric as named
+from lensbench.report.chance_line import chance_across, chance_handle
 from lensbench.report.figures import MARKERS, REFERENCE, STYLE, arm_colors, save
 from lensbench.report.grid import Grid
 from lensbench.report.multiplier import UNKNOWN, multiplier_words, no_multiplier
@@ -61,23 +62,27 @@ def _figure(grid: Grid, worths: list[Worth]) -> Figure:
     size = (max(3.3 * len(forms) + 0.5, 4.2), 2.3 * len(axes_there) + 0.7)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(len(axes_there), len(forms), sharey=True, squeeze=False)
-    styles = _styles(grid)
+    shown = [arm for arm in grid.arms if arm is grid.reference or any(worth.arm is arm for worth in worths)]
+    styles, by_chance = _styles(grid), False
     for i, axis in enumerate(axes_there):
         for j, form in enumerate(forms):
             inside = [worth for worth in worths if (worth.axis, worth.form) == (axis, form)]
             _panel(panels[i, j], inside, styles, grid)
+            if inside:
+                chances = [grid.chance(scale, arm, metric, form) for scale in grid.scales for arm in shown]
+                by_chance |= chance_across(panels[i, j], chances, named(metric).factor)
             panels[i, j].set_xlabel(LABELS[axis] + (f" ({inside[0].where})" if inside and inside[0].where else ""))
             if i == 0 and form:
                 panels[i, j].set_title(f"{form} prompts", fontweight="bold")
         panels[i, 0].set_ylabel(named(metric).axis)
     if named(metric).bounded:
         panels[0, 0].set_ylim(0, min(1.04 * named(metric).factor, panels[0, 0].get_ylim()[1]))
-    shown = [arm for arm in grid.arms if arm is grid.reference or any(worth.arm is arm for worth in worths)]
     handles = [
         Line2D([], [], color=color, marker=marker, linestyle=dash, label=arm.label, markersize=4)
         for arm in shown
         for color, marker, dash in [styles[arm.label]]
     ]
+    handles += [chance_handle()] if by_chance else []
     figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 4), handlelength=3)
     assert grid.reference is not None
     words = f"bands: 95 %; arrows: how much more {grid.reference.label} needs for the same score (dotted: a bound)"

@@ -23,10 +23,11 @@ class Cell:
     interval: str = ""  # as shown
     kind: str = ""  # what the interval is: "95%", or "seeds" for the smallest and largest seed
     mark: str = ""
-    emphasis: str = ""  # best, better, worse, unclear, missing
+    emphasis: str = ""  # best, better, worse, unclear, missing, chance
     p: float = NAN
     p_holm: float = NAN
-    chance: float = NAN  # what the same images give by chance, in the units of `value`
+    chance: float = NAN  # what the same images give by chance, in the unit of `value`
+    chance_shown: str = ""
     seeds: int = 0
     expected: int = 0
 

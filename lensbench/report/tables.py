@@ -14,6 +14,7 @@ from typing import Any
 
 from lensbench.metrics import GENEVAL, metric
 from lensbench.report.ablation import ablation_table
+from lensbench.report.chance import chance_note
 from lensbench.report.costs import costs_table, data_table, sizes_table
 from lensbench.report.grid import MEAN, Grid
 from lensbench.report.levels import Level
@@ -35,6 +36,7 @@ from lensbench.report.notes import (
 from lensbench.report.paired import Comparison
 from lensbench.report.rows import (
     arm_columns,
+    beside_scores,
     complete_table,
     difference_cell,
     head_of,
@@ -77,9 +79,11 @@ def main_table(grid: Grid, recipe: str = "") -> Table:
     columns = tuple(
         _column(f"{form}.{name}", of, name == MEAN, group=f"{form} prompts") for form, name, of, _ in wanted
     )
-    rows = score_rows(grid, [(of, form) for _, _, of, form in wanted])
+    numbers = [(of, form) for _, _, of, form in wanted]
+    columns, rows = beside_scores(grid, columns, score_rows(grid, numbers), numbers, (GENEVAL,))
     notes = (
         f"GenEval's tasks, accuracy in percent; mean: of the {len(grid.tasks)} tasks, unweighted. {seeds_note(grid)}",
+        chance_note(cell for row in rows for cell in row.cells),
         recipe,
         BOLD,
         origin_note(grid),

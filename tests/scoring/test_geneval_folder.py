@@ -144,7 +144,7 @@ def test_a_picture_that_shows_what_is_asked_is_above_chance(pictures: Path) -> N
     rows = outcomes(prompts, judged(prompts, judge))
     other = table(prompts, judge, rows, summary(rows, prompts.plan()), None)
     assert other.rows[-1].cells[1].mark == AT_CHANCE
-    assert f"{AT_CHANCE}: not above chance" in " ".join(other.notes)
+    assert f"{AT_CHANCE}: not shown to be above chance" in " ".join(other.notes)
 
 
 def test_a_stop_costs_what_was_under_way_and_no_more(pictures: Path) -> None:

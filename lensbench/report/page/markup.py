@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from itertools import groupby
-from math import isfinite, isnan
+from math import isfinite, isnan, nan
 from typing import Any, NamedTuple
 
-from lensbench.report.table import DASH, Cell, Column, Table
+from lensbench.report.table import AT_CHANCE, DASH, Cell, Column, Table
 
 LONG_LIST = 12  # a longer list is folded
 EMPHASIS = {"better": "better, significantly", "worse": "worse, significantly", "best": "best, significantly"}
@@ -22,6 +22,8 @@ class Bar(NamedTuple):
     value: float
     low: float
     high: float
+    chance: float = nan  # where chance is
+    remark: str = ""  # what stands below the value
 
 
 def to_html(table: Table) -> str:
@@ -64,7 +66,10 @@ def bars(title: str, rows: Sequence[Bar], full: float = 100.0, digits: int = 1) 
         low, high, end = (_percent(value, full) for value in (bar.low, bar.high, bar.value))
         whisker = f'<i style="left:{low:.2f}%;width:{high - low:.2f}%"></i>' if span else ""
         fill = f'<b style="width:{end:.2f}%;background:{escape(bar.color)}"></b>'
+        if isfinite(bar.chance):
+            fill += f'<u style="left:{_percent(bar.chance, full):.2f}%"></u>'
         words = f"{bar.value:.{digits}f}<small>{span}</small>" if isfinite(bar.value) else DASH
+        words += f'<small class="remark">{escape(bar.remark)}</small>' if bar.remark else ""
         lines.append(
             f'<li><span class="name">{escape(bar.name)}</span><span class="track" aria-hidden="true">{fill}{whisker}'
             f'</span><span class="value">{words}</span></li>'
@@ -150,6 +155,8 @@ def _title(cell: Cell) -> str:
         parts.append(EMPHASIS[cell.emphasis])
     if cell.interval:
         parts.append(("95 % interval " if cell.kind == "95%" else "seeds ") + cell.interval)
+    if cell.chance_shown:
+        parts.append(f"chance {cell.chance_shown}" + (", not above it" if AT_CHANCE in cell.mark else ""))
     if not isnan(cell.p_holm):
         parts.append(f"p = {cell.p_holm:.2g} after Holm")
     elif not isnan(cell.p):

@@ -15,15 +15,16 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from lensbench.metrics import GENEVAL, metric
+from lensbench.metrics import GENEVAL, Metric, metric
+from lensbench.report.chance import Chance
 from lensbench.report.figures import arm_colors
-from lensbench.report.grid import Grid
+from lensbench.report.grid import Grid, Group
 from lensbench.report.notes import number_of_seeds
 from lensbench.report.page import markup
 from lensbench.report.page.comparer import Comparer, compare, earlier_sheets, script_json, sheets_json
 from lensbench.report.page.embedding import HERE, embedded
 from lensbench.report.page.vector import TITLES, figures_svg
-from lensbench.report.table import Table
+from lensbench.report.table import Table, number
 from lensbench.report.wordings import wordings
 
 PAGE = "index.html"
@@ -103,7 +104,8 @@ def _reading(grid: Grid) -> str:
     words = (
         "How to read it: every model drew pictures of the same prompts. GenEval's tasks ask whether what was asked for "
         "is there, how many, in which color and where, each task what it is named after: a single object counts in any "
-        "color and place. A judge that does not know the arm says right or wrong. "
+        "color and place. A judge that does not know the arm says right or wrong. Chance is what the same pictures "
+        "score for the other prompts of their task: a model that does not read its prompt scores that much. "
         "The wordings of the prompts:"
     )
     forms = "".join(f"<li>{escape(line)}</li>" for line in wordings(grid, GENEVAL))
@@ -121,17 +123,26 @@ def _answer(grid: Grid, findings: Sequence[str]) -> str:
     for form in grid.forms(name):
         groups = [(arm, grid.number(scale, arm, name, form)) for arm in grid.arms]
         rows = [
-            markup.Bar(arm.label, colors[arm.label], *(of.factor * end for end in group[:3]))
+            _bar(arm.label, colors[arm.label], group, grid.chance(scale, arm, name, form), of)
             for arm, group in groups
             if group.seeds
         ]
         where = ", ".join(filter(None, [f"{form} prompts" if form else "", scale.label]))
-        intervals = ", with 95 % intervals" if any(not isnan(bar.low) for bar in rows) else ""
+        shown = ["95 % intervals"] if any(not isnan(bar.low) for bar in rows) else []
+        shown += ["chance (dotted)"] if any(not isnan(bar.chance) for bar in rows) else []
+        beside = f", with {' and '.join(shown)}" if shown else ""
         ends = [end for bar in rows for end in (bar.value, bar.high) if not isnan(end)]
         full = of.factor if of.bounded else max(ends, default=1.0)
-        charts.append(markup.bars(": ".join(filter(None, [what + intervals, where])), rows, full, of.digits))
+        charts.append(markup.bars(": ".join(filter(None, [what + beside, where])), rows, full, of.digits))
     reading = _reading(grid) if grid.tasks else ""
     return f'{sentences}<div class="charts">{"".join(charts)}</div>{reading}'
+
+
+def _bar(name: str, color: str, group: Group, chance: Chance, of: Metric) -> markup.Bar:
+    low, high, by_chance = (of.factor * end for end in (group.low, group.high, chance.value))
+    remark = f"chance {number(by_chance, of.digits)}" if chance.known else ""
+    remark += ", not shown to be above" if chance.at_chance else ""
+    return markup.Bar(name, color, of.factor * group.value, low, high, by_chance, remark)
 
 
 def _missing(missing: Sequence[str]) -> str:
