@@ -45,8 +45,8 @@ def score_cell(directory: Path, metrics: str | None, weights: Mapping[str, str],
         if lacking := checkpoints_lacking(directory, [experiment]):
             raise ValueError(f"{directory}: no checkpoint of step {lacking[0]}; lensbench run trains the cell for it")
         _make(experiment, directory, console)
-    records, _ = read_cell(directory, experiment)
-    print_tables(console, [table(str(directory), records)])
+    records, outcomes = read_cell(directory, experiment)
+    print_tables(console, [table(str(directory), records, outcomes)])
     say(console, f"images, outcomes and records: {evaluation_folder(directory, experiment)}")
 
 
@@ -76,11 +76,12 @@ def _make(experiment: Experiment, directory: Path, console: Console) -> None:
             claim.end(how)
 
 
-def table(title: str, records: pd.DataFrame) -> Table:
-    """Every score of the last step, with its interval and what made it."""
+def table(title: str, records: pd.DataFrame, outcomes: pd.DataFrame) -> Table:
+    """Every score of the last step, with its interval, its chance and what made it."""
     from math import isnan
 
     from lensbench.metrics import metric, ordered
+    from lensbench.report.chance import chance_cell, chance_note, chance_of_score, with_chance
     from lensbench.report.table import DASH, Cell, Column, Row, Table, bounds, number
     from lensbench.scoring.protocol import protocol_line
 
@@ -94,13 +95,15 @@ def table(title: str, records: pd.DataFrame) -> Table:
         mine = mine[mine["step"] == mine["step"].max()]
         for opens, row in enumerate(mine.itertuples()):
             value, low, high, floor = (of.factor * float(x) for x in (row.value, row.low, row.high, row.floor))
+            by_chance = chance_of_score(of, outcomes, str(row.prompt_form), int(row.step))
             cells = (
                 Cell(of.titled, name),
                 Cell(str(row.prompt_form)),
-                Cell(number(value, of.digits), float(row.value)),
+                with_chance(Cell(number(value, of.digits), float(row.value)), by_chance, of),
                 Cell(bounds(low, high, of.digits) or DASH, float(row.low)),
                 Cell(f"{int(row.n):,}", int(row.n)),
                 Cell(DASH if isnan(floor) else number(floor, of.digits), float(row.floor)),
+                chance_cell(by_chance, of),
             )
             rows.append(Row(cells, opens=not opens))
         for protocol, told in () if of.variant_of else mine[mine["protocol"] != ""].groupby("protocol", sort=False):
@@ -108,13 +111,18 @@ def table(title: str, records: pd.DataFrame) -> Table:
             images = sorted({int(n) for n in told["n"]})
             floors = sorted({float(x) for x in told["floor"].dropna()})
             notes.append(protocol_line(of, str(protocol), images, forms, floors))
-    columns = (
+    columns = [
         Column("metric", "metric", "metric", label=True),
         Column("form", "prompts", "prompts", label=True),
         Column("value", "value", "value"),
         Column("interval", "95 % interval", "interval"),
         Column("images", "images", "n"),
         Column("floor", "real-real floor", "floor"),
-    )
-    sampling = "Intervals over prompts: sampling only, of one trained model."
-    return Table("scores", title, columns, tuple(rows), (sampling, *notes), filed=False)
+        Column("chance", "chance", "chance"),
+    ]
+    told = chance_note(cell for row in rows for cell in row.cells)
+    if not told:  # neither GenEval nor boxes of it
+        del columns[-1]
+        rows = [Row(row.cells[:-1], row.opens) for row in rows]
+    notes = ["Intervals over prompts: sampling only, of one trained model.", *filter(None, [told]), *notes]
+    return Table("scores", title, tuple(columns), tuple(rows), tuple(notes), filed=False)

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from math import isnan
 
 from lensbench.ladder.against import Compared, compare
-from lensbench.ladder.card import Card
+from lensbench.ladder.card import Card, chance_in
 from lensbench.ladder.scale import REFERENCE
+from lensbench.metrics import GENEVAL
+from lensbench.metrics import metric as named
+from lensbench.report.chance import chance_note, with_chance
 from lensbench.report.paired import SIGNIFICANT
 from lensbench.report.table import Cell, Column, Row, Table, bounds, number, signed
 
@@ -27,9 +30,11 @@ def table(cards: Sequence[Card]) -> Table:
         for form in forms:
             one = by[id(card), form]
             low, high = 100 * one.score.low, 100 * one.score.high
-            cells.append(
-                Cell(number(100 * one.score.estimate), 100 * one.score.estimate, low, high, bounds(low, high), "95%")
+            score = Cell(
+                number(100 * one.score.estimate), 100 * one.score.estimate, low, high, bounds(low, high), "95%"
             )
+            (told,) = (row for row in card.scores if (row["metric"], row["form"]) == (GENEVAL, form))
+            cells.append(with_chance(score, chance_in(told), named(GENEVAL), 100.0))
             cells.append(_difference(one))
         cells.append(Cell(_multiplier(card), _multiplier(card)))
         cells.append(Cell(f"{card.train_flops / 1e12:.3g}", card.train_flops))
@@ -52,6 +57,7 @@ def table(cards: Sequence[Card]) -> Table:
         "without it two captions are tied.",
         f"x samples: how many times the images seen {_reference(cards)} captions need to reach the same GenEval error "
         "(detailed prompts), by the measured curves; > and < are bounds: nothing is extrapolated.",
+        *filter(None, [chance_note(cell for row in rows for cell in row.cells)]),
     )
     title = f"The ladder, {first.scale}"
     return Table(f"ladder-{first.scale}", title, tuple(columns), tuple(rows), notes, filed=False)

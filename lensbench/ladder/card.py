@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ import numpy as np
 from lensbench.metrics import GENEVAL, leading, ordered
 from lensbench.metrics import metric as named
 from lensbench.publishing import nan_to_null, publish_text
+from lensbench.report.chance import NAN, UNKNOWN, Chance, chance_of
+from lensbench.report.placing import design
 from lensbench.scoring.statistics import stratified_mean
 
 FORMAT = 1
@@ -159,8 +161,24 @@ def _geneval_scores(judged: Any) -> list[dict[str, Any]]:
             columns = (some[name].to_numpy() for name in ("value", "prompt_index", "task", "seed"))
             mean = stratified_mean(*columns)
             metric = "geneval" if task is None else f"geneval.{task}"
-            found.append(_score(metric, str(form), mean.estimate, mean.low, mean.high, len(some)))
+            score = _score(metric, str(form), mean.estimate, mean.low, mean.high, len(some))
+            found.append(score | _chance(some))
     return found
+
+
+def _chance(judged: Any) -> dict[str, Any]:
+    """What is known of the chance of a score, as `chance_in` reads it; nothing without a chance of every image."""
+    if "chance" not in judged:
+        return {}
+    values, chances = (judged[name].to_numpy(float) for name in ("value", "chance"))
+    found = chance_of(values, chances, judged["task"].to_numpy(), design(judged))
+    return {"chance": asdict(found)} if found.known else {}
+
+
+def chance_in(score: Mapping[str, Any]) -> Chance:
+    """The chance of a card's score, unknown in cards of before."""
+    told = score.get("chance")
+    return UNKNOWN if told is None else Chance(**{name: NAN if x is None else x for name, x in told.items()})
 
 
 def _other_scores(final: Any) -> list[dict[str, Any]]:

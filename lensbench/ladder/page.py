@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
+from typing import Any
 
-from lensbench.ladder.card import Card
+from lensbench.ladder.card import Card, chance_in
 from lensbench.metrics import GENEVAL
 from lensbench.metrics import metric as named
+from lensbench.report.chance import chance_note, with_chance
 from lensbench.report.page import markup
 from lensbench.report.page.embedding import embedded
 from lensbench.report.table import NAN, Cell, Column, Row, Table, bounds, number
@@ -42,13 +44,21 @@ def by_task(cards: Sequence[Card]) -> Table:
     rows: list[Row] = []
     for form in cards[0].forms:
         for place, card in enumerate(cards):
-            told = {row["metric"]: row["value"] for row in card.scores if row["form"] == form}
-            shown = [told.get(f"geneval.{task}") for task in TASKS]
-            cells = [Cell("?") if value is None else Cell(number(100 * value), 100 * value) for value in shown]
+            told = {row["metric"]: row for row in card.scores if row["form"] == form}
+            cells = [_task(told.get(f"geneval.{task}")) for task in TASKS]
             rows.append(Row((Cell(form, form), Cell(card.name, card.name), *cells), opens=place == 0 and bool(rows)))
     labels = (Column("form", "prompts", "prompts", label=True), Column("captions", "captions", "captions", label=True))
     columns = tuple(Column(task, task.replace("_", " "), task) for task in TASKS)
-    return Table("tasks", "By task", (*labels, *columns), tuple(rows), ("Percent of the images that are right.",))
+    said = chance_note(cell for row in rows for cell in row.cells)
+    notes = ("Percent of the images that are right.", *filter(None, [said]))
+    return Table("tasks", "By task", (*labels, *columns), tuple(rows), notes)
+
+
+def _task(score: Mapping[str, Any] | None) -> Cell:
+    if score is None:
+        return Cell("?")
+    value = 100 * score["value"]
+    return with_chance(Cell(number(value), value), chance_in(score), named(score["metric"]), 100.0)
 
 
 def other_scores(cards: Sequence[Card]) -> Table:

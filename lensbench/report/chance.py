@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lensbench.metrics import GENEVAL, GUIDED
+from lensbench.report.placing import design
 from lensbench.report.table import AT_CHANCE, DASH, Cell, number
 from lensbench.scoring.chance import asked_rows, mean, of_outcomes
 from lensbench.scoring.statistics import paired_difference
@@ -81,6 +83,19 @@ def chances_of(images: pd.DataFrame, wordings: list[pd.DataFrame], memory: Answe
         told = frame[["prompt_index", "prompt"]].drop_duplicates("prompt_index")
         rows |= asked_rows(dict(zip(told["prompt_index"].tolist(), told["prompt"].tolist(), strict=True)))
     return np.where(lacking, of_outcomes(images, rows, memory), kept)
+
+
+def chance_of_score(of: Metric, outcomes: pd.DataFrame, form: str, step: int) -> Chance:
+    """The chance of one cell's score in a prompt form at a step, from its judged images; unknown for other metrics."""
+    if of.outcome not in (GENEVAL, GUIDED):
+        return UNKNOWN
+    mine = outcomes[(outcomes["metric"] == of.outcome) & (outcomes["step"] == step)]
+    if of.only is not None:
+        column, value = of.only
+        mine = mine[mine[column] == value] if column in mine else mine.head(0)
+    images = mine[mine["prompt_form"] == form]
+    chances = chances_of(images, [rows for _, rows in mine.groupby("prompt_form")], {})
+    return chance_of(images["value"].to_numpy(float), chances, images["task"].to_numpy(), design(images.assign(seed=0)))
 
 
 def chance_cell(found: Chance, of: Metric) -> Cell:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from lensbench.metrics import GENEVAL, metric
+from lensbench.report.chance import Chance, chance_note, chance_of, with_chance
 from lensbench.report.table import Cell, Column, Row, Table, bounds, number, signed
 from lensbench.scoring.geneval import summary
 from lensbench.scoring.geneval_folder import open_prompts, outcomes
@@ -78,6 +80,7 @@ def models_table(drawn: Sequence[Drawn]) -> Table:
     """One row a model; differences are to the first, paired image by image."""
     first, rest = drawn[0], drawn[1:]
     clusters, strata = (np.array([row[name] for row in first.rows]) for name in ("prompt_index", "task"))
+    design = (clusters, strata, None)
     values = [np.array([row["value"] for row in one.rows]) for one in drawn]
     differences = [paired_difference(other, values[0], clusters, strata) for other in values[1:]]
     adjusted = holm([found.p for found in differences])
@@ -103,7 +106,7 @@ def models_table(drawn: Sequence[Drawn]) -> Table:
                     Cell(f"{one.record['settings']['width']} x {one.record['settings']['height']}"),
                     _cost(one.session.get("seconds_an_image"), 2),
                     _cost(max(one.session.get("peak_bytes", {}).values(), default=None), 1, GIB),
-                    Cell(number(score[0]), score[0], score[1], score[2], bounds(score[1], score[2]), "95%"),
+                    _score(score, chance_of(scores, np.array([row["chance"] for row in one.rows]), strata, design)),
                     gap,
                 )
             )
@@ -128,9 +131,17 @@ def models_table(drawn: Sequence[Drawn]) -> Table:
         f"Seconds and memory as measured while drawing, on: {hardware}; where there is no accelerator, the memory is "
         "the whole process's.",
         "" if not rest or first.prompts.official else "The prompts are not GenEval's 553.",
+        chance_note(cell for row in rows for cell in row.cells),
     )
     told = tuple(note for note in notes if note)
     return Table("models", "Models side by side", columns, tuple(rows), told, filed=False)
+
+
+def _score(ends: np.ndarray, chance: Chance) -> Cell:
+    """A score in percent, its ends being the mean, the low and the high, with its chance."""
+    value, low, high = ends.tolist()
+    cell = Cell(number(value), value, low, high, bounds(low, high), "95%")
+    return with_chance(cell, chance, metric(GENEVAL), 100.0)
 
 
 def _open(folder: Path, setting: str, known: dict[str, dict[str, Any]]) -> Drawn:

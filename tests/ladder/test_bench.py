@@ -11,7 +11,7 @@ import pytest
 
 from lensbench import cli
 from lensbench.ladder.against import compare
-from lensbench.ladder.card import read
+from lensbench.ladder.card import chance_in, read
 from lensbench.ladder.scale import load_scale
 
 LADDER = """
@@ -77,6 +77,10 @@ def test_from_captions_to_a_card_a_board_and_back(cards: list[Path], run: Callab
     assert set(mine.forms) == {"short", "detailed"}
     assert {row["reference"] for row in mine.multiplier} == {"alt"}
     assert {row["metric"] for row in mine.scores} >= {"geneval", "geneval.colors", "fd_shapes", "validation_loss"}
+    for row in mine.scores:  # what a card keeps of chance is what a board shows
+        of_geneval = row["metric"].partition(".")[0] == "geneval"
+        assert chance_in(row).known == of_geneval == ("chance" in row), row["metric"]
+        assert not chance_in({name: told for name, told in row.items() if name != "chance"}).known, "of before"
     told = compare([alt, mine])
     assert len(told) == 4
     assert [one.difference is None for one in told] == [True, False] * 2

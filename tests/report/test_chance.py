@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lensbench.metrics import metric
+from lensbench.report.chance import chance_of_score
 from lensbench.report.freeze import load
 from lensbench.report.grid import Grid, arrange
 from lensbench.report.levels import Level
+from lensbench.scoring.chance import mean
 from tests.report.conftest import simulate
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -82,8 +85,26 @@ def test_the_chance_that_outcomes_keep_is_taken_as_it_is() -> None:
     assert same.chance(same.scales[0], same.arms[0], "geneval", "short").at_chance
 
 
+def test_one_cells_records_have_the_chance_that_its_grid_has() -> None:
+    results = load(RESULTS / "caption_dose")
+    grid = committed("caption_dose")
+    (scale,), arm = grid.scales, level(grid.arms, "100 % of attributes")
+    of_seed = grid.images(scale, arm, "geneval", "short").groupby("cell").first().index[0]
+    outcomes = results.outcomes[results.outcomes["cell"] == of_seed]
+    step = int(outcomes["step"].max())
+    images = grid.images(scale, arm, "geneval", "short")
+    chances = grid.chances(scale, arm, "geneval", "short")[(images["cell"] == of_seed).to_numpy()]
+    tasks = images["task"][images["cell"] == of_seed]
+    assert chance_of_score(metric("geneval"), outcomes, "short", step).value == pytest.approx(mean(chances, tasks))
+    of_task = chance_of_score(metric("geneval.colors"), outcomes, "short", step)
+    assert of_task.value == pytest.approx(chances[(tasks == "colors").to_numpy()].mean())
+    assert chance_of_score(metric("geneval_guided.4"), outcomes, "detailed", step).known
+    assert not chance_of_score(metric("geneval_guided.7"), outcomes, "short", step).known
+    assert not chance_of_score(metric("validation_loss"), outcomes, "short", step).known
+
+
 def test_nothing_is_claimed_where_there_is_no_chance_to_be_had() -> None:
     grid = arrange(simulate())  # no boxes
-    for metric in ("geneval", "geneval.colors", "validation_loss", "fd_shapes"):
-        found = grid.chance(grid.scales[0], grid.arms[0], metric, "short")
+    for name in ("geneval", "geneval.colors", "validation_loss", "fd_shapes"):
+        found = grid.chance(grid.scales[0], grid.arms[0], name, "short")
         assert (found.known, found.above, found.at_chance) == (False, False, False)

@@ -58,6 +58,9 @@ def test_size_cost_and_score_of_each_and_the_paired_difference(folders: list[Pat
     assert most["difference"].value == pytest.approx(float(most["score"].value or 0) - 50.0)
     assert most["difference"].mark == "*"
     assert most["difference"].low > 0
+    assert most["score"].chance_shown
+    assert most["score"].mark == "", "right pictures are above chance"
+    assert any(note.startswith("Chance: what the same images score") for note in table.notes)
 
 
 def test_other_prompts_do_not_compare(folders: list[Path], tmp_path: Path) -> None:

@@ -349,6 +349,7 @@ def test_a_cell_is_scored_by_the_command_with_what_made_each_number(
         assert f"{row.value:.4f}" in out
     assert "KD shapes: shapes (weights 88bea177e0cd" in out
     assert "40 images against 40 held-out images" in out
+    assert "Chance: what the same images score for the other prompts of their task." in out
 
 
 def test_a_field_of_the_evaluation_is_a_factor_that_multiplies_evaluations(once: Path, tmp_path: Path) -> None:
