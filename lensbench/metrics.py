@@ -11,6 +11,7 @@ facts and costs are registered alone, or as a family: the names of one number on
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from lensbench.registry import (
     FAMILIES,
@@ -33,6 +34,7 @@ from lensbench.registry import (
 )
 
 __all__ = [
+    "CHOOSING",
     "FAMILIES",
     "GENEVAL",
     "GUIDED",
@@ -56,6 +58,7 @@ __all__ = [
 
 GENEVAL = "geneval"
 GUIDED = "geneval_guided"  # GenEval's verdicts at other guidance scales than the evaluation's own
+CHOOSING = "geneval_choosing"  # GenEval's verdicts on the prompts that the guidance is chosen on, at every scale
 DISTANCES = "lensbench.scoring.distances"  # the module of the measures of two sets
 
 
@@ -97,13 +100,13 @@ def _of_task(task: str) -> Metric:
     return _geneval(f"{GENEVAL}.{task}", f"GenEval {head}", **of)
 
 
-def _of_guidance(scale: str) -> Metric:
+def _of_guidance(outcome: str, label: str, scale: str) -> Metric:
     try:
         guidance = float(scale)
     except ValueError:
-        raise ValueError(f"{GUIDED}.{scale}: a metric at a guidance scale ends in a number") from None
-    of = {"outcome": GUIDED, "only": ("guidance", guidance), "variant_of": GENEVAL, "strata": "task"}
-    return _geneval(f"{GUIDED}.{scale}", f"GenEval, guidance {scale}", **of)
+        raise ValueError(f"{outcome}.{scale}: a metric at a guidance scale ends in a number") from None
+    of = {"outcome": outcome, "only": ("guidance", guidance), "variant_of": GENEVAL, "strata": "task"}
+    return _geneval(f"{outcome}.{scale}", f"{label}, guidance {scale}", **of)
 
 
 def _distance(name: str, label: str, digits: int = 2, **further: object) -> Metric:
@@ -161,7 +164,8 @@ register(_geneval(GENEVAL, "GenEval", head="mean", strata="task"))
 register_family(f"{GENEVAL}.", _of_task)
 for _task in _TASKS:
     register(_of_task(_task))
-register_family(f"{GUIDED}.", _of_guidance)
+register_family(f"{GUIDED}.", partial(_of_guidance, GUIDED, "GenEval"))
+register_family(f"{CHOOSING}.", partial(_of_guidance, CHOOSING, "GenEval on the choosing prompts"))
 register_measure(
     Measure(
         name="clip_score",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -83,3 +84,10 @@ def test_every_form_is_told_in_one_line_and_has_a_place() -> None:
         assert not told(form).endswith(".")
     with pytest.raises(ValueError, match="prompt form 'longer': choose from short"):
         told("longer")
+
+
+def test_the_docs_say_of_each_form_what_the_registry_says() -> None:
+    docs = (Path(__file__).parents[1] / "docs" / "ablation.md").read_text(encoding="utf-8")
+    for form in REGISTRY.values():
+        alike = ", ".join(f"`{name}`" for name in sorted(form.templates_of)) or "none"
+        assert f"| `{form.name}` | {form.told} | {alike} |" in docs

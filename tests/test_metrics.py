@@ -10,7 +10,20 @@ import pandas as pd
 import pytest
 
 from lensbench import registry
-from lensbench.metrics import FAMILIES, MEASURES, REGISTRY, Measure, Metric, leading, metric, of_kind, ordered, register
+from lensbench.metrics import (
+    CHOOSING,
+    FAMILIES,
+    GUIDED,
+    MEASURES,
+    REGISTRY,
+    Measure,
+    Metric,
+    leading,
+    metric,
+    of_kind,
+    ordered,
+    register,
+)
 from lensbench.scoring.geneval import TASKS
 from lensbench.scoring.metrics import metric_of, resolve
 
@@ -19,7 +32,8 @@ FURTHER = ("mine", "1.5", "dinov2_vitl14", "vit_b_32")  # what can follow the be
 
 
 def every() -> list[Metric]:
-    ends = {begins: ("1.5",) if begins.startswith("geneval_guided") else FURTHER for begins in FAMILIES}
+    of_scales = (f"{GUIDED}.", f"{CHOOSING}.")
+    ends = {begins: ("1.5",) if begins in of_scales else FURTHER for begins in FAMILIES}
     made = [metric(begins + end) for begins in FAMILIES for end in ends[begins]]
     return [*REGISTRY.values(), *made]
 

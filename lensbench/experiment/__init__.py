@@ -22,7 +22,7 @@ from lensbench.experiment.encoders import (
     LatentShape,
     TextEncoder,
 )
-from lensbench.experiment.evaluation import Evaluation
+from lensbench.experiment.evaluation import GUIDANCE_GRID, Evaluation, further_guidances
 from lensbench.experiment.part import Added, Part, Where, canonical_json, one_line, sha256_of
 from lensbench.experiment.training import Buckets, Model, Start, Training
 from lensbench.forms import REGISTRY, Form
@@ -30,6 +30,7 @@ from lensbench.forms import REGISTRY, Form
 __all__ = [
     "DIRECTORY_DIGITS",
     "FLUX2",
+    "GUIDANCE_GRID",
     "LATENTS",
     "SHAPES_CAPTION_SETS",
     "TEXT_ENCODERS",
@@ -51,6 +52,7 @@ __all__ = [
     "Training",
     "Where",
     "canonical_json",
+    "further_guidances",
     "one_line",
     "sha256_of",
 ]

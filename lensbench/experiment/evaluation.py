@@ -10,6 +10,13 @@ from pydantic import Field, field_validator, model_validator
 from lensbench.experiment.part import Added, Part, Where
 from lensbench.forms import FORMS, Form, told
 
+GUIDANCE_GRID = (1.0, 2.0, 3.0, 4.0, 6.0, 9.0)  # the same for every arm: none has its best at an end by design
+
+
+def further_guidances(own: float) -> tuple[float, ...]:
+    """The scales of the grid beside the evaluation's own: what `guidances` is where a sweep asks for the grid."""
+    return tuple(scale for scale in GUIDANCE_GRID if scale != own)
+
 
 class Evaluation(Part):
     """What is measured, on what prompts, how often."""
@@ -59,7 +66,13 @@ class Evaluation(Part):
     guidances: Annotated[tuple[Annotated[float, Field(ge=1)], ...], Added] = Field(
         (),
         description="further guidance scales at which the last checkpoint is asked GenEval's prompts: tables then show "
-        "each arm at its best too, chosen on half of the prompts and reported on the other half",
+        "each arm at its best too",
+    )
+    choosing_seed: Annotated[int | None, Added] = Field(
+        None,
+        ge=0,
+        description="prompt_seed of the prompts, and of their noise, that the best guidance is chosen on, half as many "
+        "images: it is then reported on every prompt; if none, chosen on every other prompt and reported on the rest",
     )
     detector: Annotated[Literal["mask2former", "own"] | None, Added] = Field(
         None,
@@ -110,6 +123,22 @@ class Evaluation(Part):
     def held_out_images(self) -> int:
         """How many held-out images are used, for the loss or for their captions."""
         return max(self.validation_images, self.most_scene_images)
+
+    @model_validator(mode="after")
+    def chosen_on_other_prompts(self) -> Self:
+        if self.choosing_seed is not None and not self.guidances:
+            raise ValueError("choosing_seed: there is no guidance to choose: name further scales in guidances")
+        if self.choosing_seed == self.prompt_seed:
+            raise ValueError(f"choosing_seed={self.choosing_seed} is prompt_seed: choose on other prompts")
+        return self
+
+    def choosing(self) -> Evaluation | None:
+        """What is asked to choose the guidance, at every scale; None where no prompts are asked for that alone."""
+        if self.choosing_seed is None:
+            return None
+        half = max(1, self.images_per_task // 2)
+        own = {"prompt_seed": self.choosing_seed, "images_per_task": half, "guidances": (), "choosing_seed": None}
+        return self.model_copy(update=own)
 
     @model_validator(mode="after")
     def each_guidance_once(self) -> Self:

@@ -1,7 +1,9 @@
-"""Guidance as a factor: every arm at the evaluation's own scale, and at the scale that is best for it.
+"""Guidance as a factor: every arm at the evaluation's own scale, and at the scale that is best for it, side by side.
 
-The best scale of an arm is chosen on one half of the prompts of each task and reported on the other half, so that
-choosing does not flatter anyone; the scales are the same for every arm.
+The best scale of an arm and form is chosen on prompts of another seed, over all training seeds, and reported on every
+prompt, so that choosing flatters nobody; the scales are the same for every arm. Evaluations without `choosing_seed`
+choose on every other prompt of each task and report on the rest: that costs no image, but leaves two prompts of a task
+that has five.
 """
 
 from __future__ import annotations
@@ -11,61 +13,68 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lensbench.metrics import GENEVAL, metric
+from lensbench.metrics import CHOOSING, GENEVAL, GUIDED, metric
 from lensbench.report.chance import chance_note, chance_of, with_chance
 from lensbench.report.grid import Grid
+from lensbench.report.levels import Level
 from lensbench.report.paired import paired_values
 from lensbench.report.placing import IMAGE, design
 from lensbench.report.table import Cell, Column, Row, Table, bounds, number, signed
-from lensbench.scoring.statistics import holm, stratified_mean
+from lensbench.scoring.statistics import stratified_mean
 
 if TYPE_CHECKING:
     import pandas as pd
+
+HALF = (
+    "Best: chosen on every other prompt of each task, over all seeds; all scores here are of the other prompts, which "
+    "choosing did not see."
+)
+APART = (
+    "Best: chosen on prompts of another seed and from other noise, over all training seeds; all scores here are of the "
+    "prompts that the other tables report, all of them."
+)
+AT_THE_END = "A best that is the largest of these scales may lie beyond it."
 
 
 def guidance_table(grid: Grid, own: float) -> Table | None:
     """A row for each scale, prompt form and arm; None where one guidance was scored, `own`, the evaluation's."""
     rows: list[list[Cell]] = []
-    p_values: list[tuple[int, float]] = []
-    scales = {own}
+    scales, bests = {own}, set[float]()
+    apart = _chosen_apart(grid)
     for scale, form in product(grid.scales, grid.forms(GENEVAL)):
         found = {arm: grid.guided(scale, arm, form, own) for arm in grid.arms}
         found = {arm: images for arm, images in found.items() if len(images["guidance"].unique()) > 1}
-        best = {arm: _best(images) for arm, images in found.items()}
-        for arm, images in found.items():
+        best = {arm: _best(_choosing(grid, scale, arm, form) if apart else images[_half(images)])
+                for arm, images in found.items()}  # fmt: skip
+        reported = {arm: images if apart else images[~_half(images)] for arm, images in found.items()}
+        for arm, images in reported.items():
             scales |= set(images["guidance"])
-            reported = images[~_chosen_on(images)]
-            at_own, at_best = (_score(reported[reported["guidance"] == level]) for level in (own, best[arm]))
-            gap = Cell("")
-            if grid.reference is not None and arm is not grid.reference and grid.reference in found:
-                other = found[grid.reference]
-                other = other[~_chosen_on(other) & (other["guidance"] == best[grid.reference])]
-                gap, p = _difference(reported[reported["guidance"] == best[arm]], other)
-                p_values.append((len(rows), p))
+            bests.add(best[arm])
+            at_own, at_best = (images[images["guidance"] == level] for level in (own, best[arm]))
+            gaps = [Cell(""), Cell("")]
+            if grid.reference is not None and arm is not grid.reference and grid.reference in reported:
+                other = reported[grid.reference]
+                pairs = ((at_own, own), (at_best, best[grid.reference]))
+                gaps = [_difference(ours, other[other["guidance"] == level]) for ours, level in pairs]
             words = [Cell(word, word) for word in (scale.label, form, arm.label)]
-            rows.append([*words, Cell(f"{best[arm]:g}", best[arm]), at_own, at_best, gap])
+            rows.append([*words, _score(at_own), gaps[0], Cell(f"{best[arm]:g}", best[arm]), _score(at_best), gaps[1]])
     if not rows:
         return None
-    for (place, _), adjusted in zip(p_values, holm([p for _, p in p_values]), strict=True):
-        gap = rows[place][-1]
-        clear = adjusted < 0.05 and (gap.low > 0 or gap.high < 0)
-        rows[place][-1] = Cell(
-            gap.text, gap.value, gap.low, gap.high, gap.interval, "95%", "*" if clear else "", p_holm=adjusted
-        )
     columns = (
         Column("scale", "scale", "scale", label=True),
         Column("form", "prompts", "prompts", label=True),
         Column("arm", "training captions", "captions", label=True),
-        Column("best", "best", "best", "guidance"),
-        Column("own", f"at {own:g}", f"at {own:g}", "GenEval", interval=True),
-        Column("at_best", "at its best", "at best", "GenEval", interval=True),
-        Column("difference", "to the reference, each at its best", "difference", interval=True, key=True),
+        Column("own", f"at {own:g}", f"at {own:g}", "fixed", interval=True),
+        Column("own_difference", "to the reference", "difference", "fixed", interval=True),
+        Column("best", "best", "best", "each at its best"),
+        Column("at_best", "at its best", "at best", "each at its best", interval=True),
+        Column("difference", "to the reference", "difference", "each at its best", interval=True, key=True),
     )
     shown = ", ".join(f"{level:g}" for level in sorted(scales))
     notes = (
-        f"GenEval's mean in percent at guidance {shown}, the same scales for every arm. Best: chosen on every other "
-        "prompt of each task, over all seeds; all scores here are of the other prompts, which choosing did not see.",
-        "Differences are paired image by image; * stands after Holm's correction over this table.",
+        f"GenEval's mean in percent at guidance {shown}, the same scales for every arm. {APART if apart else HALF}",
+        *([AT_THE_END] if max(scales) in bests else []),
+        "Differences are paired image by image, with their 95 % intervals; this table asks no question of its own.",
         *filter(None, [chance_note(cell for cells in rows for cell in cells)]),
     )
     told = tuple(
@@ -74,15 +83,26 @@ def guidance_table(grid: Grid, own: float) -> Table | None:
     return Table("guidance", "Guidance chosen for each arm", columns, told, notes)
 
 
-def _chosen_on(images: pd.DataFrame) -> pd.Series:
-    """Which images are of the prompts that scales are chosen on: every other one of each task, from the first."""
+def _chosen_apart(grid: Grid) -> bool:
+    """Whether every arm was asked prompts for choosing, in every form that it was asked further scales in."""
+    asked = {key[:2] + key[3:] for key in grid.judged if key[2] == GUIDED}
+    return bool(asked) and asked <= {key[:2] + key[3:] for key in grid.judged if key[2] == CHOOSING}
+
+
+def _choosing(grid: Grid, scale: Level, arm: Level, form: str) -> pd.DataFrame:
+    """The judged images of the last step on the prompts that the guidance is chosen on."""
+    rows = grid.judged[scale.index, arm.index, CHOOSING, form]
+    return rows[rows["last"]]
+
+
+def _half(images: pd.DataFrame) -> pd.Series:
+    """Which images are of every other prompt of each task, from the first."""
     place = images.groupby("task")["prompt_index"].rank(method="dense").astype(int)
     return place % 2 == 1
 
 
-def _best(images: pd.DataFrame) -> float:
-    """The scale with the highest mean over tasks on the choosing half; of equals the smallest."""
-    seen = images[_chosen_on(images)]
+def _best(seen: pd.DataFrame) -> float:
+    """The scale with the highest mean over tasks; of equals the smallest."""
     means = seen.groupby(["guidance", "task"])["value"].mean().groupby("guidance").mean()
     return float(means.index[int(np.argmax(means.to_numpy()))])
 
@@ -95,10 +115,10 @@ def _score(images: pd.DataFrame) -> Cell:
     return with_chance(Cell(number(value), value, low, high, bounds(low, high), "95%"), chance, metric(GENEVAL), 100.0)
 
 
-def _difference(a: pd.DataFrame, b: pd.DataFrame) -> tuple[Cell, float]:
+def _difference(a: pd.DataFrame, b: pd.DataFrame) -> Cell:
     shared = set(a["seed"]) & set(b["seed"])
     a, b = (part[part["seed"].isin(shared)].sort_values(IMAGE, kind="stable") for part in (a, b))
     assert a[IMAGE].to_numpy().tolist() == b[IMAGE].to_numpy().tolist(), "the grid refuses other prompts"
     found = paired_values(a["value"].to_numpy(float), b["value"].to_numpy(float), design(a), len(shared))
     low, high = 100 * found.low, 100 * found.high
-    return Cell(signed(100 * found.estimate), 100 * found.estimate, low, high, bounds(low, high), found.kind), found.p
+    return Cell(signed(100 * found.estimate), 100 * found.estimate, low, high, bounds(low, high), found.kind)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from lensbench.data.features import TextFeatures
 from lensbench.data.latents import Latents
 from lensbench.experiment import Form
-from lensbench.metrics import MEASURES
+from lensbench.metrics import CHOOSING, GUIDED, MEASURES
 from lensbench.model.autoencoder import Autoencoder
 from lensbench.model.transformer import LensTransformer
 from lensbench.sampling.image_sets import FEATURES, IMAGES, ImageSet, Key, sampled
@@ -35,7 +35,6 @@ from lensbench.scoring.scores import Scores
 from lensbench.scoring.set_scores import distance_rows
 from lensbench.scoring.validation import validation_losses, validation_texts
 
-GUIDED = "geneval_guided"  # the metric of verdicts at other guidance scales than the evaluation's own
 SCENES = "scenes"  # the protocol whose noise images of held-out captions are sampled from
 SEED = 0  # of random halves and subsets of images
 
@@ -75,6 +74,7 @@ def evaluate(checkpoint: Checkpoint, *, final: bool) -> Scores:
             if final:
                 for scale in plan.experiment.evaluation.guidances:
                     _guided(checkpoint, form, scale)
+                _choosing(checkpoint, form)
         if final:
             if plan.scene_images:
                 _scenes(checkpoint, form)
@@ -96,10 +96,23 @@ def _geneval(checkpoint: Checkpoint, form: Form, final: bool) -> None:
 
 def _guided(checkpoint: Checkpoint, form: Form, guidance: float) -> None:
     """The same prompts from the same noise at another guidance scale."""
-    rows = _verdicts(checkpoint, form, guidance, f"geneval-{form}-guidance-{guidance:g}")
-    checkpoint.scores.outcomes += [row | {"metric": GUIDED, "guidance": guidance} for row in rows]
+    _at(checkpoint, form, guidance, GUIDED, f"geneval-{form}-guidance-{guidance:g}")
+
+
+def _choosing(checkpoint: Checkpoint, form: Form) -> None:
+    """Prompts of another seed from noise of their own, at every guidance scale."""
+    if (plan := checkpoint.plan.choosing) is None:
+        return
+    own = checkpoint.plan.experiment.evaluation
+    for scale in (own.guidance, *own.guidances):
+        _at(replace(checkpoint, plan=plan), form, scale, CHOOSING, f"{CHOOSING}-{form}-guidance-{scale:g}")
+
+
+def _at(checkpoint: Checkpoint, form: Form, guidance: float, metric: str, name: str) -> None:
+    rows = _verdicts(checkpoint, form, guidance, name)
+    checkpoint.scores.outcomes += [row | {"metric": metric, "guidance": guidance} for row in rows]
     protocol = _sampling(checkpoint, guidance) | of_judge(_judge(checkpoint))
-    checkpoint.scores.add_mean(f"{GUIDED}.{guidance:g}", form, rows, protocol)
+    checkpoint.scores.add_mean(f"{metric}.{guidance:g}", form, rows, protocol)
 
 
 def _verdicts(checkpoint: Checkpoint, form: Form, guidance: float | None, name: str) -> list[dict[str, Any]]:

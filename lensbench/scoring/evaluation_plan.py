@@ -33,6 +33,7 @@ class Plan:
     prompts: list[Prompt]
     keys: list[str]
     held_out: dict[Form, list[str]]
+    choosing: Plan | None = None  # other prompts, which the guidance is chosen on
 
     @property
     def of_shapes(self) -> bool:
@@ -53,7 +54,8 @@ class Plan:
 
     def texts(self) -> list[str]:
         """Every text the denoiser will be given."""
-        prompts = [prompt.texts[form] for prompt in self.prompts for form in self.experiment.evaluation.forms]
+        asked = [*self.prompts, *(self.choosing.prompts if self.choosing else ())]
+        prompts = [prompt.texts[form] for prompt in asked for form in self.experiment.evaluation.forms]
         return prompts + [text for form in self.held_out for text in self.held_out[form]]
 
     def digest(self) -> str:
@@ -72,7 +74,8 @@ class Plan:
         e = self.experiment.evaluation
         scenes = self.scene_images if final else 0
         times = 1 + len(e.guidances) if final else 1
-        return len(e.forms) * (times * sum(prompt.samples for prompt in self.prompts) + scenes)
+        asked = [*self.prompts, *(self.choosing.prompts if self.choosing and final else ())]
+        return len(e.forms) * (times * sum(prompt.samples for prompt in asked) + scenes)
 
 
 def plan(experiment: Experiment, corpus: Corpus) -> Plan:
@@ -87,11 +90,21 @@ def plan(experiment: Experiment, corpus: Corpus) -> Plan:
         raise ValueError(f"evaluation.validation_skip={e.validation_skip} leaves no held-out image of this corpus")
     if experiment.corpus.kind == "shapes":
         sets = SHAPES_PROMPT_SETS
-        prompts = prompt_set(e, experiment.corpus.max_objects) if what.geneval else []
     else:
         sets = {"short": experiment.corpus.short_prompts, "detailed": experiment.corpus.detailed_prompts}
-        prompts = coco_prompts(e) if what.geneval else []
-    return Plan(experiment, corpus, what, prompts, keys, _held_out_texts(corpus, sets, keys, e.forms))
+    prompts = _prompts(experiment) if what.geneval else []
+    held_out = _held_out_texts(corpus, sets, keys, e.forms)
+    choosing = None
+    if prompts and (other := e.choosing()) is not None:
+        chooser = experiment.model_copy(update={"evaluation": other})
+        choosing = Plan(chooser, corpus, what, _prompts(chooser), [], {})
+    return Plan(experiment, corpus, what, prompts, keys, held_out, choosing)
+
+
+def _prompts(experiment: Experiment) -> list[Prompt]:
+    if experiment.corpus.kind == "shapes":
+        return prompt_set(experiment.evaluation, experiment.corpus.max_objects)
+    return coco_prompts(experiment.evaluation)
 
 
 def _held_out_texts(

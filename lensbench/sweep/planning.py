@@ -129,8 +129,11 @@ def watched_images(experiment: Experiment) -> int:
 def drawn_images(experiment: Experiment) -> int:
     """Images that are sampled for one evaluation of a cell, at most."""
     e, what = experiment.evaluation, asked(experiment)
-    prompts = 6 * e.images_per_task if what.geneval else 0
-    return len(e.forms) * (prompts * (len(e.at) + len(e.guidances)) + what.scene_images)
+    tasks = 6 if what.geneval else 0
+    prompts = e.images_per_task * (len(e.at) + len(e.guidances))
+    if (choosing := e.choosing()) is not None:
+        prompts += choosing.images_per_task * (1 + len(e.guidances))
+    return len(e.forms) * (tasks * prompts + what.scene_images)
 
 
 def seconds_a_weight(every: Sequence[Cell], states: Mapping[str, str], runs: Path) -> float | None:

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from lensbench import mixture
 from lensbench.experiment import Form, Part
-from lensbench.metrics import GENEVAL, GUIDED, SCORED, Metric, of_kind
+from lensbench.metrics import CHOOSING, GENEVAL, GUIDED, SCORED, Metric, of_kind
 from lensbench.metrics import metric as named
 from lensbench.scoring.geneval import TASKS
 from lensbench.sweep.levels import levels_shown
@@ -118,7 +118,7 @@ def _is_measured(of: Metric, experiment: Experiment) -> bool:
     what = asked(experiment)
     if of.kind == "loss":
         return True
-    if of.outcome in (GENEVAL, GUIDED):
+    if of.outcome in (GENEVAL, GUIDED, CHOOSING):
         return what.geneval
     return any(may_be(of.name, wanted) for wanted in what.images)
 

@@ -139,10 +139,11 @@ class Tuning(Part):
         `reported` is how many held-out images the sweep's cells are scored on; the trial takes those after them.
         """
         geneval = self.objective == "geneval"
-        scoring = {
+        scoring: dict[str, Any] = {
             "evaluation.forms": experiment.evaluation.forms if self.form == "best" else (self.form,),
             "evaluation.at": (1.0,),
             "evaluation.guidances": (),
+            "evaluation.choosing_seed": None,
             "evaluation.prompt_seed": self.prompt_seed,
             "evaluation.validation_skip": reported,
             "evaluation.validation_images": FEWEST_HELD_OUT if geneval else self.images,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from lensbench.metrics import GUIDED
+from lensbench.metrics import CHOOSING, GUIDED
 from lensbench.report.grid import arrange
 from lensbench.report.guidance import guidance_table
 from lensbench.report.table import Table
@@ -28,15 +30,18 @@ def results(simulated) -> Results:
     means = further.assign(value=value).groupby("cell")["value"].mean()
     records = made.records[made.records["metric"] == "geneval"].copy()
     records = records.assign(metric=f"{GUIDED}.5", value=records["cell"].map(means))
-    return (
-        made._replace(outcomes=outcomes, records=pd.concat([made.records, records]))
-        if hasattr(made, "_replace")
-        else (
-            Results(
-                **{**vars(made), "outcomes": outcomes, "records": pd.concat([made.records, records], ignore_index=True)}
-            )
-        )
-    )
+    return replace(made, outcomes=outcomes, records=pd.concat([made.records, records], ignore_index=True))
+
+
+@pytest.fixture(scope="module")
+def apart(results: Results) -> Results:
+    """The same, asked for choosing on other prompts, where alt-text is best at 2 in short prompts."""
+    judged = results.outcomes
+    own = judged[judged["metric"] == "geneval"].assign(guidance=2.0)
+    asked = pd.concat([own, judged[judged["metric"] == GUIDED]], ignore_index=True).assign(metric=CHOOSING)
+    turned = (asked["captions.set"] == "alt") & (asked["prompt_form"] == "short")
+    asked.loc[turned, "guidance"] = asked.loc[turned, "guidance"].map({2.0: 5.0, 5.0: 2.0})
+    return replace(results, outcomes=pd.concat([judged, asked], ignore_index=True))
 
 
 def column(table: Table, name: str) -> list[float]:
@@ -63,10 +68,24 @@ def test_each_arm_has_its_best_and_scores_of_prompts_that_choosing_did_not_see(r
     assert difference[2] == pytest.approx(best[2] - best[0])
 
 
-def test_further_scales_change_no_other_table(results: Results, simulated) -> None:
+def test_a_scale_chosen_on_other_prompts_is_reported_on_all(results: Results, apart: Results) -> None:
+    table = guidance_table(arrange(apart), 2.0)
+    assert table is not None
+    # what the reported prompts say does not matter: they would choose 5 for alt-text on short prompts too
+    assert column(table, "best") == [2.0, 2.0, 2.0, 5.0, 2.0, 2.0]
+    assert column(table, "own")[0] == column(table, "at_best")[0]
+    judged = results.outcomes
+    of_alt = judged[(judged["captions.set"] == "alt") & (judged["prompt_form"] == "detailed")]
+    every = of_alt[of_alt["metric"] == GUIDED]
+    assert column(table, "at_best")[3] == pytest.approx(100 * every.groupby("task")["value"].mean().mean())
+    assert column(table, "own_difference")[5] > column(table, "difference")[5]
+    assert any("may lie beyond" in note for note in table.notes)
+
+
+def test_further_scales_change_no_other_table(results: Results, apart: Results, simulated) -> None:
     from lensbench.report.tables import tables
 
-    assert tables(arrange(results)) == tables(arrange(simulated()))
+    assert tables(arrange(results)) == tables(arrange(apart)) == tables(arrange(simulated()))
 
 
 def test_one_scale_makes_no_table(simulated) -> None:

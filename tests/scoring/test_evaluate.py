@@ -14,7 +14,7 @@ from lensbench.data.corpus import open_corpus
 from lensbench.data.features import TextFeatures, encode_texts
 from lensbench.data.latents import PatchedImages
 from lensbench.data.shapes import render, scene_matching
-from lensbench.experiment import Captions, Experiment, FolderCorpus
+from lensbench.experiment import Captions, Experiment, FolderCorpus, further_guidances
 from lensbench.model.autoencoder import Pixels
 from lensbench.model.checkpoint import weights_digest
 from lensbench.model.minilm import MiniLM
@@ -29,6 +29,7 @@ from lensbench.scoring.instruments import open_instruments
 from lensbench.scoring.scores import Scores
 from lensbench.scoring.watching import first_samples, held_out_losses
 from lensbench.streams import numpy_stream
+from lensbench.sweep.planning import drawn_images
 
 BASE = Experiment().replace(
     {
@@ -203,6 +204,42 @@ def test_without_geneval_the_first_held_out_captions_are_drawn(features: TextFea
     samples = first_samples(denoiser, what, features, Pixels(BASE.model.patch_size), prompts=3)
     assert samples.texts == {form: texts[:3] for form, texts in what.held_out.items()}
     assert all(images.shape == (3, 16, 16, 3) for images in samples.images.values())
+
+
+def test_the_guidance_is_chosen_on_other_prompts_and_noise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made_of = []
+
+    def sampled(denoiser, plan, features, autoencoder, noise, texts, keys, report=None, guidance=None):  # type: ignore[no-untyped-def]
+        made_of.append((plan.experiment.evaluation.prompt_seed, guidance, len(keys)))
+        return perfect(denoiser, plan, features, autoencoder, noise, texts, keys, report, guidance)
+
+    monkeypatch.setattr(evaluate, "sample_images", sampled)
+    changes = {"evaluation.forms": ("short",), "evaluation.guidances": (9.0,), "evaluation.choosing_seed": 77}
+    what = plan_of(BASE.replace(changes))
+    assert what.choosing is not None
+    assert {prompt.samples for prompt in what.choosing.prompts} == {1}
+    found_features = encode_texts(what.texts(), MiniLM(layers=(0,)), tmp_path / "texts")
+    scores = scored(LensTransformer(denoiser_config(BASE, 384)), what, found_features, tmp_path)
+    own = BASE.evaluation
+    geneval = [made for made in made_of if made[2] != own.scene_images]
+    assert geneval == [(own.prompt_seed, None, 48), (own.prompt_seed, 9.0, 48), (77, own.guidance, 24), (77, 9.0, 24)]
+    assert sum(n for _, _, n in made_of) == what.images(True) == drawn_images(what.experiment)
+    found = {row["metric"]: row["value"] for row in scores.records}
+    assert found[f"geneval_choosing.{own.guidance:g}"] == pytest.approx(1.0, abs=0.05)
+    assert found["geneval_choosing.9"] == 0.0
+    asked = {(row["metric"], row["prompt"]) for row in scores.outcomes if row["task"] == "position"}
+    assert {text for metric, text in asked if metric == "geneval_choosing"} != {
+        text for metric, text in asked if metric == "geneval"
+    }
+
+
+def test_what_is_chosen_on_must_be_other_prompts_and_there_must_be_a_choice() -> None:
+    with pytest.raises(ValueError, match="there is no guidance to choose"):
+        BASE.replace({"evaluation.choosing_seed": 77})
+    with pytest.raises(ValueError, match="choosing_seed=1 is prompt_seed: choose on other prompts"):
+        BASE.replace({"evaluation.choosing_seed": 1, "evaluation.guidances": (9.0,)})
+    assert further_guidances(2.0) == (1.0, 3.0, 4.0, 6.0, 9.0)
+    assert BASE.replace({"evaluation.choosing_seed": None}).evaluation_hash() == BASE.evaluation_hash()
 
 
 def test_forms_that_are_written_from_scenes_score_full_marks_too(
