@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lensbench.ladder.card import Card
+from lensbench.ladder.card import Card, chance_in
 from lensbench.metrics import metric as named
-from lensbench.report.multiplier import multiplier_words
-from lensbench.scoring.multiplier import direct
+from lensbench.report.multiplier import NONE_HERE, NOT_HERE, multiplier_words
+from lensbench.scoring.multiplier import Direct, direct
 from lensbench.scoring.resampling import draw_scores
 from lensbench.scoring.statistics import Difference, Interval, holm, paired_difference, stratified_mean
 
@@ -67,7 +67,8 @@ def multipliers(card: Card, reference: Card) -> list[dict[str, Any]]:
     """How many times the images seen, or the compute, the reference captions need, by the measured curves alone.
 
     For every score along training that the cards have curves of, in each form. A bound where the worse arm never gets
-    there: nothing is extrapolated. See lensbench.scoring.multiplier.
+    there: nothing is extrapolated. No number where a card is at chance at a point that decides it; `why` says which.
+    See lensbench.scoring.multiplier.
     """
     check_comparable([card, reference])
     found = []
@@ -83,7 +84,11 @@ def multipliers(card: Card, reference: Card) -> list[dict[str, Any]]:
             draws = draw_scores(errors, np.repeat([0, 1], [k, len(own["error"])]))
             a, b = draws.of(np.arange(k)), draws.of(np.arange(k, len(errors)))
             told = direct(np.log(theirs[axis]), np.log(own[axis]), a, b)
-            number = told.multiplier
+            at_chance = [
+                name
+                for name, curve, few in zip((reference.name, card.name), (theirs, own), told.deciding, strict=True)
+                if not curve["clears"][list(few)].all()
+            ]
             found.append(
                 {
                     "metric": metric,
@@ -91,18 +96,26 @@ def multipliers(card: Card, reference: Card) -> list[dict[str, Any]]:
                     "axis": axis,
                     "reference": reference.name,
                     "reference_hash": reference.hash,
-                    "multiplier": _finite(number.estimate),
-                    "low": _finite(number.low),
-                    "high": _finite(number.high),
-                    "shown": " ".join(multiplier_words(number)).rstrip(),
+                    **_told(told, at_chance),
                     "rises": told.rises,
                 }
             )
     return found
 
 
+def _told(found: Direct, at_chance: Sequence[str]) -> dict[str, Any]:
+    """The number, or why there is none."""
+    if at_chance:
+        none = dict.fromkeys(("multiplier", "low", "high"))
+        return none | {"shown": NONE_HERE, "why": f"{NOT_HERE}: {at_chance[0]} is at chance"}
+    number = found.multiplier
+    numbers = {"multiplier": number.estimate, "low": number.low, "high": number.high}
+    shown = " ".join(multiplier_words(number)).rstrip()
+    return {name: _finite(value) for name, value in numbers.items()} | {"shown": shown, "why": ""}
+
+
 def _curve(card: Card, metric: str, form: str) -> dict[str, np.ndarray] | None:
-    """Error (K, S), and the axes (K,), at the steps that every seed has."""
+    """Error (K, S), axes (K,), and `clears` (K,): not known to be at chance. Of the steps that every seed has."""
     rows = [row for row in card.curves if (row["metric"], row["form"]) == (metric, form)]
     steps = sorted({row["step"] for row in rows})
     by = {(row["step"], row["seed"]): row for row in rows}
@@ -111,7 +124,9 @@ def _curve(card: Card, metric: str, form: str) -> dict[str, np.ndarray] | None:
         return None
     value = np.array([[by[step, seed]["value"] for seed in card.seeds] for step in whole], dtype=float)
     axes = {axis: np.array([by[step, card.seeds[0]][axis] for step in whole], dtype=float) for axis in AXES}
-    return axes | {"error": named(metric).error(value)}
+    chances = [chance_in(by[step, card.seeds[0]]) for step in whole]
+    clears = np.array([one.above or not one.known for one in chances])
+    return axes | {"error": named(metric).error(value), "clears": clears}
 
 
 def _finite(value: float) -> float | str | None:

@@ -11,6 +11,7 @@ from lensbench.ladder.scale import REFERENCE
 from lensbench.metrics import GENEVAL
 from lensbench.metrics import metric as named
 from lensbench.report.chance import chance_note, with_chance
+from lensbench.report.multiplier import NONE_HERE
 from lensbench.report.paired import SIGNIFICANT
 from lensbench.report.table import Cell, Column, Row, Table, bounds, number, signed
 
@@ -56,7 +57,8 @@ def table(cards: Sequence[Card]) -> Table:
         f"*: p < {SIGNIFICANT} by a sign-flip permutation with Holm's correction over all {tested} differences; "
         "without it two captions are tied.",
         f"x samples: how many times the images seen {_reference(cards)} captions need to reach the same GenEval error "
-        "(detailed prompts), by the measured curves; > and < are bounds: nothing is extrapolated.",
+        "(detailed prompts), by the measured curves; > and < are bounds: nothing is extrapolated."
+        + chance_words(cards),
         *filter(None, [chance_note(cell for row in rows for cell in row.cells)]),
     )
     title = f"The ladder, {first.scale}"
@@ -98,6 +100,12 @@ def _multiplier(card: Card) -> str:
     wanted = ("geneval", "detailed", "samples_seen")
     told = [row for row in card.multiplier if (row["metric"], row["form"], row["axis"]) == wanted]
     return str(told[0]["shown"]) if told else ""
+
+
+def chance_words(cards: Sequence[Card]) -> str:
+    """What the cells without a number mean, where a card has any."""
+    there = any(row.get("why") for card in cards for row in card.multiplier)
+    return f" {NONE_HERE}: not measurable here, because a card is at chance where they are compared." if there else ""
 
 
 def _reference(cards: Sequence[Card]) -> str:

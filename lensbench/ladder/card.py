@@ -29,7 +29,8 @@ DIGESTS = ("corpus_digest", "prompts_digest", "judge_digest", "text_encoder_dige
 @dataclass(frozen=True)
 class Card:
     """`outcomes` has, for each form, task and seed, a 1 or 0 for each image in the order of (prompt, sample);
-    `samples` says how many images each prompt of a task has."""
+    `samples` says how many images each prompt of a task has. The points of `curves` that have judged images tell the
+    `chance` of the score of all seeds there."""
 
     format: int
     scale: str
@@ -107,7 +108,7 @@ def make(
         samples=samples,
         outcomes=bits,
         scores=scores,
-        curves=_curves(records),
+        curves=_curves(records, outcomes),
         train_flops=float(records["train_flops"].max()),
         multiplier=list(multiplier),
         measured={
@@ -197,14 +198,17 @@ def _score(metric: str, form: str, value: float, low: float, high: float, n: int
     return told | {"interval": "95%" if named(metric).outcome == GENEVAL else "seeds"}
 
 
-def _curves(records: Any) -> list[dict[str, Any]]:
-    """Every score that was taken along training, for each seed; of GenEval its mean alone."""
+def _curves(records: Any, outcomes: Any) -> list[dict[str, Any]]:
+    """Every score that was taken along training, for each seed; of GenEval its mean alone, with its chance."""
     steps = records.groupby("metric")["step"].nunique()
     along = [name for name in leading(set(records["metric"])) if steps[name] > 1]
     rows = records[records["metric"].isin(along)].sort_values(["metric", "prompt_form", "seed", "step"], kind="stable")
     names = {"metric": "metric", "prompt_form": "form", "seed": "seed", "step": "step", "value": "value"}
     names |= {"samples_seen": "samples_seen", "train_flops": "train_flops"}
-    return [{new: _number(row[old]) for old, new in names.items()} for row in rows.to_dict("records")]
+    judged = outcomes[outcomes["metric"] == GENEVAL].groupby(["prompt_form", "step"])
+    chances = {(GENEVAL, *place): _chance(images) for place, images in judged}
+    found = [{new: _number(row[old]) for old, new in names.items()} for row in rows.to_dict("records")]
+    return [row | chances.get((row["metric"], row["form"], row["step"]), {}) for row in found]
 
 
 def _number(value: Any) -> Any:

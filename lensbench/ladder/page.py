@@ -8,6 +8,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from lensbench.ladder.board import chance_words
 from lensbench.ladder.card import Card, chance_in
 from lensbench.metrics import GENEVAL
 from lensbench.metrics import metric as named
@@ -108,7 +109,7 @@ def worths(cards: Sequence[Card]) -> Table:
     labels = tuple(Column(name, name, name, label=True) for name in ("prompts", "score", "axis"))
     notes = (
         "How many times the images seen, or the FLOPs, the reference captions need to reach the same error, by the "
-        "measured curves, with 95 % intervals; > and < are bounds, ? is not known.",
+        "measured curves, with 95 % intervals; > and < are bounds, ? is not known." + chance_words(cards),
     )
     columns = tuple(Column(card.name, card.name, card.name) for card in told)
     return Table("multiplier", "The caption multiplier", (*labels, *columns), tuple(rows), notes)

@@ -13,7 +13,9 @@ from lensbench.report.table import Cell, Column, Row, Table
 from lensbench.scoring.multiplier import FEWEST, FLOOR, LEVELS, MULTIPLIERS, NOTHING, Multiplier
 
 OUTSIDE = "outside the measured range"
-REMARKS = {  # letter: short, for the figure and the sentences; long, for the note
+REMARKS = {  # letter: what the note says
+    "c": "not measurable here: an arm is at chance at a point that the number would come from (the last of the worse "
+    "arm and those of the better arm around that score)",
     "f": "the arms end on floors of their own by the error on held-out cells: no factor makes them equal, so there is "
     "no multiplier; the direct number holds at this one score only",
     "o": f"{OUTSIDE}: only a bound is known, or the number or an end of its interval lies there",
@@ -23,6 +25,8 @@ REMARKS = {  # letter: short, for the figure and the sentences; long, for the no
 }
 NAMES = {DATA: "data", PARAMETERS: "parameters", SAMPLES: "images seen", COMPUTE: "FLOPs"}
 UNKNOWN = "?"
+NOT_HERE = "not measurable here"
+NONE_HERE = "at chance"  # in a cell of a table or a line of a figure
 
 
 def multiplier_table(grid: Grid, worths: Sequence[Worth]) -> Table | None:
@@ -34,9 +38,9 @@ def multiplier_table(grid: Grid, worths: Sequence[Worth]) -> Table | None:
         place = (worth.metric, worth.form)
         words = (named(worth.metric).label, worth.form, NAMES[worth.axis], worth.arm.label)
         found = remarks(worth)
-        told = Cell(" ".join(found), "; ".join(REMARKS[letter] for letter in found))
+        told = Cell(" ".join(found), not_measurable(grid, worth) or "; ".join(REMARKS[letter] for letter in found))
         labels = (Cell(word, word) for word in words)
-        rows.append(Row((*labels, _direct_cell(worth), _joint_cell(worth), told), opens=above != place))
+        rows.append(Row((*labels, _direct_cell(grid, worth), _joint_cell(worth), told), opens=above != place))
         above = place
     columns = (
         Column("metric", "score", "score", label=True),
@@ -53,8 +57,10 @@ def multiplier_table(grid: Grid, worths: Sequence[Worth]) -> Table | None:
 
 def remarks(worth: Worth) -> list[str]:
     """The letters of what is to be said of a row."""
-    found = []
+    found: list[str] = []
     fitted = worth.joint
+    if not worth.measurable:
+        return ["c"]
     if no_multiplier(worth):
         found.append("f")
     elif worth.direct.multiplier.outside or (fitted and fitted.multipliers[worth.place].outside):
@@ -84,8 +90,22 @@ def multiplier_words(multiplier: Multiplier) -> tuple[str, str]:
     return text, "" if same or isnan(multiplier.low) else f"[{ends[0]}, {ends[1]}]"
 
 
+def not_measurable(grid: Grid, worth: Worth) -> str:
+    """Why there is no number, where an arm is at chance at a point that decides it; "" where both are above."""
+    if worth.measurable:
+        return ""
+    assert grid.reference is not None
+    worse, better = (grid.reference, worth.arm) if worth.direct.ahead else (worth.arm, grid.reference)
+    if worse in worth.at_chance:
+        return f"{NOT_HERE}: {worse.label} is at chance"
+    return f"{NOT_HERE}: {better.label} is at chance at the point before it passes {worse.label}"
+
+
 def multiplier_sentences(grid: Grid, worths: Sequence[Worth]) -> list[str]:
-    """For each prompt form what the best captions are worth on every axis, by GenEval or the first score there is."""
+    """For each prompt form what the best captions are worth on every axis, by GenEval or the first score there is.
+
+    One sentence a form.
+    """
     if grid.reference is None or not worths:
         return []
     metric = leading(worth.metric for worth in worths)[0]
@@ -99,52 +119,67 @@ def multiplier_sentences(grid: Grid, worths: Sequence[Worth]) -> list[str]:
 
 
 def _sentence(grid: Grid, worths: list[Worth]) -> str:
-    """One arm's worth on its axes, in one sentence, and one more for the axes on which it has no multiplier."""
+    """One arm's worth on its axes; where there is no number on any of them, why. "" where nobody gained anything."""
     assert grid.reference is not None
     arm, reference = worths[0].arm.label, grid.reference.label
-    name = arm[:1].upper() + arm[1:]
-    captions = f"{name} captions are" if grid.arm_factors == ("captions.set",) else f"{name} is"
-    said = ", ".join(filter(None, [named(worths[0].metric).label, worths[0].form and f"{worths[0].form} prompts"]))
-    without = [worth for worth in worths if no_multiplier(worth)]
-    told = []
-    nobody_gained = all(isnan(worth.direct.multiplier.estimate) for worth in worths)
-    if not nobody_gained and (shown := [_part(worth) for worth in worths if worth not in without]):
-        several = "; ".join(shown)
-        told.append(f"{captions} worth, against {reference} ({said}): {several}.")
-    if without:
-        axes = " and ".join(NAMES[worth.axis] for worth in without)
-        told.append(f"No multiplier of {axes} ({said}): {arm} and {reference} end on floors of their own.")
-    return " ".join(told)
+    told = [worth for worth in worths if not no_multiplier(worth) and worth.measurable and _known(worth)]
+    by = ", ".join(filter(None, [named(worths[0].metric).label, worths[0].form and f"{worths[0].form} prompts"]))
+    captions = f"{arm} captions are" if grid.arm_factors == ("captions.set",) else f"{arm} is"
+    parts = [_amount(worth, first=worth is told[0]) for worth in told]
+    without = _reasons(grid, worths)
+    if not parts:
+        return f"What {arm} is worth against {reference} ({by}): {'; '.join(without)}." if without else ""
+    said = f"{captions[:1].upper()}{captions[1:]} worth {_listed(parts)}, against {reference} ({by})"
+    return "; ".join([said, *without]) + "."
 
 
-def _part(worth: Worth) -> str:
-    """2.3 times the data [1.6, 3.1] at depth 8, 2.5 [1.9, 3.2] by the joint fit."""
+def _known(worth: Worth) -> bool:
+    return multiplier_words(worth.direct.multiplier)[0] != UNKNOWN and not worth.direct.rises
+
+
+def _amount(worth: Worth, *, first: bool) -> str:
+    """5.5 times the parameters at 1,024 images (95 % interval 4.2 to more than 6.3)."""
     text, interval = multiplier_words(worth.direct.multiplier)
-    axis = f"the {NAMES[worth.axis]}"
-    if text == UNKNOWN:
-        return f"nothing that is known of {axis}"
-    if worth.direct.rises:
-        return f"nothing that is known of {axis}, along which an error rises"
-    amount = {"<": "less than ", ">": "more than "}.get(text[:1], "") + f"{text.lstrip('<> ')} times {axis}"
-    told = f"{amount} {interval}".rstrip() + (f" at {worth.where}" if worth.where else "")
-    doubts = [f"how much {'more' if text[0] == '>' else 'less'} is {OUTSIDE}"] if text[:1] in "<>" else []
-    if worth.joint is not None:
-        fitted = worth.joint.multipliers[worth.place]
-        if fitted.limits[0] <= fitted.estimate <= fitted.limits[1]:
-            told += f", {' '.join(multiplier_words(fitted))}".rstrip() + " by the joint fit"
-            doubts += ["the two disagree"] if worth.disagree else []
-        else:
-            doubts += ["so is the joint fit's number" if doubts else f"the joint fit's number is {OUTSIDE}"]
-        doubts += ["a poor fit"] if worth.joint.poor else []
-    return told + (f" ({', '.join(doubts)})" if doubts else "")
+    told = f"{_end(text)} times the {NAMES[worth.axis]}" + (f" at {worth.where}" if worth.where else "")
+    if not interval:
+        return f"{told}, the end of the measured range" if text[0] in "<>" else told
+    low, high = (_end(end) for end in interval.strip("[]").split(", "))
+    return f"{told} ({'95 % interval ' if first else ''}{low} to {high})"
 
 
-def _direct_cell(worth: Worth) -> Cell:
-    return _cell(worth, worth.direct.multiplier)
+def _end(text: str) -> str:
+    return {"<": "less than ", ">": "more than "}.get(text[:1], "") + text.lstrip("<> ")
+
+
+def _reasons(grid: Grid, worths: Sequence[Worth]) -> list[str]:
+    """Why there is no number on an axis, axes with the same reason together."""
+    reference = grid.reference
+    assert reference is not None
+    axes_of: dict[str, list[str]] = {}
+    for worth in worths:
+        reason = not_measurable(grid, worth)
+        if not reason and no_multiplier(worth):
+            reason = f"there is no multiplier: {worth.arm.label} and {reference.label} end on floors of their own"
+        elif not reason and worth.direct.rises:
+            reason = "not known: an error rises along the axis"
+        if reason:
+            axes_of.setdefault(reason, []).append(NAMES[worth.axis])
+    if len(axes_of) == 1 and sum(map(len, axes_of.values())) == len(worths):
+        return list(axes_of)
+    return [f"along {_listed(axes)} {reason}" for reason, axes in axes_of.items()]
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def _direct_cell(grid: Grid, worth: Worth) -> Cell:
+    reason = not_measurable(grid, worth)
+    return Cell(NONE_HERE, reason) if reason else _cell(worth, worth.direct.multiplier)
 
 
 def _joint_cell(worth: Worth) -> Cell:
-    if worth.joint is None:
+    if worth.joint is None or not worth.measurable:
         return Cell("\N{EN DASH}")
     if no_multiplier(worth):
         return Cell("none", "none")
@@ -202,7 +237,7 @@ def _notes(grid: Grid, worths: Sequence[Worth]) -> tuple[str, ...]:
         *(f"{letter}: {REMARKS[letter]}." for letter in REMARKS if letter in found),
         f"The first {MOST_ARMS} of {arms} arms." if arms > MOST_ARMS else "",
     ]
-    undecided = [w for w in worths if w.joint and w.joint.verdict == FLOOR and not w.joint.clear]
+    undecided = [w for w in worths if "f" in remarks(w) and w.joint and not w.joint.clear]
     if undecided:
         notes.append("Some floors of their own (f) predict held-out cells better by less than a standard error.")
     if any(w.joint and w.joint.verdict in (NOTHING, MULTIPLIERS) for w in worths) and "f" in found:

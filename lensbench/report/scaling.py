@@ -16,6 +16,7 @@ import numpy as np
 
 from lensbench.metrics import leading
 from lensbench.metrics import metric as named
+from lensbench.report.chance import Chance
 from lensbench.report.grid import Grid
 from lensbench.report.levels import Level
 from lensbench.report.placing import refuse_other_prompts
@@ -60,6 +61,12 @@ class Worth:
     arm_curve: Curve
     draws: Draws  # of the points of both curves, the reference's first
     expected: int  # seeds that the sweep has
+    at_chance: tuple[Level, ...] = ()  # of the two arms, those that are not above chance where the number comes from
+
+    @property
+    def measurable(self) -> bool:
+        """Whether both arms are above chance at the points that decide the number, or chance is not known."""
+        return not self.at_chance
 
     @property
     def disagree(self) -> bool:
@@ -101,6 +108,16 @@ class Measured:
         if all(point in self._of_images for point in points) and judged is not None:
             return judged.of([self._of_images[point] for point in points])
         return self._by_seed.of([self.places[point] for point in points])
+
+    def chance(self, point: Point) -> Chance:
+        """What chance gives at a point."""
+        scale, arm = self.grid.scales[point.scale], self.grid.arms[point.arm]
+        return self.grid.chance(scale, arm, self.metric, self.form, point.step)
+
+    def clears(self, point: Point) -> bool:
+        """Whether the score of a point is above chance; True where chance is not known."""
+        found = self.chance(point)
+        return found.above or not found.known
 
     @cached_property
     def _by_seed(self) -> Draws:
@@ -206,13 +223,21 @@ def _worth(measured: Measured, axis: str, arm: Level, sizes: dict[int, float]) -
     draws = measured.draws(points)
     n = len(reference.points)
     of_reference, of_arm = draws.of(np.arange(n)), draws.of(np.arange(n, len(points)))
-    fitted, place = _joint(measured, axis, arm, sizes, where)
+    told = direct(reference.log_x, own.log_x, of_reference, of_arm)
+    deciding = zip((grid.reference, arm), (reference, own), told.deciding, strict=True)
+    at_chance = tuple(who for who, curve, few in deciding if not all(measured.clears(curve.points[k]) for k in few))
+    fitted, place = _joint(measured, axis, arm, sizes, where) if not at_chance else (None, 0)
     shown = ", ".join(level for level in (where.label,) if level)
     return Worth(
         *(measured.metric, measured.form, axis, arm, shown),
-        direct(reference.log_x, own.log_x, of_reference, of_arm),
+        told,
         fitted,
-        *(place, reference, own, draws, min(len(grid.planned[point.scale, point.arm]) for point in points)),
+        place,
+        reference,
+        own,
+        draws,
+        min(len(grid.planned[point.scale, point.arm]) for point in points),
+        at_chance,
     )
 
 

@@ -14,7 +14,7 @@ from lensbench.metrics import metric as named
 from lensbench.report.chance_line import chance_across, chance_handle
 from lensbench.report.figures import MARKERS, REFERENCE, STYLE, arm_colors, save
 from lensbench.report.grid import Grid
-from lensbench.report.multiplier import UNKNOWN, multiplier_words, no_multiplier
+from lensbench.report.multiplier import NONE_HERE, UNKNOWN, multiplier_words, no_multiplier
 from lensbench.report.scaling import AXES, COMPUTE, DATA, PARAMETERS, SAMPLES, Curve, Worth
 from lensbench.scoring.isotonic import falling
 from lensbench.scoring.resampling import Draws
@@ -86,6 +86,8 @@ def _figure(grid: Grid, worths: list[Worth]) -> Figure:
     figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 4), handlelength=3)
     assert grid.reference is not None
     words = f"bands: 95 %; arrows: how much more {grid.reference.label} needs for the same score (dotted: a bound)"
+    if any(not worth.measurable for worth in worths):
+        words += f"; {NONE_HERE}: not measurable here"
     figure.supxlabel(words, fontsize=6.5, color="#666666")
     return figure
 
@@ -163,6 +165,8 @@ def _arrow(axes: Axes, worth: Worth, color: str, of: Metric, place: float) -> li
 
     multiplier = worth.direct.multiplier
     text, _ = multiplier_words(multiplier)
+    if not worth.measurable:
+        return [Line2D([], [], color=color, linestyle="", label=NONE_HERE)]
     if text == UNKNOWN:
         return []
     if no_multiplier(worth):

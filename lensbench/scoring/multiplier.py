@@ -56,13 +56,15 @@ class Multiplier(NamedTuple):
 @dataclass(frozen=True)
 class Direct:
     """`level`: the error that both arms reach, at which they are compared; `ahead`: whether the reference is the worse.
-    `rises`: the error of an arm grows along the axis by more than its noise, so the curve is not what it was made."""
+    `rises`: the error of an arm grows along the axis by more than its noise, so the curve is not what it was made.
+    `deciding`: the points of the reference and of the arm that the number comes from."""
 
     multiplier: Multiplier
     log_draws: Floats  # (D,)
     level: float
     ahead: bool
     rises: bool
+    deciding: tuple[tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -98,9 +100,19 @@ def direct(reference_x: Floats, arm_x: Floats, reference: Draws, arm: Draws) -> 
     draws = shift(reference.draws, arm.draws)
     estimate = nan if _flat(reference, arm) else float(shift(reference.mean[None], arm.mean[None])[0])
     known = bool(reference.errors.any() and arm.errors.any()) and not isnan(estimate)
-    last = [float(falling(curve.mean)[-1]) for curve in (reference, arm)]
-    rises = _rises(reference) or _rises(arm)
-    return Direct(_multiplier(estimate, draws, limits, known), draws, max(last), last[1] <= last[0], rises)
+    curves = [falling(curve.mean) for curve in (reference, arm)]
+    last = [float(curve[-1]) for curve in curves]
+    rises, ahead = _rises(reference) or _rises(arm), last[1] <= last[0]
+    deciding = [_around(curve, max(last)) for curve in curves]
+    deciding[0 if ahead else 1] = (len(curves[0 if ahead else 1]) - 1,)
+    found = _multiplier(estimate, draws, limits, known)
+    return Direct(found, draws, max(last), ahead, rises, (deciding[0], deciding[1]))
+
+
+def _around(curve: Floats, level: float) -> tuple[int, ...]:
+    """The points of a falling curve between which it reaches a level: one where it is there from its first on."""
+    place = int((curve <= level).argmax())
+    return (place - 1, place) if place else (0,)
 
 
 def _flat(reference: Draws, arm: Draws) -> bool:

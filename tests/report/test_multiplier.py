@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from lensbench.report.dose import dose_figure, dose_table
+from lensbench.report.freeze import open_frozen
 from lensbench.report.grid import arrange
-from lensbench.report.multiplier import OUTSIDE, multiplier_sentences, multiplier_table, multiplier_words
+from lensbench.report.multiplier import NONE_HERE, OUTSIDE, multiplier_sentences, multiplier_table, multiplier_words
 from lensbench.report.render import to_console, to_csv, to_latex, to_markdown
 from lensbench.report.scaling import worths
 from lensbench.report.scaling_figure import multiplier_figures
@@ -18,6 +21,7 @@ from lensbench.scoring.multiplier import Multiplier
 from lensbench.sweep.sweep import Results
 
 TASKS = ("single_object", "two_object", "position")
+RESULTS = Path(__file__).parents[2] / "results"
 IMAGES, DEPTHS = [1024, 2048, 4096, 8192], [4, 6, 8]
 
 
@@ -59,6 +63,17 @@ def scaled(worth=3.0, floors=(0.1, 0.1), missing=(), images=IMAGES, depths=DEPTH
     return arrange(results), {cell: 1000 * depth**3 for cell, depth in depth_of.items()}
 
 
+def sweep_of(chance: float) -> Results:
+    """Two arms at two numbers of images whose images answer this share of the other prompts."""
+    factors = {"captions.set": ["alt", "detailed"], "images": [1024, 4096], "seed": [0, 1, 2]}
+
+    def error(values):
+        return 0.9 * (values["images"] / 1024 * (3 if values["captions.set"] == "detailed" else 1)) ** -0.3
+
+    results = sweep(error, factors, {"captions.set": "alt"}, prompts=24)
+    return replace(results, outcomes=results.outcomes.assign(chance=chance))
+
+
 @pytest.fixture(scope="module")
 def known():
     return scaled()
@@ -96,14 +111,18 @@ def test_a_floor_of_its_own_is_no_multiplier():
     row = next(row for row in table.rows if row.cells[2].text == "data")
     assert row.cells[5].text == "none"
     assert "f" in row.cells[6].text
-    assert "No multiplier of data" in " ".join(multiplier_sentences(grid, found))
+    (sentence,) = multiplier_sentences(grid, found)
+    assert "no multiplier: detailed and alt-text end on floors of their own" in sentence
 
 
 def test_a_bound_says_that_more_is_outside_the_measured_range():
     grid, parameters = scaled(worth=60.0, images=IMAGES[:2], depths=[4])
     found = worths(grid, parameters)
     assert multiplier_words(found[0].direct.multiplier)[0] == "> 2"
-    assert OUTSIDE in multiplier_sentences(grid, found)[0]
+    assert multiplier_sentences(grid, found) == [
+        "Detailed captions are worth more than 2 times the data at depth 4, the end of the measured range, against "
+        "alt-text (GenEval, short prompts)."
+    ]
     table = multiplier_table(grid, found)
     assert table is not None
     assert any(OUTSIDE in note for note in table.notes)
@@ -174,3 +193,49 @@ def test_sweeps_without_scales_or_doses_have_neither(known):
     alone, parameters = scaled(images=[1024], depths=[4])
     assert worths(alone, parameters) == []
     assert multiplier_table(alone, []) is None
+
+
+def of_arms(sweep: str, arms: set[tuple[str, bool]], images: int) -> tuple[Results, dict[str, int]]:
+    """Committed GenEval at one number of images, of the arms with these caption sets."""
+    frozen = open_frozen(RESULTS / sweep)
+    frames = []
+    for frame in (frozen.results.records, frozen.results.outcomes):
+        arm = [pair in arms for pair in zip(frame["captions.set"], frame["captions.shuffled"], strict=True)]
+        keep = (frame["images"] == images) & (frame["metric"] == "geneval")
+        frames.append(frame[keep & np.array(arm)])
+    reference = {"captions.set": "detailed", "captions.shuffled": True}
+    told = replace(frozen.results, records=frames[0], outcomes=frames[1], reference=reference, questions=[])
+    return told, frozen.parameters
+
+
+def test_the_shuffled_control_as_reference_gives_no_multiplier(tmp_path: Path) -> None:
+    """Before chance was asked for, it was said to need 5.0 times the parameters [3.8, 6.4]."""
+    results, parameters = of_arms("caption_quality", {("detailed", False), ("detailed", True)}, 4096)
+    grid = arrange(results)
+    found = worths(grid, parameters)
+    (size,) = (one for one in found if (one.form, one.axis) == ("detailed", "parameters"))
+    assert size.direct.multiplier.estimate == pytest.approx(5.0, abs=0.1)
+    assert size.at_chance[0].label == "detailed, shuffled"
+    table = multiplier_table(grid, found)
+    assert table is not None
+    for row in table.rows:
+        direct, joint, remark = row.cells[-3:]
+        assert (direct.text, joint.text, remark.text) == (NONE_HERE, "\N{EN DASH}", "c")
+        assert direct.value == "not measurable here: detailed, shuffled is at chance"
+        assert np.isnan([direct.low, direct.high]).all()
+    assert "5 [" not in to_markdown(table)
+    sentences = multiplier_sentences(grid, found)
+    assert len(sentences) == 2
+    for form, sentence in zip(("short", "detailed"), sentences, strict=True):
+        assert sentence.endswith(f"(GenEval, {form} prompts): not measurable here: detailed, shuffled is at chance.")
+        assert not any(character.isdigit() for character in sentence)
+    assert multiplier_figures(grid, found, tmp_path)
+
+
+@pytest.mark.parametrize(("chance", "known"), [(0.0, True), (1.0, False), (np.nan, True)])
+def test_a_number_needs_both_arms_above_chance_where_that_is_known(chance: float, known: bool) -> None:
+    results = sweep_of(chance)
+    (worth,) = (one for one in worths(arrange(results)) if one.metric == "geneval")
+    assert worth.measurable == known
+    (loss,) = (one for one in worths(arrange(results)) if one.metric == "validation_loss")
+    assert loss.measurable, "a loss has no chance"
