@@ -85,6 +85,19 @@ def chances_of(images: pd.DataFrame, wordings: list[pd.DataFrame], memory: Answe
     return np.where(lacking, of_outcomes(images, rows, memory), kept)
 
 
+def chances_of_all(outcomes: pd.DataFrame, evaluation: list[str]) -> np.ndarray:
+    """The chance of each judged image of several evaluations, which these columns tell apart; NaN for what GenEval
+    did not judge."""
+    found = np.full(len(outcomes), NAN)
+    places = np.arange(len(outcomes))
+    for metric in (GENEVAL, GUIDED):
+        of_metric = (outcomes["metric"] == metric).to_numpy()
+        for _, mine in outcomes[of_metric].assign(place=places[of_metric]).groupby(evaluation, sort=False):
+            wordings = [rows for _, rows in mine.groupby("prompt_form")]
+            found[mine["place"].to_numpy()] = chances_of(mine, wordings, {})
+    return found
+
+
 def chance_of_score(of: Metric, outcomes: pd.DataFrame, form: str, step: int) -> Chance:
     """The chance of one cell's score in a prompt form at a step, from its judged images; unknown for other metrics."""
     if of.outcome not in (GENEVAL, GUIDED):

@@ -17,6 +17,7 @@ import pandas as pd
 
 from lensbench.forms import order_of
 from lensbench.metrics import GENEVAL, Metric, metric, ordered
+from lensbench.report.chance import UNKNOWN, Chance, chance_note, chance_of, with_chance
 from lensbench.report.grid import MEAN
 from lensbench.report.paired import SIGNIFICANT
 from lensbench.report.placing import IMAGE
@@ -59,9 +60,10 @@ def refuse_otherwise(a: Side, b: Side) -> None:
 
 
 def matched(a: Side, b: Side) -> pd.DataFrame:
-    """Every judged image that both have: part, metric, prompt_form, IMAGE, prompt, value_a, value_b, reasons."""
+    """Every judged image that both have: part, metric, prompt_form, IMAGE, prompt; value, reason and chance, each
+    with _a and _b."""
     key = ["metric", *PART, "prompt"]
-    kept = [*key, "value", "reason"]
+    kept = [*key, "value", "reason", "chance"]
     both = a.outcomes[kept].merge(b.outcomes[kept], on=key, suffixes=("_a", "_b"), validate="one_to_one")
     return both.sort_values(["metric", *PART], kind="stable", ignore_index=True)
 
@@ -72,11 +74,14 @@ def differences(a: Side, b: Side, both: pd.DataFrame) -> Table:
     tested = [place for place, (*_, gap) in enumerate(found) if gap is not None and not isnan(gap.p)]
     adjusted = dict(zip(tested, holm([found[i][-1].p for i in tested]), strict=True))  # type: ignore[union-attr]
     rows, above = [], None
-    for place, (part, form, name, column, values, flips, gap) in enumerate(found):
+    for place, (part, form, name, column, values, by_chance, flips, gap) in enumerate(found):
         of = metric(name)
         p = adjusted.get(place, float("nan"))
         words = column.replace("_", " ") or of.label
-        cells = [Cell(number(of.factor * value, of.digits), value) for value in values]
+        cells = [
+            with_chance(Cell(number(of.factor * value, of.digits), value), chance, of)
+            for value, chance in zip(values, by_chance, strict=True)
+        ]
         flipped = [Cell(f"{n:,}" if n is not None else "", float(n) if n is not None else None) for n in flips]
         labels = [Cell(part, part)] if any(a.parts()) else []
         labels += [Cell(form or "all", form), Cell(words, f"{name}.{column}".rstrip("."))]
@@ -105,6 +110,7 @@ def differences(a: Side, b: Side, both: pd.DataFrame) -> Table:
         f"Only one of them has {len(alone)}: {'; '.join(alone[:4])}{' ...' if len(alone) > 4 else ''}."
         if alone
         else "",
+        chance_note(cell for row in rows for cell in row.cells),
         *a.notes,
         *b.notes,
     )
@@ -179,7 +185,8 @@ def counted(both: pd.DataFrame) -> str:
     )
 
 
-Found = tuple[str, str, str, str, tuple[float, float], tuple[int | None, int | None], Difference | None]
+Both = tuple[float, float]
+Found = tuple[str, str, str, str, Both, tuple[Chance, Chance], tuple[int | None, int | None], Difference | None]
 
 
 def _paired(both: pd.DataFrame) -> Iterator[Found]:
@@ -200,12 +207,16 @@ def _difference(part: str, form: str, name: str, column: str, rows: pd.DataFrame
     a, b = (rows[name].to_numpy(float) for name in ("value_a", "value_b"))
     seeds = rows["seed"].to_numpy()
     clusters, _ = pd.factorize(pd.MultiIndex.from_frame(rows[["task", "prompt_index"]]), sort=True)
-    several = seeds if len(set(seeds.tolist())) > 1 else None
-    gap = paired_difference(b, a, clusters, rows["task"].to_numpy(), several)
+    several, tasks = seeds if len(set(seeds.tolist())) > 1 else None, rows["task"].to_numpy()
+    gap = paired_difference(b, a, clusters, tasks, several)
+    first, second = (
+        chance_of(values, rows[name].to_numpy(float), tasks, (clusters, tasks, several))
+        for values, name in ((a, "chance_a"), (b, "chance_b"))
+    )
     means = tuple(float(np.mean(rows.groupby("task")[side].mean())) for side in ("value_a", "value_b"))
     verdicts = metric(name).outcome == GENEVAL  # right or wrong: such an image flips
     changed = (int((b > a).sum()), int((b < a).sum())) if verdicts else (None, None)
-    return part, form, name, column, (means[0], means[1]), changed, gap
+    return part, form, name, column, (means[0], means[1]), (first, second), changed, gap
 
 
 def _of_sets(a: Side, b: Side) -> Iterator[Found]:
@@ -218,7 +229,7 @@ def _of_sets(a: Side, b: Side) -> Iterator[Found]:
     for part, name, form in sorted(groups, key=lambda place: (place[0], places[place[1]], order_of(place[2]))):
         rows = groups[part, name, form]
         values = (float(rows["value_a"].mean()), float(rows["value_b"].mean()))
-        yield str(part), str(form), str(name), "", values, (None, None), None
+        yield str(part), str(form), str(name), "", values, (UNKNOWN, UNKNOWN), (None, None), None
 
 
 def _gap(values: tuple[float, float], gap: Difference | None, p: float, of: Metric) -> Cell:

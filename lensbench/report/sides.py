@@ -15,6 +15,7 @@ import pandas as pd
 from lensbench import records as schema
 from lensbench.experiment import Experiment
 from lensbench.metrics import GENEVAL, metric
+from lensbench.report.chance import chances_of_all
 from lensbench.report.freeze import EXPERIMENTS, PROVENANCE, open_frozen
 from lensbench.report.levels import factor_label
 from lensbench.report.pictures import images_of, judged_images
@@ -22,7 +23,7 @@ from lensbench.report.placing import IMAGE
 from lensbench.sweep.cellfiles import read_cell
 
 CHECKPOINT = re.compile(r"step-(\d+)$")
-OUTCOMES = ["part", "cell", "metric", "prompt_form", *IMAGE, "prompt", "value", "reason"]
+OUTCOMES = ["part", "cell", "metric", "prompt_form", *IMAGE, "prompt", "value", "reason", "chance"]
 SETS = ["part", "metric", "prompt_form", "seed", "value"]
 Drawn = Callable[[dict[str, Any]], np.ndarray | None]
 
@@ -159,7 +160,8 @@ def _numbers(outcomes: pd.DataFrame, records: pd.DataFrame) -> tuple[pd.DataFram
 
     A score of single images whose images are not kept is told as a score of sets.
     """
-    named = outcomes.assign(metric=schema.record_names(outcomes))[OUTCOMES]
+    chances = chances_of_all(outcomes, ["part", "cell"])
+    named = outcomes.assign(metric=schema.record_names(outcomes), chance=chances)[OUTCOMES]
     judged = {*named["metric"]}
     of_sets = [
         name

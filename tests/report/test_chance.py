@@ -11,9 +11,12 @@ import pytest
 
 from lensbench.metrics import metric
 from lensbench.report.chance import chance_of_score
+from lensbench.report.compare import differences, matched
 from lensbench.report.freeze import load
 from lensbench.report.grid import Grid, arrange
 from lensbench.report.levels import Level
+from lensbench.report.sides import open_sides
+from lensbench.report.table import AT_CHANCE
 from lensbench.scoring.chance import mean
 from tests.report.conftest import simulate
 
@@ -101,6 +104,41 @@ def test_one_cells_records_have_the_chance_that_its_grid_has() -> None:
     assert chance_of_score(metric("geneval_guided.4"), outcomes, "detailed", step).known
     assert not chance_of_score(metric("geneval_guided.7"), outcomes, "short", step).known
     assert not chance_of_score(metric("validation_loss"), outcomes, "short", step).known
+
+
+def test_images_without_a_chance_get_it_and_the_others_keep_theirs() -> None:
+    results, grid = load(RESULTS / "caption_dose"), committed("caption_dose")
+    (scale,), arm = grid.scales, level(grid.arms, "50 % of attributes")
+    chosen = results.outcomes["sample"] == 0
+    mixed = arrange(replace(results, outcomes=results.outcomes.assign(chance=np.where(chosen, 0.5, np.nan))))
+    made, found = (one.chances(scale, arm, "geneval", "detailed") for one in (grid, mixed))
+    kept = (mixed.images(scale, arm, "geneval", "detailed")["sample"] == 0).to_numpy()
+    assert kept.any()
+    assert not kept.all()
+    assert (found == np.where(kept, 0.5, made)).all()
+
+
+def test_two_sides_have_their_chance_beside_each_score() -> None:
+    side, _ = open_sides(RESULTS / "demo", RESULTS / "demo", RESULTS)
+    chosen = (side.outcomes["metric"] == "geneval") & (
+        side.outcomes["part"].isin(("alt-text, depth 3", "brief, depth 3"))
+    )
+    side = replace(side, outcomes=side.outcomes[chosen], sets=side.sets.head(0))
+    table = differences(side, side, matched(side, side))
+    names = [column.name for column in table.columns]
+    grid = committed("demo")
+    by_part = {f"{arm.label}, {scale.label}": (scale, arm) for arm in grid.arms for scale in grid.scales}
+    seen = 0
+    for row in table.rows:
+        part, form, what = (row.cells[names.index(name)].value for name in ("part", "prompts", "metric"))
+        if what == "geneval.mean":
+            found = grid.chance(*by_part[str(part)], "geneval", str(form))
+            for side in ("a", "b"):
+                cell = row.cells[names.index(side)]
+                assert cell.chance == pytest.approx(found.value)
+                assert (AT_CHANCE in cell.mark) == found.at_chance
+                seen += 1
+    assert seen == 2 * 2 * 2
 
 
 def test_nothing_is_claimed_where_there_is_no_chance_to_be_had() -> None:
