@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lensbench.metrics import GENEVAL, GUIDED
+from lensbench.metrics import CHOOSING, GENEVAL, GUIDED
 from lensbench.report.placing import design
 from lensbench.report.table import AT_CHANCE, DASH, Cell, number
 from lensbench.scoring.chance import asked_rows, mean, of_outcomes
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lensbench.scoring.geneval import Row
 
 NAN = float("nan")
+VERDICTS = (GENEVAL, GUIDED, CHOOSING)  # what outcomes call the images that have a chance
 WHAT = "Chance: what the same images score for the other prompts of their task."
 NOT_ABOVE = "not shown to be above chance: the 95 % interval of score minus chance reaches zero"
 
@@ -90,7 +91,7 @@ def chances_of_all(outcomes: pd.DataFrame, evaluation: list[str]) -> np.ndarray:
     did not judge."""
     found = np.full(len(outcomes), NAN)
     places = np.arange(len(outcomes))
-    for metric in (GENEVAL, GUIDED):
+    for metric in VERDICTS:
         of_metric = (outcomes["metric"] == metric).to_numpy()
         for _, mine in outcomes[of_metric].assign(place=places[of_metric]).groupby(evaluation, sort=False):
             wordings = [rows for _, rows in mine.groupby("prompt_form")]
@@ -100,7 +101,7 @@ def chances_of_all(outcomes: pd.DataFrame, evaluation: list[str]) -> np.ndarray:
 
 def chance_of_score(of: Metric, outcomes: pd.DataFrame, form: str, step: int) -> Chance:
     """The chance of one cell's score in a prompt form at a step, from its judged images; unknown for other metrics."""
-    if of.outcome not in (GENEVAL, GUIDED):
+    if of.outcome not in VERDICTS:
         return UNKNOWN
     mine = outcomes[(outcomes["metric"] == of.outcome) & (outcomes["step"] == step)]
     if of.only is not None:

@@ -22,7 +22,7 @@ from lensbench.metrics import GENEVAL, GUIDED, leading, ordered
 from lensbench.metrics import metric as named
 from lensbench.records import OUTCOMES, RECORDS, empty, refuse_unknown
 from lensbench.report.asked import asked_pairs, is_asked, is_row
-from lensbench.report.chance import Chance, chance_of, chances_of
+from lensbench.report.chance import VERDICTS, Chance, chance_of, chances_of
 from lensbench.report.levels import Level, levels_of
 from lensbench.report.paired import NAN, Comparison, Paired, corrected, paired_values
 from lensbench.report.placing import (
@@ -159,7 +159,7 @@ class Grid:
         return self._chances(scale, arm, named(metric).outcome, images)
 
     def _chances(self, scale: Level, arm: Level, outcome: str, images: pd.DataFrame) -> np.ndarray:
-        if outcome not in (GENEVAL, GUIDED):
+        if outcome not in VERDICTS:
             return np.full(len(images), NAN)
         places = [(scale.index, arm.index, outcome, wording) for wording in FORMS]
         memory = self.memory.setdefault(("answers", scale.index, arm.index, outcome), {})
