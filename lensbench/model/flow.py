@@ -92,12 +92,17 @@ def sample(
     grid: tuple[int, int],
     steps: int,
     guidance: float | Sequence[float],
+    first: list[Tensor] | None = None,
 ) -> Tensor:
     """Latents (B, N, C) from noise (B, N, C) in Euler steps.
 
     `guidance` is one scale, or one for each step. At a scale other than 1 the unconditional half (zero features, no
     real token) rides in the same batch; at 1 there is none. The state is kept in the type of the noise, and the model
     is given it in the type of the text features. Raises ValueError when there is not one scale a step.
+
+    `first` is for sampling the same again at other scales: the velocities of a guided first step (2B, N, C) are left
+    there and, where they are there, taken. The same noise and text have the same velocities at every scale, to the bit.
+    A first step at 1 neither leaves nor takes them: in a batch of B the last bits may differ.
     """
     levels = sigmas(steps, noise.shape[1])
     scales = list(guidance) if isinstance(guidance, Sequence) else [guidance] * steps
@@ -110,11 +115,17 @@ def sample(
             torch.cat([text_mask, torch.zeros_like(text_mask)]),
         )
     latents = noise
-    for (level, following), scale in zip(itertools.pairwise(levels), scales, strict=True):
-        features, mask = alone if scale == 1 else both
-        batch = latents if scale == 1 else torch.cat([latents, latents])
-        timestep = torch.full((batch.shape[0],), level, dtype=torch.float32, device=noise.device)
-        velocity = model(batch.to(features[0].dtype), timestep, features, mask, grid).to(noise.dtype)
+    for step, ((level, following), scale) in enumerate(zip(itertools.pairwise(levels), scales, strict=True)):
+        kept = first if step == 0 and scale != 1 else None
+        if kept:
+            velocity = kept[0].to(noise.device)
+        else:
+            features, mask = alone if scale == 1 else both
+            batch = latents if scale == 1 else torch.cat([latents, latents])
+            timestep = torch.full((batch.shape[0],), level, dtype=torch.float32, device=noise.device)
+            velocity = model(batch.to(features[0].dtype), timestep, features, mask, grid).to(noise.dtype)
+            if kept is not None:
+                kept.append(velocity.cpu())
         if scale != 1:
             conditional, unconditional = velocity.chunk(2)
             velocity = guide(conditional, unconditional, scale)

@@ -24,7 +24,7 @@ from lensbench.sampling.image_sets import FEATURES, IMAGES, ImageSet, Key, sampl
 from lensbench.scoring import chance
 from lensbench.scoring.evaluation_plan import READ_AS, Plan
 from lensbench.scoring.feature_file import FeatureWriter, file_of, set_features
-from lensbench.scoring.generate import generate, sampling_noise
+from lensbench.scoring.generate import FirstSteps, generate, sampling_noise
 from lensbench.scoring.geneval import summary, verdict
 from lensbench.scoring.geneval_folder import Judge, Seen
 from lensbench.scoring.image_scores import Scorer, scored
@@ -61,6 +61,7 @@ class Checkpoint:
     cache: Path
     report: Callable[[int], None]
     scores: Scores = field(default_factory=Scores)
+    firsts: FirstSteps | None = None  # what guidance scales share
 
 
 def evaluate(checkpoint: Checkpoint, *, final: bool) -> Scores:
@@ -70,10 +71,12 @@ def evaluate(checkpoint: Checkpoint, *, final: bool) -> Scores:
     checkpoint.denoiser.eval()
     for form in plan.experiment.evaluation.forms:
         if plan.prompts:
-            _geneval(checkpoint, form, final)
+            further = plan.experiment.evaluation.guidances if final else ()
+            shared = replace(checkpoint, firsts={} if further else None)
+            _geneval(shared, form, final)
+            for scale in further:
+                _guided(shared, form, scale)
             if final:
-                for scale in plan.experiment.evaluation.guidances:
-                    _guided(checkpoint, form, scale)
                 _choosing(checkpoint, form)
         if final:
             if plan.scene_images:
@@ -104,8 +107,9 @@ def _choosing(checkpoint: Checkpoint, form: Form) -> None:
     if (plan := checkpoint.plan.choosing) is None:
         return
     own = checkpoint.plan.experiment.evaluation
+    shared = replace(checkpoint, plan=plan, firsts={})
     for scale in (own.guidance, *own.guidances):
-        _at(replace(checkpoint, plan=plan), form, scale, CHOOSING, f"{CHOOSING}-{form}-guidance-{scale:g}")
+        _at(shared, form, scale, CHOOSING, f"{CHOOSING}-{form}-guidance-{scale:g}")
 
 
 def _at(checkpoint: Checkpoint, form: Form, guidance: float, metric: str, name: str) -> None:
@@ -233,6 +237,7 @@ def _images(
             list(of),
             checkpoint.report,
             guidance,
+            checkpoint.firsts,
         )
 
     return sampled(wanted, checkpoint.folder, sample, checkpoint.report)
@@ -248,6 +253,7 @@ def sample_images(
     keys: list[Key],
     report: Callable[[int], None] | None = None,
     guidance: float | None = None,
+    firsts: FirstSteps | None = None,
 ) -> np.ndarray:
     """Images (n, S, S, 3) uint8 of texts, each from the noise of its (prompt index, sample); None is the plan's own
     guidance."""
@@ -263,6 +269,7 @@ def sample_images(
         steps=e.evaluation.sampling_steps,
         guidance=e.evaluation.guidance if guidance is None else guidance,
         report=report,
+        firsts=firsts,
     )
 
 

@@ -218,3 +218,16 @@ def test_the_model_computes_in_the_type_of_the_text_and_the_state_stays_exact():
     assert got.dtype == torch.float32
     # Steps from 1 to 0 along a velocity of 1: bfloat16 would have added up to something else.
     torch.testing.assert_close(got, -torch.ones(4, 6, 3), atol=1e-6, rtol=0)
+
+
+def test_latents_of_another_scale_are_the_same_to_the_bit_with_the_first_step_that_is_kept():
+    noise = torch.randn(4, 6, 3, generator=torch.Generator().manual_seed(0))
+
+    def model(latents, timestep, features, mask, grid):
+        return torch.sin(3 * latents + timestep[:, None, None] + mask.float().mean(1)[:, None, None])
+
+    kept: list[torch.Tensor] = []
+    for scale in (1.0, 3.0, 6.0):
+        alone = sample(model, noise, TEXT, MASK, GRID, 5, scale)
+        assert torch.equal(sample(model, noise, TEXT, MASK, GRID, 5, scale, kept), alone)
+    assert [first.shape for first in kept] == [(8, 6, 3)]

@@ -102,7 +102,7 @@ def test_held_out_images_are_not_trained_on() -> None:
 
 
 def perfect(  # type: ignore[no-untyped-def]
-    denoiser, plan, features, autoencoder, noise, texts, keys, report=None, guidance=None
+    denoiser, plan, features, autoencoder, noise, texts, keys, report=None, guidance=None, firsts=None
 ) -> np.ndarray:
     """Samples what was asked: a scene that satisfies the prompt's row, or the held-out scene itself; and nothing at a
     guidance of 9."""
@@ -209,7 +209,7 @@ def test_without_geneval_the_first_held_out_captions_are_drawn(features: TextFea
 def test_the_guidance_is_chosen_on_other_prompts_and_noise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made_of = []
 
-    def sampled(denoiser, plan, features, autoencoder, noise, texts, keys, report=None, guidance=None):  # type: ignore[no-untyped-def]
+    def sampled(denoiser, plan, features, autoencoder, noise, texts, keys, report, guidance, firsts):  # type: ignore[no-untyped-def]
         made_of.append((plan.experiment.evaluation.prompt_seed, guidance, len(keys)))
         return perfect(denoiser, plan, features, autoencoder, noise, texts, keys, report, guidance)
 

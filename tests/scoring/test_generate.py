@@ -9,7 +9,7 @@ from lensbench.model.autoencoder import Pixels
 from lensbench.model.minilm import MiniLM
 from lensbench.model.sizes import lens
 from lensbench.model.transformer import LensTransformer
-from lensbench.scoring.generate import generate, sampling_noise
+from lensbench.scoring.generate import FirstSteps, generate, sampling_noise
 
 TEXTS = ["a red circle", "a large blue ring at the top left is left of a small green cross", "a square", "a red circle"]
 KEYS = [(0, 0), (1, 0), (2, 0), (0, 1)]
@@ -68,3 +68,24 @@ def test_every_picture_is_reported(denoiser: LensTransformer, features: TextFeat
     counts: list[int] = []
     draw(denoiser, features, TEXTS, sampling_noise(1, "geneval", KEYS, 16, 48), batch=3, report=counts.append)
     assert counts == [3, 1]
+
+
+def test_scales_share_the_first_step_and_each_is_the_same_to_the_bit(
+    denoiser: LensTransformer, features: TextFeatures
+) -> None:
+    noise = sampling_noise(1, "geneval", KEYS, 16, 48)
+    other = sampling_noise(2, "geneval", KEYS, 16, 48)
+    firsts: FirstSteps = {}
+    calls = []
+    counting = denoiser.register_forward_hook(lambda *_: calls.append(1))
+    shared = [draw(denoiser, features, TEXTS, noise, guidance=scale, firsts=firsts) for scale in (2.0, 1.0, 4.0, 9.0)]
+    counting.remove()
+    assert len(calls) == 4 * 3 - 2  # scale 1 has no unconditional half and shares nothing
+    for scale, images in zip((2.0, 1.0, 4.0, 9.0), shared, strict=True):
+        assert np.array_equal(images, draw(denoiser, features, TEXTS, noise, guidance=scale))
+    assert len(firsts) == 1
+    again = draw(denoiser, features, TEXTS, other, guidance=4.0, firsts=firsts)
+    assert np.array_equal(again, draw(denoiser, features, TEXTS, other, guidance=4.0))
+    assert len(firsts) == 2
+    reversed_texts = draw(denoiser, features, TEXTS[::-1], noise, guidance=4.0, firsts=firsts)
+    assert np.array_equal(reversed_texts, draw(denoiser, features, TEXTS[::-1], noise, guidance=4.0))
