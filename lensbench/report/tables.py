@@ -47,6 +47,7 @@ from lensbench.report.rows import (
     seeds_mark,
 )
 from lensbench.report.table import MINUS, Cell, Column, Row, Table
+from lensbench.report.wordings import wordings_note
 
 
 def tables(
@@ -84,6 +85,7 @@ def main_table(grid: Grid, recipe: str = "") -> Table:
     notes = (
         f"GenEval's tasks, accuracy in percent; mean: of the {len(grid.tasks)} tasks, unweighted. {seeds_note(grid)}",
         chance_note(cell for row in rows for cell in row.cells),
+        wordings_note(grid, GENEVAL),
         recipe,
         BOLD,
         origin_note(grid),
