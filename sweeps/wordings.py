@@ -4,7 +4,8 @@ Hypothesis: detailed captions lead in their own words (detailed, relational) and
     the held-out form, where no arm is asked in its own words. Alt-text needs more guidance than the others.
 Command: lensbench run sweeps/demo.py; lensbench run sweeps/wordings.py
 Expected cost: no training; 4,704 images a cell of the demo, three times what the demo itself samples.
-Result: not run as a whole.
+Result: not run as a whole. One cell (detailed captions, depth 3, seed 0) reaches 95 % in detailed prompts, 35 % in
+    held-out ones, 18 % in relational ones and 11 % in short ones; position is 0 % wherever no place is named.
 """
 
 from experiments.shapes import experiment
