@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lensbench.metrics import GENEVAL
+from lensbench.metrics import GENEVAL, ordered
+from lensbench.metrics import metric as named
 from lensbench.report.placing import plain
 
 if TYPE_CHECKING:
@@ -40,6 +41,12 @@ def asks(
 ) -> bool:
     """Whether a question is about this number."""
     return question["metric"] == metric and _fits(grid, question, scale, form, arm, other)
+
+
+def asked_beside(grid: Grid) -> list[str]:
+    """The metrics that the sweep asks about and is scored by, beside the one that it is told by."""
+    asked = {question["metric"] for question in grid.results.questions} & set(grid.results.records["metric"])
+    return [name for name in ordered(asked) if name != grid.shown_metric and not named(name).variant_of]
 
 
 def _of_geneval(metric: str) -> bool:

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 from lensbench.locks import file_lock
 from lensbench.report import render
 from lensbench.report.appendix import appendix, further_appendix
+from lensbench.report.asked import asked_beside
 from lensbench.report.captions import CaptionReport, for_page
 from lensbench.report.captions import figure as caption_figure
 from lensbench.report.captions import table as caption_table
 from lensbench.report.dose import dose_figure, dose_table
-from lensbench.report.figures import arm_colors, draw, figures
+from lensbench.report.figures import arm_colors, draw, figures, titled
 from lensbench.report.freeze import FILES, Frozen, freeze, open_frozen, refuse_another
 from lensbench.report.grid import Grid, arrange
 from lensbench.report.guidance import guidance_table
@@ -172,11 +173,12 @@ def latex_texts(
 def draw_figures(frozen: Frozen, grid: Grid, folder: Path) -> list[Path]:
     """Draw every figure that applies, as PNG and PDF."""
     drawn = draw(scales, grid, folder / "scales") + figures(grid, folder) + draw(losses, grid, folder / "losses")
-    drawn += pareto_figure(grid, folder / "pareto")
+    drawn += pareto_figure(grid, folder / "pareto") + dose_figure(grid, folder / "dose")
+    for name in asked_beside(grid):
+        drawn += pareto_figure(grid, folder / f"pareto_{name}", name) + dose_figure(grid, folder / f"dose_{name}", name)
     if frozen.results.tuning:
         drawn += tuning_figure(frozen.results.tuning, folder / "tuning")
     drawn += multiplier_figures(grid, worths(grid, frozen.parameters), folder)
-    drawn += dose_figure(grid, folder / "dose")
     if frozen.captions is not None:
         drawn += caption_figure(frozen.captions, folder / "captions", arm_colors(grid))
     return drawn
@@ -256,7 +258,7 @@ def summary(
         "multiplier_validation_loss": "What the captions are worth by the held-out loss",
         "dose": "Score by the captions' attributes",
     }
-    pictures = [(path, alt.get(path.stem, path.stem)) for path in drawn if path.suffix == ".png"]
+    pictures = [(path, titled(path.stem, alt)) for path in drawn if path.suffix == ".png"]
     parts += [f"![{words}]({path.relative_to(out).as_posix()})" for path, words in pictures]
     parts += [render.to_markdown(table).rstrip() for table in built.values()]
     if grid.results.notes:

@@ -81,14 +81,13 @@ def dose_table(grid: Grid, metric: str | None = None) -> Table | None:
     return Table("dose", "Score by the captions' attributes", (*heads, *columns), tuple(rows), notes)
 
 
-def dose_figure(grid: Grid, path: Path) -> list[Path]:
-    """The surface at the largest scale, a column a prompt form, with its rows as curves below; none without doses."""
-    return draw(_surfaces, grid, path)
+def dose_figure(grid: Grid, path: Path, metric: str | None = None) -> list[Path]:
+    """The surface at the largest scale, a column a prompt form, with its rows as curves below; none without doses.
 
-
-def _surfaces(grid: Grid) -> Figure | None:
-    arms, metric = doses(grid), grid.shown_metric
-    return None if not arms or metric is None else _figure(grid, arms, metric)
+    `metric` is any score of the registry; left out, it is the one that the sweep is told by.
+    """
+    arms, name = doses(grid), metric or grid.shown_metric
+    return draw(lambda _: _figure(grid, arms, name), grid, path) if arms and name is not None else []
 
 
 def _figure(grid: Grid, arms: dict[Dose, Level], metric: str) -> Figure:
@@ -120,7 +119,7 @@ def _figure(grid: Grid, arms: dict[Dose, Level], metric: str) -> Figure:
     panels[-1, 0].set_ylabel(what)
     handles, labels = panels[-1, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)), handlelength=3)
-    words = ["bands: 95 %"] + ([scale.label] if scale.label else [])
+    words = [named(metric).label, "bands: 95 %"] + ([scale.label] if scale.label else [])
     figure.supxlabel("; ".join(words), fontsize=6.5, color="#666666")
     return figure
 

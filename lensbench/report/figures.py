@@ -6,13 +6,13 @@ Drawn without a display, the same to the byte from the same results and the same
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lensbench.metrics import GENEVAL
+from lensbench.metrics import GENEVAL, is_known
 from lensbench.metrics import metric as named
 from lensbench.report.chance import Chance
 from lensbench.report.chance_line import chance_along, chance_handle
@@ -72,6 +72,14 @@ def draw(make: Callable[[Grid], Figure | None], grid: Grid, path: Path) -> list[
     with mpl.rc_context(STYLE):
         figure = make(grid)
         return [] if figure is None else save(figure, path)
+
+
+def titled(stem: str, titles: Mapping[str, str]) -> str:
+    """What a figure's file shows: its title or, of another metric's, `pareto_fid`, that with the metric."""
+    base, _, name = stem.partition("_")
+    if stem not in titles and base in titles and is_known(name):
+        return f"{titles[base]}, by {named(name).label}"
+    return titles.get(stem, stem.replace("-", " ").replace("_", " ").capitalize())
 
 
 def drawn_scales(scales: Sequence[Level], inches: float) -> tuple[Level, ...]:
@@ -364,7 +372,7 @@ def _thousands(value: float, _: int) -> str:
 
 def save(figure: Figure, path: Path) -> list[Path]:
     """Write a figure as PNG and PDF."""
-    png, pdf = path.with_suffix(".png"), path.with_suffix(".pdf")
+    png, pdf = (path.with_name(f"{path.name}.{kind}") for kind in ("png", "pdf"))  # names of metrics have points
     # No dates and versions in the files: the same results give the same bytes.
     figure.savefig(png, metadata={"Software": None})
     figure.savefig(pdf, metadata={"CreationDate": None, "Producer": None, "Creator": None})

@@ -142,6 +142,6 @@ def pareto_figure(grid: Grid, path: Path, metric: str | None = None) -> list[Pat
         handles, _ = panels[0].get_legend_handles_labels()
         handles += [chance_handle()] if by_chance else []
         figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)))
-        words = "solid line: no other model has as good a score for as little training"
+        words = f"{named(metric).label}; solid line: no other model has as good a score for as little training"
         figure.supxlabel(words, fontsize=6.5, color="#666666")
         return save(figure, path)

@@ -17,14 +17,16 @@ from lensbench.ladder.against import multipliers
 from lensbench.ladder.page import other_scores
 from lensbench.metrics import Metric, metric, register
 from lensbench.records import RECORDS, write
-from lensbench.report.dose import dose_table
+from lensbench.report.asked import asked_beside
+from lensbench.report.dose import dose_figure, dose_table
+from lensbench.report.figures import titled
 from lensbench.report.freeze import Frozen
 from lensbench.report.grid import arrange
 from lensbench.report.headline import headline
 from lensbench.report.macros import macros
 from lensbench.report.multiplier import multiplier_sentences, multiplier_table
 from lensbench.report.page.write import write_page
-from lensbench.report.pareto import pareto_table
+from lensbench.report.pareto import pareto_figure, pareto_table
 from lensbench.report.power import power_table
 from lensbench.report.scaling import worths
 from lensbench.report.table import MINUS, Cell, Table
@@ -260,6 +262,28 @@ def test_a_dose_is_told_by_any_of_them(name: str) -> None:
     assert table is not None
     assert table.notes[0].startswith(metric(name).label)
     assert table.rows[0].cells[-1].text != "missing"
+
+
+def test_figures_follow_the_metrics_that_are_asked_about(simulated: Callable[..., Results], tmp_path: Path) -> None:
+    name = "clip_score_2.5_vit_b_32"
+    factors = {"captions.present": [0.5, 1.0], "images": [256, 512], "seed": [0, 1]}
+    plain = simulated({"captions.set": ["alt", "detailed"], "images": [256, 512], "seed": [0, 1]}, steps=(600,))
+    shares = {"alt": 0.5, "detailed": 1.0}
+    both = study(name, WALK[name], plain)
+    frames = [
+        frame.assign(**{"captions.present": frame["captions.set"].map(shares)}).drop(columns="captions.set")
+        for frame in (both.records, both.outcomes)
+    ]
+    question = {"arm": {"captions.present": 1.0}, "other": {"captions.present": 0.5}, "scale": {}, "form": None}
+    found = replace(both, factors=factors, reference={"captions.present": 0.5}, records=frames[0], outcomes=frames[1])
+    grid = arrange(replace(found, questions=[question | {"metric": metric} for metric in ("geneval", name)]))
+    assert asked_beside(grid) == [name], "the first figures are of GenEval already"
+    written = pareto_figure(grid, tmp_path / f"pareto_{name}", name) + dose_figure(
+        grid, tmp_path / f"dose_{name}", name
+    )
+    assert {path.stem for path in written} == {f"pareto_{name}", f"dose_{name}"}
+    assert asked_beside(arrange(found)) == []
+    assert titled(f"pareto_{name}", {"pareto": "Quality"}) == f"Quality, by {metric(name).label}"
 
 
 @pytest.mark.parametrize("name", WALK)

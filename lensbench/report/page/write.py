@@ -17,7 +17,7 @@ from typing import Any
 
 from lensbench.metrics import GENEVAL, Metric, metric
 from lensbench.report.chance import Chance
-from lensbench.report.figures import arm_colors
+from lensbench.report.figures import arm_colors, titled
 from lensbench.report.grid import Grid, Group
 from lensbench.report.notes import number_of_seeds
 from lensbench.report.page import markup
@@ -30,7 +30,11 @@ from lensbench.report.wordings import wordings
 PAGE = "index.html"
 SCRIPTS = ("page.js", "drawing.js", "comparer.js")  # one element
 MOST_BARS = 12
-PNG_TITLES = {"captions": "Lengths and vocabulary of the captions", "pareto": "Quality against compute"}
+PNG_TITLES = {
+    "captions": "Lengths and vocabulary of the captions",
+    "pareto": "Quality against compute",
+    "dose": "Score by the captions' attributes",
+}
 
 
 def write_page(
@@ -186,7 +190,7 @@ def _figures(grid: Grid, drawn: Iterable[Path]) -> str:
     for name, svg in figures_svg(grid).items():
         parts.append(f'<figure><figcaption>{escape(TITLES[name])}</figcaption><div class="scroll">{svg}</div></figure>')
     for path in sorted(path for path in drawn if path.suffix == ".png" and path.stem not in TITLES):
-        title = escape(PNG_TITLES.get(path.stem, path.stem.replace("-", " ").replace("_", " ").capitalize()))
+        title = escape(titled(path.stem, PNG_TITLES))
         data = base64.b64encode(path.read_bytes()).decode()
         image = f'<img alt="{title}" src="data:image/png;base64,{data}">'
         parts.append(
