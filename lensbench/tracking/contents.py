@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lensbench import spool
+from lensbench.metrics import metric
 from lensbench.records import RECORDS as SCHEMA
 from lensbench.records import read
 from lensbench.sampling.image_sets import IMAGES
@@ -124,7 +125,8 @@ def curves(directory: Path) -> list[Point]:
 def records(directory: Path, own: str) -> tuple[list[Point], dict[str, str]]:
     """The facts and scores of a trained cell, by step, and where they come from (ORIGIN and the experiment's hash).
 
-    Scores of other evaluations than `own` have its id at the end of their names.
+    Scores and costs of other evaluations than `own` have its id at the end of their names; the costs of `own` are added
+    to the training's.
     """
     found: dict[tuple[str, int], Point] = {}
     origin: dict[str, str] = {}
@@ -136,7 +138,11 @@ def records(directory: Path, own: str) -> tuple[list[Point], dict[str, str]]:
                 # MLflow's names allow no "@"; a form reads like a folder of its metric
                 parts = (row["metric"], row["prompt_form"], evaluation if evaluation not in (TRAINING, own) else "")
                 point = Point("/".join(filter(None, parts)), int(row["step"]), float(row["value"]), t, int(row["step"]))
-                found.setdefault((point.name, point.step), point)
+                key = (point.name, point.step)
+                if key in found and metric(row["metric"]).kind == "cost":
+                    found[key] = point._replace(value=found[key].value + point.value)
+                else:
+                    found.setdefault(key, point)
         if rows and evaluation in (TRAINING, own):
             origin |= {name: str(rows[0][name]) for name in (*ORIGIN, "experiment_hash")}
     return list(found.values()), origin

@@ -16,14 +16,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lensbench.locks import file_lock
 from lensbench.tracking import contents, target
-from lensbench.tracking.contents import Point, Reading
-from lensbench.tracking.entities import cut, datasets
+from lensbench.tracking.cell_run import CELL, IDENTITY, CellRun, models_of, tagged
+from lensbench.tracking.contents import Reading
 from lensbench.tracking.listing import FOLDER, Listing, name_of
 
 if TYPE_CHECKING:
@@ -31,29 +30,12 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 EXPERIMENT = "lensbench"
-SWEEP, CELL, RUNS = "lensbench.sweep", "lensbench.cell", "lensbench.runs"  # tags
-IDENTITY, RECORDS = "lensbench.identity", "lensbench.records"
+SWEEP, RUNS = "lensbench.sweep", "lensbench.runs"  # tags
+RECORDS = "lensbench.records"
 OWN = "lensbench.evaluation"  # tag: the evaluation whose scores have plain names
 PARENT = "mlflow.parentRunId"
-BATCH = 1000  # metrics in one request, MLflow's limit
 PAGE = 500  # runs in one answer
 TRIES = 2  # at a cell that MLflow refuses or whose files cannot be read, before it is left to the next run
-
-
-@dataclass
-class _Shown:
-    """What the store has of a cell."""
-
-    run_id: str
-    reading: Reading
-    status: str
-    tags: dict[str, str]
-    parameters: set[str]
-    there: dict[tuple[str, int], tuple[int, float]]  # (name, step) of a point -> its time and value
-    files: set[str]  # artifacts, by their paths
-    linked: set[tuple[str, int]] = field(default_factory=set)  # points that their checkpoint's model has
-    models: dict[int, str] = field(default_factory=dict)  # step of a checkpoint -> id of the LoggedModel
-    with_data: bool = False  # its datasets are there
 
 
 class Mirror:
@@ -74,7 +56,7 @@ class Mirror:
 
     def _forget(self) -> None:
         self.client: mlflow.MlflowClient | None = None
-        self.shown: dict[str, _Shown] = {}
+        self.shown: dict[str, CellRun] = {}
         self.tried: Counter[str] = Counter()
 
     def send(self, session: bool = False) -> None:
@@ -159,7 +141,7 @@ class Mirror:
             name = self.listed.name
             parent = parents[0] if parents else client.create_run(self.experiment, run_name=name, tags=tags)
             self.parent, self.parent_status = parent.info.run_id, parent.info.status
-            self._tag(self.parent, parent.data.tags, tags)
+            tagged(client, self.parent, parent.data.tags, tags)
         self._find_whole()
 
     def _find_whole(self) -> None:
@@ -232,31 +214,31 @@ class Mirror:
         """Whether a cell is trained and everything that the sweep scores it on is there."""
         return {contents.TRAINING, *self.listed.evaluations[cell_id]} <= digests.keys()
 
-    def _show_unfinished(self, shown: _Shown, directory: Path) -> None:
+    def _show_unfinished(self, shown: CellRun, directory: Path) -> None:
         reading = shown.reading
         status = reading.status()
         self._set_status(shown.run_id, shown.status, status, reading.last or None)
         shown.status = status
-        self._describe(shown, directory, reading.origin)
-        self._send_points(shown, reading.points)
+        shown.describe(directory, reading.origin)
+        shown.send_points(reading.points)
         reading.points.clear()
-        self._send_files(shown, directory)
-        self._send_models(shown, directory)
+        shown.send_files(directory, self._own(shown, directory.name))
+        shown.send_models(directory)
 
-    def _show_whole(self, cell_id: str, shown: _Shown, directory: Path, digests: dict[str, str]) -> None:
+    def _show_whole(self, cell_id: str, shown: CellRun, directory: Path, digests: dict[str, str]) -> None:
         assert self.client is not None
-        scores, origin = contents.records(directory, shown.tags.get(OWN) or self.listed.evaluations[cell_id][0])
+        scores, origin = contents.records(directory, self._own(shown, cell_id))
         origin = shown.reading.origin | origin
-        shown.tags = self._tag(shown.run_id, shown.tags, {RECORDS: _in_a_tag(digests)})
-        self._describe(shown, directory, origin)
-        self._send_models(shown, directory)
-        self._send_points(shown, [*shown.reading.points, *contents.curves(directory), *scores])
-        self._send_files(shown, directory)
+        shown.tags = tagged(self.client, shown.run_id, shown.tags, {RECORDS: _in_a_tag(digests)})
+        shown.describe(directory, origin)
+        shown.send_models(directory)
+        shown.send_points([*shown.reading.points, *contents.curves(directory), *scores])
+        shown.send_files(directory, self._own(shown, cell_id))
         self._only(cell_id, shown.run_id)
         ended = max((point.t for point in scores), default=None)
         self.client.set_terminated(shown.run_id, status="FINISHED", end_time=ended)
 
-    def _opened(self, cell_id: str, reading: Reading, digests: dict[str, str]) -> _Shown:
+    def _opened(self, cell_id: str, reading: Reading, digests: dict[str, str]) -> CellRun:
         assert self.client is not None
         found = self._found(f"tags.`{CELL}` = '{cell_id}'")
         run = next((run for run in found if _fits(run.data.tags, reading.identity, digests)), None)
@@ -278,14 +260,30 @@ class Mirror:
         }
         kept = [file.path for file in self.client.list_artifacts(run_id)]
         kept += [file.path for path in kept if "." not in path for file in self.client.list_artifacts(run_id, path)]
-        shown = _Shown(run_id, reading, run.info.status, dict(run.data.tags), set(run.data.params), there, set(kept))
-        shown.tags = self._tag(run_id, shown.tags, tags)
+        shown = CellRun(
+            self.client,
+            self.experiment,
+            run_id,
+            self.sent,
+            self.progress,
+            reading,
+            run.info.status,
+            dict(run.data.tags),
+            set(run.data.params),
+            there,
+            set(kept),
+        )
+        shown.tags = tagged(self.client, run_id, shown.tags, tags)
         outputs = {model.model_id for model in (run.outputs.model_outputs if run.outputs else ())}
-        for model in self._models(run_id):
+        for model in models_of(self.client, self.experiment, run_id):
             if model.model_id in outputs:  # else it was not told of all: it is made ready again
                 shown.models[int(model.tags["lensbench.step"])] = model.model_id
                 shown.linked |= {(metric.key, metric.step) for metric in model.metrics or ()}
         return shown
+
+    def _own(self, shown: CellRun, cell_id: str) -> str:
+        """The evaluation whose scores have plain names."""
+        return shown.tags.get(OWN) or self.listed.evaluations[cell_id][0]
 
     def _mine(self) -> dict[str, str]:
         """The tag of the cells of this sweep. A cell of two sweeps is one run, the child of the first."""
@@ -296,102 +294,9 @@ class Mirror:
         assert self.client is not None
         for run in self._found(f"tags.`{CELL}` = '{cell_id}'"):
             if run.info.run_id != run_id:
-                for model in self._models(run.info.run_id):
+                for model in models_of(self.client, self.experiment, run.info.run_id):
                     self.client.delete_logged_model(model.model_id)
                 self.client.delete_run(run.info.run_id)
-
-    def _tag(self, run_id: str, before: dict[str, str], tags: dict[str, str]) -> dict[str, str]:
-        """Set the tags that are not set; returns all there are then."""
-        from mlflow.entities import RunTag
-
-        assert self.client is not None
-        fresh = [RunTag(key, value) for key, value in tags.items() if before.get(key) != value]
-        if fresh:
-            self.client.log_batch(run_id, tags=fresh)
-        return before | tags
-
-    def _describe(self, shown: _Shown, directory: Path, origin: dict[str, str]) -> None:
-        """Parameters, tags and datasets, as soon as they are known."""
-        from mlflow.entities import Param
-
-        assert self.client is not None
-        parameters = contents.parameters(directory)
-        fresh = [Param(key, cut(value)) for key, value in parameters.items() if key not in shown.parameters]
-        if fresh:
-            self.client.log_batch(shown.run_id, params=fresh)
-            shown.parameters |= parameters.keys()
-        tags = {IDENTITY: shown.reading.identity} if shown.reading.identity else {}
-        if origin:
-            tags |= {"mlflow.source.git.commit": origin["commit"], "hardware": origin["hardware"]}
-        if "experiment_hash" in origin:
-            tags["lensbench.experiment_hash"] = origin["experiment_hash"]
-        shown.tags = self._tag(shown.run_id, shown.tags, tags)
-        if origin and parameters and not shown.with_data:
-            self.client.log_inputs(shown.run_id, datasets(origin, parameters))
-            shown.with_data = True
-
-    def _send_points(self, shown: _Shown, points: Iterable[Point]) -> None:
-        from mlflow.entities import Metric
-
-        assert self.client is not None
-        batch, fresh = [], 0
-        for point in points:
-            place = (point.name, point.step)
-            model = shown.models.get(point.checkpoint) if point.checkpoint is not None else None
-            if place in shown.there and (model is None or place in shown.linked):
-                continue
-            if model is not None:
-                shown.linked.add(place)
-            fresh += place not in shown.there
-            # As it was sent, if it was: MLflow drops what is equal and links it with the model.
-            t, value = shown.there.setdefault(place, (point.t, point.value))
-            batch.append(Metric(point.name, value, t, point.step, model_id=model))
-        for start in range(0, len(batch), BATCH):
-            self.client.log_batch(shown.run_id, metrics=batch[start : start + BATCH])
-            self.progress()
-        self.sent["points"] += fresh
-
-    def _send_files(self, shown: _Shown, directory: Path) -> None:
-        assert self.client is not None
-        own = shown.tags.get(OWN) or self.listed.evaluations[directory.name][0]
-        for file, folder in ((directory / "experiment.json", ""), *contents.pictures(directory, own)):
-            path = f"{folder}/{file.name}" if folder else file.name
-            if path not in shown.files and file.exists():
-                self.client.log_artifact(shown.run_id, str(file), folder or None)
-                shown.files.add(path)
-                self.sent["files"] += 1
-
-    def _send_models(self, shown: _Shown, directory: Path) -> None:
-        """A LoggedModel for each checkpoint, which stays where it is."""
-        from mlflow.entities import LoggedModelOutput, LoggedModelStatus
-
-        assert self.client is not None
-        folders = {step: folder for step, folder in contents.checkpoints(directory).items() if step not in shown.models}
-        if not folders:
-            return
-        made = {int(model.tags["lensbench.step"]): model for model in self._models(shown.run_id)}
-        for step, folder in folders.items():
-            tags = {
-                "mlflow.model.is_external": "true",
-                CELL: directory.name,
-                "lensbench.step": str(step),
-                "lensbench.path": str(folder.resolve()),
-            }
-            tags |= {f"sha256.{name}": digest for name, digest in contents.weights(folder).items()}
-            model = made.get(step)
-            if model is None:
-                model = self.client.create_logged_model(
-                    self.experiment, f"{directory.name}-{folder.name}", shown.run_id, tags, model_type="Lens denoiser"
-                )
-                self.sent["models"] += 1
-            if str(model.status) != str(LoggedModelStatus.READY):
-                self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-            self.client.log_outputs(shown.run_id, [LoggedModelOutput(model.model_id, step)])
-            shown.models[step] = model.model_id
-
-    def _models(self, run_id: str) -> list[Any]:
-        assert self.client is not None
-        return list(self.client.search_logged_models([self.experiment], f"source_run_id = '{run_id}'"))
 
 
 def _in_a_tag(digests: dict[str, str]) -> str:
