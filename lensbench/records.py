@@ -82,6 +82,7 @@ RECORDS = Schema(
         Column("hardware", "text", "in a cell", "what it ran on"),
         Column("text_encoder_digest", "text", "no", "sha256 of the text encoder"),
         Column("autoencoder_digest", "text", "no", "sha256 of the autoencoder"),
+        Column("weights_digest", "text", "no", "sha256 of the checkpoint's weights"),
         Column("resumed", "text", "no", "where a training was begun that went on elsewhere: not promised to the bit"),
         Column("evaluation_hash", "text", "in a cell", "of the evaluation that it is of; empty for a training"),
         Column("held_out_digest", "text", "in a cell", "sha256 of what the held-out loss is taken on"),

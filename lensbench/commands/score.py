@@ -17,12 +17,11 @@ from lensbench.commands.sweeps import CorpusFolder, ResultsFolder, Runs
 from lensbench.forms import Form
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from rich.console import Console
 
-    from lensbench.report.table import Table
-    from lensbench.scoring.folder_scores import Asked, Ready, Row, Scores
+    from lensbench.scoring.folder_scores import Asked, Ready, Scores
 
 BATCH = 32
 
@@ -50,6 +49,14 @@ def score(
             help="fid, kid, fid-infinity, prdc, fd-dinov2, cmmd, fd-shapes, clip-score, or MEASURE:EXTRACTOR as in "
             "prdc:dinov2. Left out: fid,kid with --against, and clip-score with --prompts; of a cell or a sweep, its "
             "own. Named ones are measured beside those.",
+        ),
+    ] = None,
+    metric_images: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=N",
+            help="Of a cell or a sweep: how many of its held-out captions' images a metric takes, as in fid=10000; may "
+            "be repeated. A folder is scored whole.",
         ),
     ] = None,
     prompts: Annotated[
@@ -109,6 +116,7 @@ def score(
     from lensbench.sweep.quiet import quiet
 
     quiet()
+    from lensbench.commands.score_table import table
     from lensbench.report.terminal import print_tables, say
     from lensbench.scoring.folder_scores import Asked, made_ready, score_folder
     from lensbench.scoring.metrics import parse
@@ -121,19 +129,25 @@ def score(
     }  # fmt: skip
     others = [name for name, value in named.items() if value is not None and value]
     if folder.suffix == ".py":
-        from lensbench.commands.score_sweep import score_sweep
+        from lensbench.commands.score_sweep import Further, score_sweep
 
         if others:
             raise ValueError(f"{', '.join(others)}: not for a sweep, whose recipe says how it is scored")
-        places = _weights(weights or [])
-        if not score_sweep(folder, metrics, places, runs, results, corpus, workers or 0, Console()):
+        wanted = Further(metrics, _weights(weights or []), _images(metric_images or []))
+        if not score_sweep(folder, wanted, runs, results, corpus, workers or 0, Console()):
             raise typer.Exit(1)
         return
     if (folder / CELL).is_file() and not others:
         from lensbench.commands.score_cell import score_cell
+        from lensbench.commands.score_sweep import Further
 
-        score_cell(folder, metrics, _weights(weights or []), Console())
+        score_cell(folder, Further(metrics, _weights(weights or []), _images(metric_images or [])), Console())
         return
+    if metric_images:
+        raise ValueError(
+            f"--metric-images {metric_images[0]}: of a sweep or a cell that is scored by its own evaluation; "
+            f"{folder} is scored whole, or as many images as were sampled"
+        )
     if out is not None:
         _check_place(out, "--out")
     if save_statistics is not None:
@@ -187,73 +201,6 @@ def score(
         say(console, f"every number with what made it: {out}")
 
 
-def table(asked: Asked, scores: Scores) -> Table:
-    """The numbers, and below them what made each."""
-    from lensbench.report.table import Cell, Column, Row, Table, bounds
-
-    has_floor = asked.against is not None
-    columns = [
-        Column("metric", "metric", "metric", label=True),
-        Column("value", "value", "value"),
-        Column("spread", "spread or interval", "spread"),
-        Column("images", "images", "n"),
-    ]
-    if has_floor:
-        columns += [Column("reference", "reference", "ref."), Column("floor", "real-real floor", "floor")]
-    rows, notes = [], []
-    for row in scores.rows:
-        interval = bounds(row.low, row.high, _digits(row.value))
-        cells = [Cell(row.shown, row.metric), Cell(_number(row.value), row.value, row.low, row.high)]
-        cells += [Cell(interval or _number(row.spread, 2), row.spread), Cell(f"{row.images:,}", row.images)]
-        if has_floor:
-            reference = "?" if row.reference_images is None else f"{row.reference_images:,}"
-            # A score of single images has neither.
-            cells += [Cell(reference if row.dimensions else "")]
-            cells += [Cell(_number(row.floor) if row.dimensions else "", row.floor)]
-        rows.append(Row(tuple(cells)))
-        notes.append(_made_by(row))
-    notes += _what_is_what(scores.rows)
-    title = f"{asked.folder}"
-    if asked.against is not None:
-        title += f" against {scores.sets.get('against', {}).get('name', asked.against)}"
-    return Table("scores", title, tuple(columns), tuple(rows), tuple(dict.fromkeys(notes)))
-
-
-def _made_by(row: Row) -> str:
-    made_by = f"{row.extractor}: weights {row.weights[:12]}, {row.resize}"
-    return made_by + (f", {row.dimensions:,} features." if row.dimensions else ".")
-
-
-def _what_is_what(rows: Sequence[Row]) -> list[str]:
-    """What the floors, spreads and intervals are of, those alike told together."""
-    told = []
-    for head, said in (
-        ("Floor", [(row.shown, row.floor_of) for row in rows if row.floor == row.floor]),
-        ("Spread", [(row.shown, row.spread_of) for row in rows if row.spread == row.spread]),
-        ("Interval", [(row.shown, row.spread_of) for row in rows if row.low == row.low]),
-    ):
-        groups: dict[str, list[str]] = {}
-        for shown, of in said:
-            groups.setdefault(of, []).append(shown)
-        for of, names in groups.items():
-            alike = len(groups) == 1 and len(names) > 1
-            told.append(f"{head}s: {of}." if alike else f"{head} of {', '.join(dict.fromkeys(names))}: {of}.")
-    return told
-
-
-def _digits(value: float, significant: int = 4) -> int:
-    from math import floor, log10
-
-    return 0 if value != value or value == 0 else max(0, significant - 1 - floor(log10(abs(value))))
-
-
-def _number(value: float, significant: int = 4) -> str:
-    """So many significant digits, or all before the point; a dash for none."""
-    from lensbench.report.table import DASH, number
-
-    return DASH if value != value else "0" if value == 0 else number(value, _digits(value, significant))
-
-
 def _speed(scores: Scores) -> str:
     timing = scores.timing
     if not timing.images:
@@ -294,6 +241,16 @@ def _weights(given: list[str]) -> dict[str, str]:
         if not equals or not path:
             raise ValueError(f"--weights {word}: give NAME=PATH, as in --weights dinov2=models/dinov2-large")
         found[name] = path
+    return found
+
+
+def _images(given: list[str]) -> dict[str, int]:
+    found = {}
+    for word in given:
+        name, _, number = word.rpartition("=")
+        if not name or not number.isdecimal():
+            raise ValueError(f"--metric-images {word}: give NAME=N, as in --metric-images fid=10000")
+        found[name] = int(number)
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,12 +9,13 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
+    from lensbench.commands.score_sweep import Further
     from lensbench.experiment import Experiment
     from lensbench.report.table import Table
 
 
-def score_cell(directory: Path, metrics: str | None, weights: Mapping[str, str], console: Console) -> None:
-    """Print the scores of a cell's evaluation, with further `metrics`; what is not measured yet is measured now.
+def score_cell(directory: Path, wanted: Further, console: Console) -> None:
+    """Print the scores of a cell's evaluation, with what is `wanted`; what is not measured yet is measured now.
 
     Nothing is trained. Raises ValueError, one line, for a cell that is not trained, that another process works on, or
     whose evaluation was made before evaluations had folders of their own.
@@ -35,8 +35,8 @@ def score_cell(directory: Path, metrics: str | None, weights: Mapping[str, str],
     except ValidationError as error:
         told = f"its experiment.json is of another version ({one_line(error)})"
         raise ValueError(f"{directory}: {told}; lensbench run trains the cell anew") from None
-    experiment = further(experiment, metrics, weights)
-    if not claims.state(directory).held:
+    experiment = further(experiment, wanted)
+    if not claims.is_run(directory):
         for line in remove_damaged(directory, [experiment]):
             say(console, line, "yellow")
     if not is_trained(directory):

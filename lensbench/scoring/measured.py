@@ -15,7 +15,7 @@ from lensbench.scoring import metrics as registry
 from lensbench.scoring.metrics import Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from lensbench.experiment import Experiment
     from lensbench.scoring.extractors import Extractor
@@ -75,6 +75,12 @@ def asked(experiment: Experiment) -> Asked:
     found: dict[Wanted, int] = {}
     for word in words:
         if word in (GENEVAL, LOSS):
+            if word in e.metric_images:
+                number = "images_per_task" if word == GENEVAL else "validation_images"
+                raise ValueError(
+                    f"evaluation.metric_images: {word} takes no images of held-out captions: evaluation.{number} says "
+                    "how many it takes"
+                )
             continue
         (metric,) = registry.parse(word, "evaluation.metrics")
         if metric.extractor == SHAPES and not of_shapes:
@@ -87,11 +93,16 @@ def asked(experiment: Experiment) -> Asked:
     return Asked(GENEVAL in words, found)
 
 
-def left_out(experiment: Experiment) -> list[str]:
-    """The usual metrics of the corpus that are not measured, because the evaluation's images are too few for them."""
-    what = asked(experiment)
-    named = [word for word in words_of(experiment) if word not in (GENEVAL, LOSS)]
-    return [word for word in named if not {*registry.parse(word)} & what.images.keys()]
+def left_out(experiments: Iterable[Experiment]) -> str:
+    """The usual metrics of the corpus that are not measured and why, in words; "" where there are none."""
+    words: dict[str, None] = {}
+    for experiment in experiments:
+        there = asked(experiment).images
+        named = [word for word in words_of(experiment) if word not in (GENEVAL, LOSS)]
+        words |= dict.fromkeys(word for word in named if not {*registry.parse(word)} & there.keys())
+    if not words:
+        return ""
+    return f"{', '.join(words)}: evaluation.scene_images are too few for {'them' if len(words) > 1 else 'it'}"
 
 
 DIMENSIONS = {"inception": 2048, SHAPES: 64}  # of extractors that are always alike: known before they are loaded

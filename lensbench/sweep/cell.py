@@ -102,7 +102,7 @@ def _run_here(
         return
     if lacking:
         for name in remove_of_other_weights(directory):
-            line = f"{EVALUATIONS}/{name} was of other weights than these: it is made again when it is asked for"
+            line = f"{EVALUATIONS}/{name} was not of these weights: it is made again when it is asked for"
             report(Progress("training", 0, experiment.training.steps, line, lasting=True))
     for one in _left(directory, wanted)[0]:
         score_cell(parts, one, directory, counter)

@@ -11,7 +11,7 @@ import pandas as pd
 from lensbench.captions.texts import arm_digest
 from lensbench.experiment import Experiment
 from lensbench.model.checkpoint import load, weights_digest
-from lensbench.records import OUTCOMES, RECORDS, write
+from lensbench.records import OUTCOMES, RECORDS, read, write
 from lensbench.sampling.image_sets import weights_of
 from lensbench.scoring.evaluate import Checkpoint, evaluate
 from lensbench.scoring.scores import Scores
@@ -56,11 +56,12 @@ def score_cell(parts: Parts, experiment: Experiment, directory: Path, counter: C
         if not path.is_dir():
             raise ValueError(f"{path}: not there, so that nothing can be scored; lensbench run trains the cell again")
         denoiser = load(path).to(device())
+        weights = weights_digest(denoiser)
         found = evaluate(
             Checkpoint(
                 denoiser=denoiser,
                 step=step,
-                weights=weights_digest(denoiser),
+                weights=weights,
                 plan=what,
                 instruments=tools,
                 features=features,
@@ -73,7 +74,7 @@ def score_cell(parts: Parts, experiment: Experiment, directory: Path, counter: C
             ),
             final=step == steps[-1],
         )
-        rows += [(step, row) for row in found.records]
+        rows += [(step, row | {"weights_digest": weights}) for row in found.records]
         outcomes += [key | {"step": step} | row for row in found.outcomes]
     counter.note()
     spent = Scores()
@@ -90,14 +91,29 @@ def score_cell(parts: Parts, experiment: Experiment, directory: Path, counter: C
 
 
 def remove_of_other_weights(directory: Path) -> list[str]:
-    """Remove the records of evaluations whose images other weights than the checkpoints' made; their ids."""
+    """Remove the records of evaluations that are not of the checkpoints' weights, by their images and their records;
+    their ids.
+
+    Thawed ones have no images, and those of earlier versions do not say their weights: they are not known to be of
+    these, and go.
+    """
     there = {weights_digest(load(files.checkpoint(directory, step))) for step in files.kept_steps(directory)}
     removed = []
     for path in sorted(directory.glob(f"{EVALUATIONS}/*/{RECORDS.file}")):
-        if weights_of(path.parent) - there:
+        scored = weights_of(path.parent) | _weights_in(path)
+        if not scored or scored - there:
             path.unlink()
             removed.append(path.parent.name)
     return removed
+
+
+def _weights_in(path: Path) -> set[str]:
+    """The digests of the weights that records are of; none where they do not say or cannot be read."""
+    try:
+        table = read(path, RECORDS)
+    except ValueError:
+        return set()
+    return set(table["weights_digest"].dropna()) - {""} if "weights_digest" in table else set()
 
 
 def read_amounts(directory: Path) -> dict[int, Amount]:

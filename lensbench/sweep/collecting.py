@@ -43,6 +43,7 @@ def collect(sweep: Sweep, runs: Path) -> Results:
     import pandas as pd
 
     from lensbench.records import OUTCOMES, RECORDS
+    from lensbench.scoring.measured import left_out
     from lensbench.sweep.cellfiles import is_complete, read_complete, why_unfinished
 
     found: list[tuple[Cell, pd.DataFrame, pd.DataFrame]] = []
@@ -71,6 +72,8 @@ def collect(sweep: Sweep, runs: Path) -> Results:
 
     records = joined([(cell, records) for cell, records, _ in found], RECORDS.in_cell)
     notes = _notes_of_origin(records) + constraints.notes(sweep, every)
+    if absent := left_out(cell.experiment for cell in every):
+        notes.append(f"not measured: {absent}")
     return Results(
         sweep_name=sweep.name,
         factors={dotted: list(dict.fromkeys(cell.levels[dotted] for cell in every)) for dotted in every[0].levels},

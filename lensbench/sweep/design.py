@@ -334,6 +334,8 @@ def _checked_levels(factors: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any,
     if "captions.set" in factors:
         factors["captions.set"] = tuple(_set_name(level) for level in factors["captions.set"])
     for dotted, levels in factors.items():
+        if dotted == EVALUATION_PREFIX.rstrip("."):
+            raise ValueError("evaluation as a whole is no factor: name its fields, as in evaluation.guidance")
         if not levels:
             raise ValueError(f"{dotted} has no levels")
         if repeated := [level for i, level in enumerate(levels) if level in levels[:i]]:

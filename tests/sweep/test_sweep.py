@@ -99,6 +99,10 @@ def test_a_cell_is_the_base_with_its_levels(factors: dict) -> None:
     [
         ({"factors": {"captions.set": ARMS, "model.dept": (2,)}}, ["factors", "model.dept"]),
         ({"factors": {"captions.set": ARMS, "model": (2,)}}, ["model"]),
+        (
+            {"factors": {"captions.set": ARMS, "evaluation": ({"guidance": 2.0},)}},
+            ["evaluation as a whole is no factor"],
+        ),
         ({"factors": {"seed": (0,)}}, ["captions.set must be a factor"]),
         ({"factors": {"captions.set": ()}}, ["captions.set has no levels"]),
         ({"factors": {"captions.set": ("alt", "alt")}}, ["captions.set", "'alt' twice"]),

@@ -290,8 +290,8 @@ def test_a_training_that_gives_other_weights_removes_what_was_scored_of_the_old_
     assert counted["trainings"] == 1
     assert is_evaluated(cell, BASE)
     assert not is_evaluated(cell, other)
-    assert [progress.note for progress in said if progress.lasting and "other weights" in progress.note] == [
-        f"evaluations/{lost.name} was of other weights than these: it is made again when it is asked for"
+    assert [progress.note for progress in said if progress.lasting and "these weights" in progress.note] == [
+        f"evaluations/{lost.name} was not of these weights: it is made again when it is asked for"
     ]
 
 
