@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import isinf, isnan
 from typing import Any, NamedTuple
 
@@ -82,6 +83,8 @@ def multipliers(card: Card, reference: Card) -> list[dict[str, Any]]:
             errors = np.concatenate([theirs["error"], own["error"]])  # (2K, S)
             k = len(theirs["error"])
             draws = draw_scores(errors, np.repeat([0, 1], [k, len(own["error"])]))
+            by_chance = np.concatenate([theirs["by_chance"], own["by_chance"]])
+            draws = draws if np.isnan(by_chance).any() else replace(draws, chance=by_chance)
             a, b = draws.of(np.arange(k)), draws.of(np.arange(k, len(errors)))
             told = direct(np.log(theirs[axis]), np.log(own[axis]), a, b)
             at_chance = [
@@ -115,7 +118,8 @@ def _told(found: Direct, at_chance: Sequence[str]) -> dict[str, Any]:
 
 
 def _curve(card: Card, metric: str, form: str) -> dict[str, np.ndarray] | None:
-    """Error (K, S), axes (K,), and `clears` (K,): not known to be at chance. Of the steps that every seed has."""
+    """Of the steps that every seed has: error (K, S), axes (K,), the error by chance (K,), NaN if unknown, and whether
+    the score `clears` it or it is unknown (K,)."""
     rows = [row for row in card.curves if (row["metric"], row["form"]) == (metric, form)]
     steps = sorted({row["step"] for row in rows})
     by = {(row["step"], row["seed"]): row for row in rows}
@@ -126,7 +130,8 @@ def _curve(card: Card, metric: str, form: str) -> dict[str, np.ndarray] | None:
     axes = {axis: np.array([by[step, card.seeds[0]][axis] for step in whole], dtype=float) for axis in AXES}
     chances = [chance_in(by[step, card.seeds[0]]) for step in whole]
     clears = np.array([one.above or not one.known for one in chances])
-    return axes | {"error": named(metric).error(value), "clears": clears}
+    by_chance = named(metric).error(np.array([one.value for one in chances]))
+    return axes | {"error": named(metric).error(value), "by_chance": by_chance, "clears": clears}
 
 
 def _finite(value: float) -> float | str | None:

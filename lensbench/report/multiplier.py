@@ -10,7 +10,16 @@ from lensbench.metrics import metric as named
 from lensbench.report.grid import Grid
 from lensbench.report.scaling import AXES, COMPUTE, DATA, MOST_ARMS, PARAMETERS, SAMPLES, Worth
 from lensbench.report.table import Cell, Column, Row, Table
-from lensbench.scoring.multiplier import FEWEST, FLOOR, LEVELS, MULTIPLIERS, NOTHING, Multiplier
+from lensbench.scoring.multiplier import (
+    ERROR,
+    FEWEST,
+    FLOOR,
+    LEVELS,
+    MULTIPLIERS,
+    NOTHING,
+    ODDS,
+    Multiplier,
+)
 
 OUTSIDE = "outside the measured range"
 REMARKS = {  # letter: what the note says
@@ -213,6 +222,28 @@ def _short(value: float) -> str:
     return f"{rounded:.0f}" if rounded >= 10 else f"{rounded:.2g}"
 
 
+def _between(worths: Sequence[Worth]) -> str:
+    """What curves are straight in between their points."""
+    told = [worth for worth in worths if worth.measurable]
+    labels = {
+        scale: sorted({named(w.metric).label for w in told if w.direct.scale == scale}) for scale in (ODDS, ERROR)
+    }
+    if not labels[ODDS]:
+        return "log error"
+    odds = f"the logit of the share above chance ({', '.join(labels[ODDS])})"
+    return f"{odds} or log error ({', '.join(labels[ERROR])})" if labels[ERROR] else odds
+
+
+def _law(worths: Sequence[Worth]) -> str:
+    """What the joint law is of, where a score has a chance."""
+    if all(w.joint is None or w.joint.scale == ERROR for w in worths):
+        return "y is the error."
+    return (
+        "y is the error or, where chance is known, the share missed of what is above chance or the odds of missing it, "
+        "whichever predicts held-out cells better."
+    )
+
+
 def _notes(grid: Grid, worths: Sequence[Worth]) -> tuple[str, ...]:
     assert grid.reference is not None
     seeds = max(int(worth.draws.seeds.max()) for worth in worths)
@@ -224,9 +255,11 @@ def _notes(grid: Grid, worths: Sequence[Worth]) -> tuple[str, ...]:
     over = "prompts and training seeds" if seeds > 1 else "prompts alone, one training seed"
     notes = [
         f"Direct: how much further along the axis the worse of the two arms is at its last score than the better one "
-        f"was there (log scale, nothing extrapolated; > and <: the measured range tells no more). Joint fit: error = E "
-        f"+ A/(p P)^a + B/(n N)^b over the cells of both arms, from {LEVELS} levels an axis and {FEWEST} cells; "
-        f"{grid.reference.label} = 1. [low, high]: 95 % interval over {over}"
+        f"was there. Curves are straight between points in {_between(worths)} over the log of the axis. Nothing is "
+        "extrapolated: > and < say that the measured range tells no more.",
+        f"Joint fit: y = E + A/(p P)^a + B/(n N)^b over the cells of both arms, from {LEVELS} levels an axis and "
+        f"{FEWEST} cells; {grid.reference.label} = 1. {_law(worths)}",
+        f"[low, high]: 95 % interval over {over}"
         + (f" ({', '.join(without)}: over seeds alone)" if without and seeds > 1 else "")
         + f". {UNKNOWN}: anything is possible.",
         "; ".join(f"{NAMES[axis]} at {' or '.join(places)}" for axis, places in where.items() if places).capitalize(),

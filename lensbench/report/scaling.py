@@ -8,7 +8,7 @@ All other factors stay at their largest level that has a curve. The statistics a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -16,10 +16,10 @@ import numpy as np
 
 from lensbench.metrics import leading
 from lensbench.metrics import metric as named
-from lensbench.report.chance import Chance
 from lensbench.report.grid import Grid
 from lensbench.report.levels import Level
 from lensbench.report.placing import refuse_other_prompts
+from lensbench.scoring.chance import mean as chance_mean
 from lensbench.scoring.multiplier import FEWEST, LEVELS, Direct, Joint, direct, disagree, joint
 from lensbench.scoring.resampling import Draws, draw_images, draw_scores
 
@@ -90,6 +90,7 @@ class Measured:
                     point = Point(scale.index, arm.index, int(step))
                     scores.setdefault(point, {})[seed] = named(metric).error(float(value))
                     self.x[SAMPLES][point], self.x[COMPUTE][point] = float(seen), float(flops)
+        self._by_chance: dict[Point, float] = {}
         self.points = list(scores)
         self.places = {point: place for place, point in enumerate(self.points)}
         self.scores = scores
@@ -106,18 +107,27 @@ class Measured:
         """The draws of these points, image by image where every one of them was judged so."""
         judged = self._judged
         if all(point in self._of_images for point in points) and judged is not None:
-            return judged.of([self._of_images[point] for point in points])
-        return self._by_seed.of([self.places[point] for point in points])
+            drawn = judged.of([self._of_images[point] for point in points])
+        else:
+            drawn = self._by_seed.of([self.places[point] for point in points])
+        by_chance = np.array([self.by_chance(point) for point in points])
+        return drawn if np.isnan(by_chance).any() else replace(drawn, chance=by_chance)
 
-    def chance(self, point: Point) -> Chance:
-        """What chance gives at a point."""
-        scale, arm = self.grid.scales[point.scale], self.grid.arms[point.arm]
-        return self.grid.chance(scale, arm, self.metric, self.form, point.step)
+    def by_chance(self, point: Point) -> float:
+        """The error that chance gives at a point; NaN where chance is not known."""
+        if point not in self._by_chance:
+            place = (*self._place(point), self.metric, self.form, point.step)
+            tasks = self.grid.images(*place)["task"].to_numpy()
+            self._by_chance[point] = float(named(self.metric).error(chance_mean(self.grid.chances(*place), tasks)))
+        return self._by_chance[point]
 
     def clears(self, point: Point) -> bool:
         """Whether the score of a point is above chance; True where chance is not known."""
-        found = self.chance(point)
+        found = self.grid.chance(*self._place(point), self.metric, self.form, point.step)
         return found.above or not found.known
+
+    def _place(self, point: Point) -> tuple[Level, Level]:
+        return self.grid.scales[point.scale], self.grid.arms[point.arm]
 
     @cached_property
     def _by_seed(self) -> Draws:

@@ -9,6 +9,12 @@ direct: on the measured curves, made to fall (lensbench.scoring.isotonic). Of th
     there from its first point on, all that is known is a bound. Nothing is extrapolated.
 joint: the scaling law of lensbench.scoring.scaling_fit with a multiplier on each axis.
 
+A score with a chance is not on the scale of its error, on which chance is one floor more and the best another. Its
+share above chance, (score - chance) / (1 - chance), is. Curves are straight in its logit. The law is of what is missed
+of that share or of the odds of missing it, whichever predicts held-out cells better: of a curve that rises from chance
+to the best a law of shares says that the arms end on floors of their own, and of floors a law of odds that they do not
+(benchmarks/multiplier.py).
+
 A multiplier exists where one curve is the other, shifted. Where the arms end on floors of their own no factor makes
 them equal, so the law with own floors is compared with those with multipliers by the error on held-out cells.
 """
@@ -24,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensbench.scoring.isotonic import falling, reach
-from lensbench.scoring.resampling import Draws
+from lensbench.scoring.resampling import Draws, odds_of
 from lensbench.scoring.scaling_fit import Law, Points, fit, held_out, refit, residuals
 from lensbench.scoring.statistics import LEVEL
 
@@ -34,6 +40,8 @@ POOR = 2.0  # root mean square residual, in standard errors, from which the law 
 LEVELS = 3  # of an axis, for a law along it
 FEWEST = 8  # cells of two arms, for a law of them
 SMALLEST = 0.05  # of a cell's error: what its draws are held above, for the logarithm
+ERROR, SHARE, ODDS = "error", "share", "odds"
+SCALES = (ODDS, SHARE)  # of a score with a chance, that a law is tried on
 MULTIPLIERS, FLOOR, NOTHING = "multipliers", "own floor", "no difference"
 
 
@@ -57,7 +65,8 @@ class Multiplier(NamedTuple):
 class Direct:
     """`level`: the error that both arms reach, at which they are compared; `ahead`: whether the reference is the worse.
     `rises`: the error of an arm grows along the axis by more than its noise, so the curve is not what it was made.
-    `deciding`: the points of the reference and of the arm that the number comes from."""
+    `deciding`: the points of the reference and of the arm that the number comes from; `scale`: what the curves are
+    straight in between their points."""
 
     multiplier: Multiplier
     log_draws: Floats  # (D,)
@@ -65,12 +74,13 @@ class Direct:
     ahead: bool
     rises: bool
     deciding: tuple[tuple[int, ...], tuple[int, ...]]
+    scale: str = ERROR
 
 
 @dataclass(frozen=True)
 class Joint:
     """A multiplier for each axis. `held_out`: mean loss of a left-out cell, by law; `verdict`: what that says;
-    `clear`: whether it says so by more than its own standard error."""
+    `clear`: whether it says so by more than its own standard error; `scale`: what the law is of."""
 
     multipliers: tuple[Multiplier, ...]
     log_draws: Floats  # (D, J)
@@ -78,21 +88,26 @@ class Joint:
     verdict: str
     clear: bool
     poor: bool
+    scale: str = ERROR
 
 
-def direct(reference_x: Floats, arm_x: Floats, reference: Draws, arm: Draws) -> Direct:
+def direct(reference_x: Floats, arm_x: Floats, reference: Draws, arm: Draws, *, scale: str | None = None) -> Direct:
     """The multiplier on measured curves: natural logs of the scale, rising, and the error at each point of both arms.
 
-    Raises ValueError for fewer than two points.
+    `scale` is what curves are straight in between their points. Raises ValueError for fewer than two points.
     """
     if min(len(reference_x), len(arm_x)) < 2:
         raise ValueError("a curve has at least two points")
+    scale = scale or scale_of(reference, arm)
+    error_of = 1.0
+    if scale != ERROR:
+        reference, arm = reference.missed(), arm.missed()
 
     def shift(reference_errors: Floats, arm_errors: Floats) -> Floats:
         a, b = falling(reference_errors), falling(arm_errors)
         worse = np.maximum(a[:, -1], b[:, -1])
         floor = SMALLEST * min(reference.mean.min(), arm.mean.min())
-        a, b, level = (np.log(np.maximum(e, floor)) for e in (a, b, worse))
+        a, b, level = (_log(np.maximum(e, floor), scale) for e in (a, b, worse))
         ahead = b[:, -1] <= a[:, -1]
         return np.where(ahead, reference_x[-1] - reach(b, arm_x, level), reach(a, reference_x, level) - arm_x[-1])
 
@@ -105,8 +120,20 @@ def direct(reference_x: Floats, arm_x: Floats, reference: Draws, arm: Draws) -> 
     rises, ahead = _rises(reference) or _rises(arm), last[1] <= last[0]
     deciding = [_around(curve, max(last)) for curve in curves]
     deciding[0 if ahead else 1] = (len(curves[0 if ahead else 1]) - 1,)
+    worse = reference if ahead else arm
+    if scale != ERROR and worse.chance is not None:
+        error_of = float(worse.chance[-1])
     found = _multiplier(estimate, draws, limits, known)
-    return Direct(found, draws, max(last), ahead, rises, (deciding[0], deciding[1]))
+    return Direct(found, draws, error_of * max(last), ahead, rises, (deciding[0], deciding[1]), scale)
+
+
+def scale_of(reference: Draws, arm: Draws) -> str:
+    """What curves are compared and fitted on: the odds where both have a chance, else the error."""
+    return ERROR if reference.chance is None or arm.chance is None else ODDS
+
+
+def _log(errors: Floats, scale: str) -> Floats:
+    return np.asarray(np.log(odds_of(errors) if scale == ODDS else errors))
 
 
 def _around(curve: Floats, level: float) -> tuple[int, ...]:
@@ -123,27 +150,55 @@ def _flat(reference: Draws, arm: Draws) -> bool:
 
 
 def joint(
-    reference_x: Sequence[Floats], arm_x: Sequence[Floats], reference: Draws, arm: Draws, *, rng_seed: int = 0
+    reference_x: Sequence[Floats],
+    arm_x: Sequence[Floats],
+    reference: Draws,
+    arm: Draws,
+    *,
+    rng_seed: int = 0,
+    scale: str | None = None,
 ) -> Joint | None:
     """The multipliers by the joint law: for each axis the natural logs of the scale at each cell of both arms.
 
-    The two arms alone: with all arms in one fit, one on a floor of its own would bend the others. None where there are
-    no errors to weigh the cells by, or fewer than `LEVELS` levels of an axis.
+    The two arms alone: with all arms in one fit, one on a floor of its own would bend the others. `scale` is what the
+    law is of; by default the error or, where both arms have a chance, the better of `SCALES` by the error on held-out
+    cells. None where there are no errors to weigh the cells by, or fewer than `LEVELS` levels of an axis.
     """
     log_x = np.array([np.concatenate(both) for both in zip(reference_x, arm_x, strict=True)])
     if log_x.shape[1] < FEWEST:
         return None
     if any(len(np.unique(np.round(np.asarray(x), 6))) < LEVELS for x in (*reference_x, *arm_x)):
         return None
-    centers = log_x.mean(1, keepdims=True)
+    limits = [
+        (exp(a.min() - b.max()), exp(a.max() - b.min()))
+        for a, b in zip(map(np.asarray, reference_x), map(np.asarray, arm_x), strict=True)
+    ]
+    known = reference.chance is not None and arm.chance is not None
+    scales = (scale,) if scale else SCALES if known else (ERROR,)
+    found = [_joint(log_x, limits, _on(reference, one), _on(arm, one), rng_seed, one) for one in scales]
+    return predicts_best([one for one in found if one is not None])
+
+
+def predicts_best(fits: Sequence[Joint]) -> Joint | None:
+    """The fit whose best law predicts held-out cells best; residuals are in standard errors, so that scales compare."""
+    return min(fits, key=lambda one: min(one.held_out.values()), default=None)
+
+
+def _on(draws: Draws, scale: str) -> Draws:
+    return draws if scale == ERROR else draws.odds() if scale == ODDS else draws.missed()
+
+
+def _joint(
+    log_x: Floats, limits: list[tuple[float, float]], reference: Draws, arm: Draws, rng_seed: int, scale: str
+) -> Joint | None:
     mean = np.concatenate([reference.mean, arm.mean])
     errors = np.maximum(np.concatenate([reference.draws, arm.draws], axis=1), SMALLEST * mean)
-    own = np.log(errors).std(0)
     if not (mean > 0).all() or not np.median(np.concatenate([reference.errors, arm.errors])) > 0:
         return None
+    own = np.log(errors).std(0)
     sigma = np.sqrt((own**2 + np.median(own) ** 2) / 2)  # few seeds tell a cell's own noise roughly
     who = np.repeat([0, 1], [len(reference.mean), len(arm.mean)])
-    points = Points(mean, sigma, who, log_x - centers)
+    points = Points(mean, sigma, who, log_x - log_x.mean(1, keepdims=True))
     axes = tuple(range(len(log_x)))
     laws = {NOTHING: Law(), FLOOR: Law(own_floor=True), MULTIPLIERS: Law(axes)}
     if len(axes) > 1:
@@ -159,14 +214,11 @@ def joint(
     full = laws[MULTIPLIERS]
     drawn = refit(points, full, errors, fits[MULTIPLIERS]).parameters
     places = [full.multiplier(points, axis, 1) for axis in axes]
-    found = []
-    for axis, place in zip(axes, places, strict=True):
-        a, b = reference_x[axis], arm_x[axis]
-        limits = (exp(a.min() - b.max()), exp(a.max() - b.min()))
-        found.append(_multiplier(float(fits[MULTIPLIERS].parameters[0, place]), drawn[:, place], limits, True))
+    estimates = fits[MULTIPLIERS].parameters[0, places]
+    found = [_multiplier(float(estimates[j]), drawn[:, places[j]], limits[j], True) for j in axes]
     rms = float(np.sqrt((residuals(points, full, fits[MULTIPLIERS]) ** 2).mean()))
     scores = {name: float(of_cells.mean()) for name, of_cells in left_out.items()}
-    return Joint(tuple(found), drawn[:, places], scores, verdict, clear, rms > POOR)
+    return Joint(tuple(found), drawn[:, places], scores, verdict, clear, rms > POOR, scale)
 
 
 def disagree(measured: Direct, fitted: Joint, axis: int) -> bool:

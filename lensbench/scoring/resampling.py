@@ -14,7 +14,7 @@ single cell with two seeds, whose share is anybody's guess, the interval covers 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,17 +23,20 @@ from lensbench.streams import numpy_stream
 
 Floats = NDArray[np.float64]
 
+LEAST = 0.005  # a share above chance, and what chance leaves, is held above it
 BEARING = 2  # scales that at least bear on a number that is taken from several
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Scores of K cells and D draws of all of them. `prompts`: whether prompts were resampled."""
+    """Scores of K cells and D draws of all of them. `prompts`: whether prompts were resampled. `chance`: of
+    errors, the error that chance gives in each cell, in (0, 1]; None where it is not known."""
 
     mean: Floats  # (K,)
     draws: Floats  # (D, K)
     seeds: NDArray[np.int64]  # (K,) how many each has
     prompts: bool
+    chance: Floats | None = None  # (K,)
 
     @property
     def errors(self) -> Floats:
@@ -44,7 +47,27 @@ class Draws:
     def of(self, cells: ArrayLike) -> Draws:
         """The draws of some of the cells."""
         places = np.asarray(cells, dtype=np.int64)
-        return Draws(self.mean[places], self.draws[:, places], self.seeds[places], self.prompts)
+        chance = None if self.chance is None else self.chance[places]
+        return Draws(self.mean[places], self.draws[:, places], self.seeds[places], self.prompts, chance)
+
+    def missed(self) -> Draws:
+        """Errors as shares that are missed of what is above chance: an error over that of chance.
+
+        0 is the best, 1 chance, more is below chance. Where chance is not known there is no such share.
+        """
+        assert self.chance is not None
+        by_chance = np.maximum(self.chance, LEAST)  # where chance answers everything nothing is above it
+        return replace(self, mean=self.mean / by_chance, draws=self.draws / by_chance)
+
+    def odds(self) -> Draws:
+        """`missed` as odds, share missed over share above chance, where that is held above `LEAST`."""
+        missed = self.missed()
+        return replace(missed, mean=odds_of(missed.mean), draws=odds_of(missed.draws))
+
+
+def odds_of(missed: Floats) -> Floats:
+    """The odds of missing against being above chance, of shares that are missed."""
+    return missed / np.maximum(1 - missed, LEAST)
 
 
 def draw_images(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from math import inf, isnan
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lensbench.scoring.multiplier import FLOOR, MULTIPLIERS, NOTHING, direct, disagree, joint
+from lensbench.scoring.multiplier import ERROR, FLOOR, MULTIPLIERS, NOTHING, ODDS, SHARE, direct, disagree, joint
 from lensbench.scoring.resampling import Draws
 
 X = np.log(1024 * 2.0 ** np.arange(6))
@@ -133,6 +134,56 @@ def test_a_bound_agrees_with_a_fit_beyond_it():
     assert disagree(direct(X, X, curve(law(), 0.001), far), near, 0)
 
 
+def rising(multiplier=1.0, chance=0.05, x=X, floor=0.0):
+    """Errors of a score that rises from chance to the best: the odds of missing what is above chance are a power."""
+    odds = floor + 8.0 * (multiplier * np.exp(x - X[0])) ** -1.1
+    return (1 - chance) * odds / (1 + odds)
+
+
+def by_chance(draws, chance):
+    return replace(draws, chance=np.full(len(draws.mean), 1 - chance))
+
+
+@given(st.floats(0.2, 5), st.floats(0.0, 0.3), st.floats(0.0, 0.3))
+@settings(deadline=None)
+def test_a_shift_between_chance_and_the_best_comes_back_whatever_the_chances(multiplier, first, second):
+    a, b = (by_chance(curve(rising(m, c), 0.0), c) for m, c in ((1.0, first), (multiplier, second)))
+    assert direct(X, X, a, b).scale == ODDS
+    assert direct(X, X, a, b).multiplier.estimate == pytest.approx(multiplier, rel=1e-3)
+
+
+@given(st.floats(0.1, 10), st.floats(0.0, 0.5))
+@settings(deadline=None)
+def test_one_chance_for_both_changes_nothing_in_log_error(multiplier, chance):
+    a, b = curve(0.5 * law()), curve(0.5 * law(multiplier), rng_seed=1)
+    without = direct(X, X, a, b)
+    told = direct(X, X, by_chance(a, chance), by_chance(b, chance), scale=SHARE)
+    assert without.scale == ERROR
+    assert told.multiplier[:3] == pytest.approx(without.multiplier[:3])
+    assert told.level == pytest.approx(without.level)
+
+
+def test_the_points_that_decide_are_the_last_of_the_worse_and_those_around_it():
+    reference = curve([0.9, 0.8, 0.7, 0.6, 0.5, 0.4], 0.0)
+    arm = curve([0.85, 0.65, 0.45, 0.35, 0.3, 0.2], 0.0)
+    assert direct(X, X, reference, arm).deciding == ((5,), (2, 3))
+    assert direct(X, X, arm, reference).deciding == ((2, 3), (5,))
+    ahead = curve([0.3, 0.25, 0.2, 0.2, 0.2, 0.2], 0.0)
+    assert direct(X, X, reference, ahead).deciding == ((5,), (0,))
+
+
+def test_the_law_is_of_what_predicts_held_out_cells_better():
+    x = np.tile(X, 2)
+    made = {ODDS: [rising(m, x=x) for m in (1, 3)], SHARE: [0.5 * law(floor=f, x=x) for f in (0.05, 0.5)]}
+    for scale, verdict in ((ODDS, MULTIPLIERS), (SHARE, FLOOR)):
+        a, b = (by_chance(curve(errors, 0.006, rng_seed=i), 0.05) for i, errors in enumerate(made[scale]))
+        found = joint([x], [x], a, b)
+        assert found is not None
+        assert (found.scale, found.verdict) == (scale, verdict)
+        if scale == ODDS:
+            assert found.multipliers[0].low < 3 < found.multipliers[0].high
+
+
 @pytest.fixture(scope="module")
 def benchmark_module():
     path = Path(__file__).resolve().parents[2] / "benchmarks" / "multiplier.py"
@@ -146,26 +197,34 @@ def benchmark_module():
     del sys.modules[spec.name]
 
 
-@pytest.mark.parametrize("name", ["three seeds", "checkpoints of one run, two seeds"])
+def simulated(module, name, trials):
+    """What the benchmark finds of a study as reports tell it."""
+    study = next(study for study in module.STUDIES if study.name == name)
+    return module.coverage(study, trials)[module.EITHER]
+
+
+@pytest.mark.parametrize("name", ["from chance to the best, 3 seeds", "checkpoints of one run, two seeds"])
 def test_intervals_cover_the_truth(benchmark_module, name):
-    study = next(study for study in benchmark_module.STUDIES if study.name == name)
-    found = benchmark_module.coverage(study, 40)
-    assert found["direct"] >= 0.875
-    assert found["joint"] >= 0.875
+    found = simulated(benchmark_module, name, 16)
+    assert found["direct"] >= 0.87
+    assert found["joint"] >= 0.87
     assert found["refused"] == 0
     assert found["joint_ratio"] < 8  # wide intervals cover everything
 
 
 def test_no_multiplier_is_said_where_floors_differ(benchmark_module):
-    study = next(study for study in benchmark_module.STUDIES if study.name == "another floor, 20 points lower")
-    assert benchmark_module.coverage(study, 20)["refused"] >= 0.9
+    assert simulated(benchmark_module, "another floor, 20 points lower", 8)["refused"] >= 0.9
+
+
+def test_no_number_is_given_where_the_reference_is_at_chance(benchmark_module):
+    assert simulated(benchmark_module, "shuffled reference, 3 seeds", 4)["given"] == 0
+    assert simulated(benchmark_module, "arm near 100 %, 3 seeds", 2)["given"] == 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["two seeds", "three seeds", "five seeds", "worse captions", "one size"])
 def test_intervals_cover_in_92_to_98_of_100_studies(benchmark_module, name):
-    study = next(study for study in benchmark_module.STUDIES if study.name == name)
-    found = benchmark_module.coverage(study, 200)
+    found = simulated(benchmark_module, name, 200)
     assert 0.92 <= found["direct"] <= 0.98
     assert 0.92 <= found["joint"] <= 0.98
 
