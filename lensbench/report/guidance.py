@@ -44,7 +44,7 @@ def guidance_table(grid: Grid, own: float) -> Table | None:
     for scale, form in product(grid.scales, grid.forms(GENEVAL)):
         found = {arm: grid.guided(scale, arm, form, own) for arm in grid.arms}
         found = {arm: images for arm, images in found.items() if len(images["guidance"].unique()) > 1}
-        best = {arm: _best(_choosing(grid, scale, arm, form) if apart else images[_half(images)])
+        best = {arm: best_scale(_choosing(grid, scale, arm, form) if apart else images[_half(images)])
                 for arm, images in found.items()}  # fmt: skip
         reported = {arm: images if apart else images[~_half(images)] for arm, images in found.items()}
         for arm, images in reported.items():
@@ -66,7 +66,7 @@ def guidance_table(grid: Grid, own: float) -> Table | None:
         Column("arm", "training captions", "captions", label=True),
         Column("own", f"at {own:g}", f"at {own:g}", "fixed", interval=True),
         Column("own_difference", "to the reference", "difference", "fixed", interval=True),
-        Column("best", "best", "best", "each at its best"),
+        Column("best", "guidance", "guid.", "each at its best"),
         Column("at_best", "at its best", "at best", "each at its best", interval=True),
         Column("difference", "to the reference", "difference", "each at its best", interval=True, key=True),
     )
@@ -101,10 +101,10 @@ def _half(images: pd.DataFrame) -> pd.Series:
     return place % 2 == 1
 
 
-def _best(seen: pd.DataFrame) -> float:
+def best_scale(seen: pd.DataFrame) -> float:
     """The scale with the highest mean over tasks; of equals the smallest."""
     means = seen.groupby(["guidance", "task"])["value"].mean().groupby("guidance").mean()
-    return float(means.index[int(np.argmax(means.to_numpy()))])
+    return float(means.index[int(np.argmax(means.to_numpy().round(9)))])  # equal but for the order of a sum is equal
 
 
 def _score(images: pd.DataFrame) -> Cell:

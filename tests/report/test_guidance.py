@@ -10,8 +10,9 @@ import pytest
 
 from lensbench.metrics import CHOOSING, GUIDED
 from lensbench.report.grid import arrange
-from lensbench.report.guidance import guidance_table
+from lensbench.report.guidance import best_scale, guidance_table
 from lensbench.report.table import Table
+from lensbench.scoring.geneval import TASKS
 from lensbench.sweep.sweep import Results
 
 
@@ -90,6 +91,17 @@ def test_further_scales_change_no_other_table(results: Results, apart: Results, 
 
 def test_one_scale_makes_no_table(simulated) -> None:
     assert guidance_table(arrange(simulated()), 2.0) is None
+
+
+def test_of_scales_that_are_equal_but_for_rounding_the_smallest_is_best() -> None:
+    shares = {2.0: {"colors": 0.3}, 3.0: {"colors": 0.2, "single_object": 0.1}}  # whose means differ in the last bit
+    rows = [
+        {"guidance": scale, "task": task, "value": float(image < round(10 * of_tasks.get(task, 0.0)))}
+        for scale, of_tasks in shares.items()
+        for task in TASKS
+        for image in range(10)
+    ]
+    assert best_scale(pd.DataFrame(rows)) == 2.0
 
 
 def test_choosing_on_noise_flatters_nobody() -> None:
