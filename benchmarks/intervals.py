@@ -1,9 +1,9 @@
 """How long intervals and tests of a whole GenEval study take, against a loop over resamples.
 
 Command: python benchmarks/intervals.py [--draws 10000] [--arms 6]
-A study: 553 prompts in six tasks, four images each, three training seeds. Ours: every arm's mean and every arm's
-difference to the first, each with an interval of so many resamples of its prompts, and p. The loop computes one
-resample of one arm's mean at a time, of which 100 are timed and the rest reckoned.
+A study: 553 prompts in six tasks, four images each, three training seeds. Ours: every arm's mean
+with an interval of so many resamples of its prompts, and every arm's difference to the first with its interval and p.
+The loop computes one resample of one arm's mean at a time, of which 100 are timed and the rest reckoned.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main() -> None:
         for arm in arms:
             stratified_mean(arm, clusters, strata, seeds, draws=options.draws)
         for arm in arms[1:]:
-            paired_difference(arm, arms[0], clusters, strata, seeds, draws=options.draws)
+            paired_difference(arm, arms[0], clusters, strata, seeds)
 
     def one_resample(arm: np.ndarray) -> float:
         means = []

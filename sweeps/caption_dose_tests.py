@@ -13,7 +13,7 @@ from lensbench.sweep.questions import Question
 from sweeps.caption_dose import sweep as doses
 
 QUESTIONS = tuple(
-    Question(arm={"captions.wrong": wrong}, against={"captions.present": present})
+    Question(post_hoc=True, arm={"captions.wrong": wrong}, against={"captions.present": present})
     for wrong, present in ((0.2, 0.75), (0.4, 0.5))
 )
 

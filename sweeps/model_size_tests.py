@@ -14,6 +14,7 @@ from sweeps.model_size import sweep as sizes
 MIDDLE = 3
 QUESTIONS = tuple(
     Question(
+        post_hoc=True,
         arm={"captions.set": captions, "model.depth": depth},
         against={"captions.set": captions, "model.depth": MIDDLE},
     )

@@ -72,7 +72,7 @@ def plan(
         ("design", _design(sweep)),
         ("matched", _matched(sweep, every)),
         ("tuning", _tuning(sweep, untuned)),
-        *_questions(sweep),
+        *_questions(sweep, every),
         ("left out", _left_out(every)),
         ("compute", _compute(found)),
         ("time", _time(found, lanes, devices, bool(gpus()), every, paces)),
@@ -171,12 +171,21 @@ def _tuning(sweep: Sweep, untuned: str) -> str:
     return f"{budget}; not complete: {untuned}; the cells below are untuned" if untuned else f"{budget}; complete"
 
 
-def _questions(sweep: Sweep) -> list[tuple[str, str]]:
-    """What the report answers, a line each under one head."""
-    told = [question.label(sweep.reference) for question in sweep.questions]
-    if told:
-        told.append("each at every scale and wording that it does not name; one family for Holm's correction")
-    return [("" if n else "questions", line) for n, line in enumerate(told)]
+def _questions(sweep: Sweep, every: Sequence[Cell]) -> list[tuple[str, str]]:
+    """What the report tests, a line each, with how many comparisons are tested together."""
+    from lensbench.sweep.design import scored_cells
+    from lensbench.sweep.questions import comparisons
+
+    reference = sweep.reference_arm()
+    told = [("primary", f"{sweep.primary.label(reference)}; alone at 5 %")] if sweep.primary else []
+    for head, late in (("secondary", False), ("post hoc", True)):
+        family = [question for question in sweep.questions if question.post_hoc == late]
+        told += [("" if n else head, question.label(reference)) for n, question in enumerate(family)]
+        if family:
+            n = comparisons(family, scored_cells(every), reference)
+            words = "each at every scale and wording that it does not name"
+            told.append(("", f"{words}: {n:,} in all, tested together with Holm's correction"))
+    return told or [("questions", "none: the report describes and tests nothing; name a primary question")]
 
 
 def _left_out(every: Sequence[Cell]) -> str:
@@ -248,6 +257,8 @@ def _detectable(sweep: Sweep, every: Sequence[Cell], variances: Path | None) -> 
     from lensbench.report.freeze import load
     from lensbench.report.grid import arrange
     from lensbench.report.power import smallest
+    from lensbench.sweep.design import scored_cells
+    from lensbench.sweep.questions import comparisons
 
     first = every[0].experiment
     seeds = len({cell.levels["seed"] for cell in every})
@@ -256,7 +267,10 @@ def _detectable(sweep: Sweep, every: Sequence[Cell], variances: Path | None) -> 
         from lensbench.scoring.shapes_prompts import prompt_set
 
         prompts = len(prompt_set(first.evaluation, first.corpus.max_objects))
-    return smallest(arrange(load(variances)), seeds, prompts, str(variances))
+    reference = sweep.reference_arm()
+    secondary = [question for question in sweep.questions if not question.post_hoc]
+    tests = comparisons(secondary, scored_cells(every), reference)
+    return smallest(arrange(load(variances)), seeds, prompts, str(variances), tests)
 
 
 def _folded(found: Sequence[Planned]) -> Iterator[Planned]:

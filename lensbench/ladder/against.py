@@ -10,24 +10,25 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lensbench.ladder.card import Card, chance_in
+from lensbench.metrics import GENEVAL
 from lensbench.metrics import metric as named
 from lensbench.report.multiplier import NONE_HERE, NOT_HERE, multiplier_words
+from lensbench.report.paired import SECONDARY, Paired, corrected, paired_values
 from lensbench.scoring.multiplier import Direct, direct
 from lensbench.scoring.resampling import draw_scores
-from lensbench.scoring.statistics import Difference, Interval, holm, paired_difference, stratified_mean
+from lensbench.scoring.statistics import Interval, stratified_mean
 
 AXES = ("samples_seen", "train_flops")
 MUST_AGREE = ("scale", "version", "scale_digest", "seeds", "samples")
 
 
 class Compared(NamedTuple):
-    """A card's GenEval in one form beside the first card's, paired image by image; p by Holm over all that are told."""
+    """A card's GenEval in one form beside the first card's, paired image by image and tested with all that are told."""
 
     card: Card
     form: str
     score: Interval
-    difference: Difference | None  # None for the first card
-    p_holm: float
+    difference: Paired | None  # None for the first card
 
 
 def check_comparable(cards: Sequence[Card]) -> None:
@@ -51,17 +52,21 @@ def compare(cards: Sequence[Card]) -> list[Compared]:
     Raises ValueError where they do not compare.
     """
     check_comparable(cards)
-    found = []
+    found: list[Compared] = []
+    gaps: list[tuple[int, Paired]] = []
     for form in cards[0].forms:
         base = cards[0].values(form)
         about = (base["cluster"], base["task"], base["seed"])
         for card in cards:
             values = card.values(form)["value"]
-            difference = None if card is cards[0] else paired_difference(values, base["value"], *about)
-            found.append(Compared(card, form, stratified_mean(values, *about), difference, float("nan")))
-    told = [one for one in found if one.difference is not None]
-    adjusted = dict(zip(map(id, told), holm([one.difference.p for one in told if one.difference]), strict=True))
-    return [one._replace(p_holm=adjusted.get(id(one), float("nan"))) for one in found]
+            found.append(Compared(card, form, stratified_mean(values, *about), None))
+            if card is not cards[0]:
+                gap = paired_values(values, base["value"], about, len(card.seeds))
+                gaps.append((len(found) - 1, gap._replace(role=SECONDARY)))
+    told = corrected([gap for _, gap in gaps], [named(GENEVAL).widest] * len(gaps))
+    for (place, _), gap in zip(gaps, told, strict=True):
+        found[place] = found[place]._replace(difference=gap)
+    return found
 
 
 def multipliers(card: Card, reference: Card) -> list[dict[str, Any]]:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isnan
 
-from lensbench.ladder.against import Compared, compare
+from lensbench.ladder.against import compare
 from lensbench.ladder.card import Card, chance_in
 from lensbench.ladder.scale import REFERENCE
-from lensbench.metrics import GENEVAL
-from lensbench.metrics import metric as named
+from lensbench.metrics import GENEVAL, metric
 from lensbench.report.chance import chance_note, with_chance
 from lensbench.report.multiplier import NONE_HERE
-from lensbench.report.paired import SIGNIFICANT
-from lensbench.report.table import Cell, Column, Row, Table, bounds, number, signed
+from lensbench.report.rows import difference_cell
+from lensbench.report.table import Cell, Column, Row, Table, bounds, number
 
 
 def table(cards: Sequence[Card]) -> Table:
@@ -30,13 +28,11 @@ def table(cards: Sequence[Card]) -> Table:
         cells = [Cell(card.name, card.name), Cell(number(checks["words_mean"], 1), checks["words_mean"])]
         for form in forms:
             one = by[id(card), form]
-            low, high = 100 * one.score.low, 100 * one.score.high
-            score = Cell(
-                number(100 * one.score.estimate), 100 * one.score.estimate, low, high, bounds(low, high), "95%"
-            )
+            mean, low, high = one.score.estimate, one.score.low, one.score.high
+            score = Cell(number(100 * mean), mean, low, high, bounds(100 * low, 100 * high), "95%")
             (told,) = (row for row in card.scores if (row["metric"], row["form"]) == (GENEVAL, form))
-            cells.append(with_chance(score, chance_in(told), named(GENEVAL), 100.0))
-            cells.append(_difference(one))
+            cells.append(with_chance(score, chance_in(told), metric(GENEVAL)))
+            cells.append(difference_cell(one.difference, metric(GENEVAL)) if one.difference else Cell(""))
         cells.append(Cell(_multiplier(card), _multiplier(card)))
         cells.append(Cell(f"{card.train_flops / 1e12:.3g}", card.train_flops))
         rows.append(Row(tuple(cells)))
@@ -54,8 +50,8 @@ def table(cards: Sequence[Card]) -> Table:
         f"Scale {first.scale} (version {first.version}, {first.scale_digest[:12]}); {len(first.seeds)} seeds; judge "
         f"{first.origin.get('judge_digest', '')[:12]}. GenEval's mean over tasks, in percent, 95 % intervals over "
         "prompts and seeds; differences in points, paired image by image.",
-        f"*: p < {SIGNIFICANT} by a sign-flip permutation with Holm's correction over all {tested} differences; "
-        "without it two captions are tied.",
+        f"*: significant after Holm's correction over the {tested} differences, whose intervals agree with it; without "
+        "it two captions are tied.",
         f"x samples: how many times the images seen {_reference(cards)} captions need to reach the same GenEval error "
         "(detailed prompts), by the measured curves; > and < are bounds: nothing is extrapolated."
         + chance_words(cards),
@@ -73,27 +69,6 @@ def ranked(cards: Sequence[Card]) -> list[Card]:
         return card.name != REFERENCE, -sum(means) / max(1, len(means)), card.name
 
     return sorted(cards, key=place)
-
-
-def _difference(one: Compared) -> Cell:
-    if one.difference is None:
-        return Cell("")
-    found = one.difference
-    low, high = 100 * found.low, 100 * found.high
-    clear = not isnan(one.p_holm) and one.p_holm < SIGNIFICANT
-    emphasis = "unclear" if not clear else "better" if found.estimate > 0 else "worse"
-    return Cell(
-        signed(100 * found.estimate),
-        100 * found.estimate,
-        low,
-        high,
-        bounds(low, high),
-        "95%",
-        "*" if clear else "",
-        emphasis,
-        found.p,
-        one.p_holm,
-    )
 
 
 def _multiplier(card: Card) -> str:

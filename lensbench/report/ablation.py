@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import isnan
 
 from lensbench.metrics import GENEVAL
 from lensbench.metrics import metric as named
@@ -11,10 +10,9 @@ from lensbench.report.chance import chance_note
 from lensbench.report.grid import Grid, column_of
 from lensbench.report.levels import Level, factor_label
 from lensbench.report.notes import SEEDS, SHARED, origin_note, seeds_note
-from lensbench.report.paired import SIGNIFICANT, Paired
+from lensbench.report.paired import Paired
 from lensbench.report.rows import complete_table, difference_cell, score_cell, seeds_mark
 from lensbench.report.table import Cell, Column, Row, Table
-from lensbench.scoring.statistics import holm
 
 Place = tuple[Level, Level]  # scale, arm
 
@@ -32,7 +30,6 @@ def ablation_table(grid: Grid) -> Table | None:
         (factor, words, [_difference(grid, place, base, metric, form) for metric, form in scores])
         for factor, words, place in _changes(grid, base)
     ]
-    found = _corrected(found)
     first = [
         score_cell(grid.number(*base, metric, form), of, "", grid.chance(*base, metric, form))
         for (metric, form), of in zip(scores, units, strict=True)
@@ -57,12 +54,11 @@ def ablation_table(grid: Grid) -> Table | None:
         for (metric, form), of in zip(scores, units, strict=True)
     )
     labels = (Column("factor", "factor", "factor", label=True), Column("changed", "changed to", "changed", label=True))
-    tested = sum(gap is not None and not isnan(gap.p) for _, _, gaps in found for gap in gaps)
     cells = [cell for row in rows for cell in row.cells]
     notes = (
         f"The first line is {where}; each other line changes one factor of it and gives the difference. GenEval: mean "
         f"of its tasks, percent and points. [low, high]: 95 % interval, paired. {seeds_note(grid)}",
-        f"*: p < {SIGNIFICANT}, sign-flip permutation with Holm's correction over all {tested}." if tested else "",
+        "Each change is described with its plain 95 % interval, unless the sweep asks for it (*: significant).",
         chance_note(cells),
         SEEDS if any(cell.kind == "seeds" for cell in cells) else "",
         "n/a: not measured on the same prompts." if any(cell.text == "n/a" for cell in cells) else "",
@@ -89,22 +85,9 @@ def _changes(grid: Grid, base: Place) -> Iterator[tuple[str, str, Place]]:
 
 def _difference(grid: Grid, place: Place, base: Place, metric: str, form: str) -> Paired | None:
     """The place minus the base; None where another scale was scored on other prompts."""
+    if place[0] is base[0]:
+        return grid.paired(base[0], place[1], base[1], metric, form)
     try:
         return grid.between(place, base, metric, form)
     except ValueError:
-        if place[0] is base[0]:  # arms of one scale must have been asked the same
-            raise
         return None
-
-
-def _corrected(rows: list[tuple[str, str, list[Paired | None]]]) -> list[tuple[str, str, list[Paired | None]]]:
-    tested = [gap.p for _, _, gaps in rows for gap in gaps if gap is not None and not isnan(gap.p)]
-    adjusted = iter(holm(tested))
-    return [
-        (
-            factor,
-            words,
-            [gap if gap is None or isnan(gap.p) else gap._replace(p_holm=next(adjusted)) for gap in gaps],
-        )
-        for factor, words, gaps in rows
-    ]

@@ -1,4 +1,4 @@
-"""What a sweep asks of its results: which comparisons are its questions, and so one family for Holm's correction."""
+"""What a sweep asks of its results: which comparison is its primary question, which are secondary or post hoc."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lensbench.metrics import GENEVAL, ordered
 from lensbench.metrics import metric as named
+from lensbench.report.paired import ASKED, DESCRIPTIVE, PRIMARY, SECONDARY, Role
 from lensbench.report.placing import plain
 
 if TYPE_CHECKING:
@@ -20,6 +21,12 @@ def asked_pairs(grid: Grid) -> list[tuple[Level, Level]]:
     return list(dict.fromkeys(pair for pair in found if pair is not None))
 
 
+def asks_alone(grid: Grid) -> bool:
+    """Whether the tables tell what is asked and nothing beside: a sweep of questions without a primary one."""
+    questions = grid.results.questions
+    return bool(questions) and not any(role_of(question) == PRIMARY for question in questions)
+
+
 def is_row(grid: Grid, scale: Level, form: str, arm: Level, other: Level, metric: str) -> bool:
     """Whether any number of the row that this metric stands in is asked about."""
     return any(
@@ -29,11 +36,20 @@ def is_row(grid: Grid, scale: Level, form: str, arm: Level, other: Level, metric
     )
 
 
-def is_asked(grid: Grid, scale: Level, arm: Level, other: Level, metric: str, form: str) -> bool:
-    """Whether a sweep asks for this number. Without questions it is asked for GenEval's means."""
-    if not grid.results.questions:
-        return metric == GENEVAL
-    return any(asks(grid, question, scale, arm, other, metric, form) for question in grid.results.questions)
+def asked_as(grid: Grid, scale: Level, arm: Level, other: Level, metric: str, form: str) -> Role:
+    """What the sweep asks of a number. Without a question about it, it is descriptive."""
+    found = [
+        role_of(question)
+        for question in grid.results.questions
+        if asks(grid, question, scale, arm, other, metric, form)
+    ]
+    return PRIMARY if PRIMARY in found else found[0] if found else DESCRIPTIVE
+
+
+def role_of(question: Mapping[str, Any]) -> Role:
+    """The role of a question as results keep it; those of before had secondary ones alone."""
+    found: dict[str, Role] = {role: role for role in ASKED}
+    return found[question.get("role", SECONDARY)]
 
 
 def asks(

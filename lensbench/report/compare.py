@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator
-from math import isnan
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,12 @@ from lensbench.forms import order_of
 from lensbench.metrics import GENEVAL, Metric, metric, ordered
 from lensbench.report.chance import UNKNOWN, Chance, chance_note, chance_of, with_chance
 from lensbench.report.grid import MEAN
-from lensbench.report.paired import SIGNIFICANT
+from lensbench.report.paired import SECONDARY, Paired, corrected, paired_values
 from lensbench.report.placing import IMAGE
+from lensbench.report.rows import difference_cell
 from lensbench.report.sides import Side
-from lensbench.report.table import DASH, Cell, Column, Row, Table, bounds, number, signed
+from lensbench.report.table import DASH, Cell, Column, Row, Table, number, signed
 from lensbench.scoring.geneval import TASKS
-from lensbench.scoring.statistics import Difference, holm, paired_difference
 
 PROMPTS_SHOWN = 12  # on the console
 PART = ["part", "prompt_form", *IMAGE]
@@ -69,14 +68,14 @@ def matched(a: Side, b: Side) -> pd.DataFrame:
 
 
 def differences(a: Side, b: Side, both: pd.DataFrame) -> Table:
-    """A row for each part, prompt form and metric; of GenEval for each task and their mean."""
-    found = [*_paired(both), *_of_sets(a, b)]
-    tested = [place for place, (*_, gap) in enumerate(found) if gap is not None and not isnan(gap.p)]
-    adjusted = dict(zip(tested, holm([found[i][-1].p for i in tested]), strict=True))  # type: ignore[union-attr]
+    """A row for each part, prompt form and metric; of GenEval for each task and their mean.
+
+    The means are tested together; the tasks say where a difference comes from and are not tested.
+    """
+    found = _tested([*_paired(both), *_of_sets(a, b)])
     rows, above = [], None
-    for place, (part, form, name, column, values, by_chance, flips, gap) in enumerate(found):
+    for part, form, name, column, values, by_chance, flips, gap in found:
         of = metric(name)
-        p = adjusted.get(place, float("nan"))
         words = column.replace("_", " ") or of.label
         cells = [
             with_chance(Cell(number(of.factor * value, of.digits), value), chance, of)
@@ -85,7 +84,7 @@ def differences(a: Side, b: Side, both: pd.DataFrame) -> Table:
         flipped = [Cell(f"{n:,}" if n is not None else "", float(n) if n is not None else None) for n in flips]
         labels = [Cell(part, part)] if any(a.parts()) else []
         labels += [Cell(form or "all", form), Cell(words, f"{name}.{column}".rstrip("."))]
-        rows.append(Row((*labels, *cells, _gap(values, gap, p, of), _p(p), *flipped), above != part))
+        rows.append(Row((*labels, *cells, _gap(values, gap, of), _p(gap), *flipped), above != part))
         above = part
     heads = [Column("part", "arm", "arm", label=True)] if any(a.parts()) else []
     heads += [Column("prompts", "prompts", "prompts", label=True), Column("metric", "score", "score", label=True)]
@@ -94,18 +93,22 @@ def differences(a: Side, b: Side, both: pd.DataFrame) -> Table:
         Column("a", "A", "A"),
         Column("b", "B", "B"),
         Column("difference", "B minus A", "B - A", interval=True, key=True),
-        Column("p", "p", "p"),
+        Column("p", "p, Holm", "p"),
         Column("gained", "only B right", "only B"),
         Column("lost", "only A right", "only A"),
     )
     seeds = sorted(set(both["seed"]))
+    tests = sum(gap is not None and gap.tested for *_, gap in found)
     several = f" and {len(seeds)} training seeds" if len(seeds) > 1 else ""
     alone = sorted(a.parts() ^ b.parts())
     notes = (
         f"A: {a.name}. B: {b.name}.",
-        f"GenEval in percent and points; {MEAN}: of its tasks, unweighted. [low, high]: 95 % interval of a paired "
-        f"bootstrap over prompts{several}; p after Holm's correction over all {len(tested)} tests, *: below "
-        f"{SIGNIFICANT}. Distances are of sets of images: no interval.",
+        f"GenEval in percent and points; {MEAN}: of its tasks, unweighted. [low, high]: interval over prompts"
+        f"{several}, paired image by image. Distances are of sets of images: no interval.",
+        f"*: significant after Holm's correction over the {tests} scores that are tested, whose intervals agree with "
+        "it; the tasks are described with plain 95 % intervals."
+        if tests
+        else "",
         "" if len(seeds) > 1 else "One training run a side: the intervals speak of the prompts, not of training again.",
         f"Only one of them has {len(alone)}: {'; '.join(alone[:4])}{' ...' if len(alone) > 4 else ''}."
         if alone
@@ -186,7 +189,7 @@ def counted(both: pd.DataFrame) -> str:
 
 
 Both = tuple[float, float]
-Found = tuple[str, str, str, str, Both, tuple[Chance, Chance], tuple[int | None, int | None], Difference | None]
+Found = tuple[str, str, str, str, Both, tuple[Chance, Chance], tuple[int | None, int | None], Paired | None]
 
 
 def _paired(both: pd.DataFrame) -> Iterator[Found]:
@@ -203,14 +206,24 @@ def _paired(both: pd.DataFrame) -> Iterator[Found]:
                 yield _difference(part, form, name, MEAN if name == GENEVAL else "", rows)
 
 
+def _tested(found: list[Found]) -> list[Found]:
+    """The same with the means, and the scores without tasks, corrected as one family."""
+    places = [i for i, (_, _, _, column, *_, gap) in enumerate(found) if gap is not None and column in (MEAN, "")]
+    gaps = [gap._replace(role=SECONDARY) for i in places if (gap := found[i][-1]) is not None]
+    told = dict(zip(places, corrected(gaps, [metric(found[i][2]).widest for i in places]), strict=True))
+    return [(*row[:-1], told.get(i, row[-1])) for i, row in enumerate(found)]
+
+
 def _difference(part: str, form: str, name: str, column: str, rows: pd.DataFrame) -> Found:
     a, b = (rows[name].to_numpy(float) for name in ("value_a", "value_b"))
     seeds = rows["seed"].to_numpy()
     clusters, _ = pd.factorize(pd.MultiIndex.from_frame(rows[["task", "prompt_index"]]), sort=True)
-    several, tasks = seeds if len(set(seeds.tolist())) > 1 else None, rows["task"].to_numpy()
-    gap = paired_difference(b, a, clusters, tasks, several)
+    count = len(set(seeds.tolist()))
+    tasks = rows["task"].to_numpy()
+    design = (clusters, tasks, seeds if count > 1 else None)
+    gap = paired_values(b, a, design, count, metric(name).widest)
     first, second = (
-        chance_of(values, rows[name].to_numpy(float), tasks, (clusters, tasks, several))
+        chance_of(values, rows[name].to_numpy(float), tasks, design)
         for values, name in ((a, "chance_a"), (b, "chance_b"))
     )
     means = tuple(float(np.mean(rows.groupby("task")[side].mean())) for side in ("value_a", "value_b"))
@@ -232,31 +245,16 @@ def _of_sets(a: Side, b: Side) -> Iterator[Found]:
         yield str(part), str(form), str(name), "", values, (UNKNOWN, UNKNOWN), (None, None), None
 
 
-def _gap(values: tuple[float, float], gap: Difference | None, p: float, of: Metric) -> Cell:
-    factor, digits = of.factor, of.digits
+def _gap(values: tuple[float, float], gap: Paired | None, of: Metric) -> Cell:
     if gap is None:
-        return Cell(signed(factor * (values[1] - values[0]), digits), values[1] - values[0])
-    low, high = max(gap.low, -of.widest), min(gap.high, of.widest)
-    significant = p < SIGNIFICANT and (low > 0 or high < 0)
-    emphasis = ("better" if (gap.estimate > 0) == of.more else "worse") if significant else ""
-    return Cell(
-        text=signed(factor * gap.estimate, digits),
-        value=gap.estimate,
-        low=low,
-        high=high,
-        interval=bounds(factor * low, factor * high, digits),
-        kind="" if isnan(low) else "95%",
-        mark="*" if significant else "",
-        emphasis=emphasis,
-        p=gap.p,
-        p_holm=p,
-        seeds=gap.seeds,
-        expected=gap.seeds,
-    )
+        return Cell(signed(of.factor * (values[1] - values[0]), of.digits), values[1] - values[0])
+    return difference_cell(gap, of)
 
 
-def _p(p: float) -> Cell:
-    return Cell(DASH) if isnan(p) else Cell("< 0.001" if p < 0.001 else number(p, 3), p)
+def _p(gap: Paired | None) -> Cell:
+    if gap is None or not gap.tested:
+        return Cell(DASH)
+    return Cell("< 0.001" if gap.p_holm < 0.001 else number(gap.p_holm, 3), gap.p_holm)
 
 
 def _order(names: Iterable[str], name: str) -> int:

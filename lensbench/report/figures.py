@@ -158,8 +158,8 @@ def curves(grid: Grid) -> Figure | None:
 
 
 def differences(grid: Grid) -> Figure | None:
-    """Dots and whiskers: what each arm changes, by task, with 95 % intervals; filled where Holm's correction lets it
-    stand."""
+    """Dots and whiskers: what each arm changes, by task, with the intervals of the tables; filled where it is
+    significant."""
     from matplotlib.figure import Figure
 
     rows = [row for row in grid.comparisons() if row.difference.kind == "95%"] if grid.tasks else []
@@ -194,7 +194,7 @@ def differences(grid: Grid) -> Figure | None:
             axes.get_yticklabels()[-1].set_fontweight("bold")
             axes.set_ylabel(scale.label)
     seen = [row.difference for row in rows if row.scale in scales]
-    low, high = min(gap.low for gap in seen), max(gap.high for gap in seen)
+    low, high = min(gap.interval[0] for gap in seen), max(gap.interval[1] for gap in seen)
     panels[0, 0].set_xlim(min(100 * low, 0) - 4, max(100 * high, 0) + 4)
     handles = [
         _handle(style, f"{arm.label} \N{MINUS SIGN} {other.label}")
@@ -205,7 +205,7 @@ def differences(grid: Grid) -> Figure | None:
         figure,
         grid,
         any(row.difference.seeds < row.difference.expected for row in rows),
-        "filled: p < 0.05 after Holm's correction",
+        "filled: significant" if any(row.difference.significant for row in rows) else "described, not tested",
         *of_scales(grid, scales),
     )
     return figure
@@ -274,7 +274,9 @@ def _whisker(
     found = row.difference
     offset = (pairs.index((row.arm, row.other)) - (len(pairs) - 1) / 2) * 0.72 / max(len(pairs), 1)
     y = names.index(row.column) + offset
-    axes.plot([100 * found.low, 100 * found.high], [y, y], color=color, linewidth=1.3, solid_capstyle="round", zorder=2)
+    axes.plot(
+        [100 * end for end in found.interval], [y, y], color=color, linewidth=1.3, solid_capstyle="round", zorder=2
+    )
     face = color if found.significant else "white"
     axes.plot(
         100 * found.estimate,

@@ -21,10 +21,10 @@ from lensbench.forms import order_of
 from lensbench.metrics import GENEVAL, GUIDED, leading, ordered
 from lensbench.metrics import metric as named
 from lensbench.records import OUTCOMES, RECORDS, empty, refuse_unknown
-from lensbench.report.asked import asked_pairs, is_asked, is_row
+from lensbench.report.asked import asked_as, asked_pairs, asks_alone, is_row
 from lensbench.report.chance import VERDICTS, Chance, chance_of, chances_of
 from lensbench.report.levels import Level, levels_of
-from lensbench.report.paired import NAN, Comparison, Paired, corrected, paired_values
+from lensbench.report.paired import NAN, Comparison, Paired, paired_values, tested
 from lensbench.report.placing import (
     IMAGE,
     Amount,
@@ -131,8 +131,8 @@ class Grid:
         elif len(values) == 1:
             low, high = (float(self.numbers.column(place, name)[keep][0]) for name in ("low", "high"))
         elif len(values) and named(metric).per == "set":
-            interval, _ = mean_over_seeds(values)
-            low, high = interval.low, interval.high
+            found = mean_over_seeds(values)
+            low, high = found.low, found.high
         value = sum(by_seed.values()) / len(by_seed) if by_seed else NAN
         return Group(value, low, high, by_seed, self.expected((scale, arm)))
 
@@ -186,12 +186,28 @@ class Grid:
         return self.memory["interval", key]
 
     def paired(self, scale: Level, arm: Level, other: Level, metric: str, form: str) -> Paired:
-        """`arm` minus `other` at a scale: see `between`."""
+        """`arm` minus `other` at a scale, with what the sweep's tests say of it: see `between`."""
+        place = (scale.index, arm.index, other.index, metric, form)
+        if place in (told := self._told()):
+            return told[place]
         return self.between((scale, arm), (scale, other), metric, form)
+
+    def _told(self) -> dict[tuple[int, int, int, str, str], Paired]:
+        """What is said of every difference that is asked about, in both directions, by its place."""
+        if "told" not in self.memory:
+            found = {}
+            for row in (*self.comparisons(), *self.comparisons_beside()):
+                if row.asked:
+                    ends = (row.arm.index, row.other.index)
+                    found[row.scale.index, *ends, row.metric, row.metric_form] = row.difference
+                    found[row.scale.index, *ends[::-1], row.metric, row.metric_form] = row.difference.flipped()
+            self.memory["told"] = found
+        told: dict[tuple[int, int, int, str, str], Paired] = self.memory["told"]
+        return told
 
     def between(self, a: tuple[Level, Level], b: tuple[Level, Level], metric: str, form: str) -> Paired:
         """The (scale, arm) `a` minus `b`, paired on seed, prompt and sample, or on the seed alone for scores of sets
-        of images.
+        of images; with its plain interval, whatever the sweep asks.
 
         Only seeds that both have are used; `seeds` and `expected` say how many. Raises ValueError when the two were
         not judged on the same prompts and samples, because then no difference means anything.
@@ -212,11 +228,11 @@ class Grid:
         gaps = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
         if not gaps:
             return Paired(NAN, NAN, NAN, NAN, 0, self.expected(a, b), "")
-        found, p = mean_over_seeds(gaps)
+        found = mean_over_seeds(gaps)
         span, kind = (found.low, found.high), "95%"
         if isnan(found.low):
             span, kind = ((min(gaps), max(gaps)), "seeds") if len(gaps) > 1 else ((NAN, NAN), "")
-        return Paired(found.estimate, *span, p, len(gaps), self.expected(a, b), kind)
+        return Paired(found.estimate, *span, found.p, len(gaps), self.expected(a, b), kind, spread=found.spread)
 
     def matched(
         self, scale: Level, arm: Level, other: Level, metric: str, form: str
@@ -255,15 +271,16 @@ class Grid:
         return pd.concat([part for part in parts if len(part)]) if any(map(len, parts)) else parts[0]
 
     def pairs(self) -> list[tuple[Level, Level]]:
-        """What is compared: what the sweep asks or, without questions, every arm with the reference, then, of few arms,
-        each with each (later minus earlier)."""
-        if self.results.questions:
-            return asked_pairs(self)
+        """What is compared: what the sweep asks, then, unless it asks without a primary question, every arm with the
+        reference and, of few arms, each with each (later minus earlier)."""
+        pairs = asked_pairs(self)
+        if asks_alone(self):
+            return pairs
         others = [arm for arm in self.arms if arm is not self.reference]
-        pairs = [(arm, self.reference) for arm in others if self.reference is not None]
+        further = [(arm, self.reference) for arm in others if self.reference is not None]
         if len(others) <= PAIRS_UP_TO:
-            pairs += [(late, early) for early, late in combinations(others, 2)]
-        return pairs
+            further += [(late, early) for early, late in combinations(others, 2)]
+        return [*pairs, *((arm, other) for arm, other in further if not {(arm, other), (other, arm)} & {*pairs})]
 
     def compared(self) -> list[tuple[str, str, str, str]]:
         """The columns of a comparison as (row's form, column, metric, metric's form): GenEval's tasks and mean by
@@ -294,37 +311,32 @@ class Grid:
         return [(metric, form) for metric in ordered(found) for form in self.forms(metric)]
 
     def comparisons(self) -> tuple[Comparison, ...]:
-        """Every comparison of the table of differences, of a sweep with questions those that they are about. p_holm is
-        adjusted over two families: what the sweep asks (the means, without questions), and the rest, which are many and
-        say where a difference comes from."""
+        """Every comparison of the table of differences, those that are asked about with what their tests say."""
         return self._compared()[0]
 
     def comparisons_beside(self) -> tuple[Comparison, ...]:
-        """Every comparison of the other scores of a sweep with GenEval. What the sweep asks of them is corrected with
-        what it asks of GenEval; the rest are a family of their own."""
+        """Every comparison of the other scores of a sweep with GenEval; what is asked of them is tested with what is
+        asked of GenEval."""
         return self._compared()[1]
 
     def _compared(self) -> tuple[tuple[Comparison, ...], tuple[Comparison, ...]]:
         if "comparisons" not in self.memory:
-            tables = [self._comparisons(columns) for columns in (self.compared(), self.compared_beside())]
-            asked = iter(corrected([row for rows in tables for row in rows if row.asked]))
-            rest = [iter(corrected([row for row in rows if not row.asked])) for rows in tables]
-            self.memory["comparisons"] = tuple(
-                tuple(next(asked if row.asked else others) for row in rows)
-                for rows, others in zip(tables, rest, strict=True)
-            )
-        found: tuple[tuple[Comparison, ...], tuple[Comparison, ...]] = self.memory["comparisons"]
-        return found
+            of_table, beside = (self._comparisons(columns) for columns in (self.compared(), self.compared_beside()))
+            found = tested([*of_table, *beside])
+            self.memory["comparisons"] = tuple(found[: len(of_table)]), tuple(found[len(of_table) :])
+        found_there: tuple[tuple[Comparison, ...], tuple[Comparison, ...]] = self.memory["comparisons"]
+        return found_there
 
     def _comparisons(self, columns: list[tuple[str, str, str, str]]) -> list[Comparison]:
-        raw = []
+        rows, alone = [], asks_alone(self)
         for scale, (arm, other), (form, column, metric, metric_form) in product(self.scales, self.pairs(), columns):
-            if self.results.questions and not is_row(self, scale, form, arm, other, metric):
+            if alone and not is_row(self, scale, form, arm, other, metric):
                 continue
-            found = self.paired(scale, arm, other, metric, metric_form)
-            asked = is_asked(self, scale, arm, other, metric, metric_form)
-            raw.append(Comparison(scale, form, arm, other, column, found, asked, metric, metric_form))
-        return sorted(raw, key=lambda row: (row.scale.index, order_of(row.form)))
+            found = self.between((scale, arm), (scale, other), metric, metric_form)
+            role = asked_as(self, scale, arm, other, metric, metric_form)
+            row = Comparison(scale, form, arm, other, column, found._replace(role=role), metric, metric_form)
+            rows.append(row)
+        return sorted(rows, key=lambda row: (row.scale.index, order_of(row.form)))
 
 
 def arrange(results: Results) -> Grid:

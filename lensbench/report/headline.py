@@ -1,29 +1,159 @@
-"""What a sweep found, in a few sentences computed from the numbers: who beats whom, by how much, how surely."""
+"""What a sweep found, in a few sentences computed from the numbers: the answer to its primary question, or, where it
+names none, what the arms reach, described and not tested."""
 
 from __future__ import annotations
 
 import json
+from itertools import product
+from math import isnan
 
-from lensbench.metrics import GENEVAL, metric
-from lensbench.report.asked import asks
-from lensbench.report.grid import FORMS, MEAN, Grid
-from lensbench.report.paired import Comparison, Paired
+from lensbench import forms
+from lensbench.metrics import GENEVAL, Metric, metric
+from lensbench.report.grid import Grid
+from lensbench.report.levels import Level
+from lensbench.report.paired import POST_HOC, PRIMARY, SECONDARY, Comparison, Role
 from lensbench.report.table import bounds, number, signed
 
-NAMED_SCALES = 3
+TOO_WIDE = 0.5  # of the largest difference there can be: an interval that reaches so far tells nothing
 
 
 def headline(grid: Grid) -> list[str]:
-    """The answers to the sweep's questions or, without any, the findings at the largest scale for each prompt form: the
-    best arm against the reference, then against the next arm where that difference is clear. Empty when there is
-    nothing to compare."""
+    """The answer in sentences, the first the one that matters; empty where there is nothing to compare."""
     if not grid.scales or not (grid.comparisons() or grid.comparisons_beside()):
         return []
-    found = _of_questions if grid.results.questions else _of_geneval if grid.tasks else _of_scores
-    sentences = found(grid)
-    if sentences and len(grid.seeds) == 1:
+    if nothing := nothing_learned(grid):
+        return [nothing]
+    primary = [row for row in compared(grid) if row.difference.role == PRIMARY]
+    sentences = [_primary(grid, row) for row in primary] or _described(grid)
+    sentences += [_family(grid, role) for role in (SECONDARY, POST_HOC)]
+    if len(grid.seeds) == 1:
         sentences.append("One training seed: the intervals speak of the sampling only, not of training again.")
-    return [*sentences, *_doubts(grid)]
+    return [sentence for sentence in (*sentences, *_doubts(grid)) if sentence]
+
+
+def nothing_learned(grid: Grid) -> str:
+    """Why nothing can be said of a sweep with GenEval: no image is right, or no arm is above chance. "" where
+    something can."""
+    places = [(*place, GENEVAL, form) for place in product(grid.scales, grid.arms) for form in grid.forms(GENEVAL)]
+    there = [place for place in places if grid.number(*place).seeds]
+    if not there:
+        return ""
+    where = f"{len(grid.scales)} scales" if len(grid.scales) > 1 else grid.scales[0].label or "this scale"
+    if not any(grid.number(*place).value for place in there):
+        return f"No arm gets any image right ({where}, every prompt form): there is nothing to compare yet."
+    if all(grid.chance(*place).at_chance for place in there):
+        return f"No arm is above chance ({where}, every prompt form): there is nothing to compare yet."
+    return ""
+
+
+def compared(grid: Grid) -> list[Comparison]:
+    """Every comparison that some seed answers."""
+    return [row for row in (*grid.comparisons(), *grid.comparisons_beside()) if row.difference.seeds]
+
+
+def verdict(row: Comparison) -> str:
+    """What is said of a tested difference, in two or three words."""
+    gap = row.difference
+    if not gap.tested:
+        return "no test" if row.asked else "not tested"
+    if gap.significant:
+        return "significant"
+    if (gap.interval[1] - gap.interval[0]) / 2 > TOO_WIDE * metric(row.metric).widest:
+        return "not significant, underpowered"
+    return "not significant"
+
+
+def where_of(row: Comparison) -> str:
+    """The metric, the prompts and the scale of a comparison: GenEval mean, short prompts, depth 3."""
+    form = f"{row.metric_form} prompts" if row.metric_form else ""
+    return ", ".join(filter(None, [metric(row.metric).mean, form, row.scale.label]))
+
+
+def _primary(grid: Grid, row: Comparison) -> str:
+    of, gap = metric(row.metric), row.difference
+    told = f"Primary question ({where_of(row)}): {_scores(grid, row)}"
+    if at_chance := [
+        arm for arm in (row.arm, row.other) if grid.chance(row.scale, arm, row.metric, row.metric_form).at_chance
+    ]:
+        told += f" ({' and '.join(arm.label for arm in at_chance)}: not above chance)"
+        if len(at_chance) == 2:
+            return f"{told}. Neither arm is above chance: there is no difference to test."
+    if not gap.tested:
+        return f"{told}. No test: {'no interval can be had' if isnan(gap.low) else 'no image differs'}."
+    low, high = (of.factor * end for end in gap.interval)
+    amount = f"{signed(of.factor * gap.estimate, of.digits)}{' points' if of.unit == '%' else ''}"
+    seeds = "" if gap.seeds == gap.expected else f" ({gap.seeds} of {gap.expected} seeds)"
+    said = (
+        f"{told}. The difference is {amount} {bounds(low, high, of.digits)}{seeds}, p {p_words(gap.p)}: {verdict(row)}."
+    )
+    if "underpowered" in verdict(row):
+        said = f"This sweep is underpowered for its primary question. {said}"
+    return said
+
+
+def p_words(p: float) -> str:
+    """= 0.032 or < 0.001."""
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
+def _scores(grid: Grid, row: Comparison) -> str:
+    return " against ".join(
+        _score(grid, row.scale, arm, metric(row.metric), row.metric_form) for arm in (row.arm, row.other)
+    )
+
+
+def _score(grid: Grid, scale: Level, arm: Level, of: Metric, form: str) -> str:
+    found = grid.number(scale, arm, of.name, form)
+    unit = " %" if of.unit == "%" else ""
+    return f"{arm.label} {number(of.factor * found.value, of.digits)}{unit}"
+
+
+def _described(grid: Grid) -> list[str]:
+    """What the best arm and the reference reach at the largest scale, on the forms that no arm is trained on the words
+    of or, where there are none, on every form."""
+    name, scale = grid.shown_metric, grid.scales[-1]
+    if name is None or grid.reference is None:
+        return []
+    of = metric(name)
+    there = [form for form in grid.forms(name) if grid.number(scale, grid.reference, name, form).seeds]
+    neutral = [form for form in there if form and form in forms.neutral([form], _caption_sets(grid))]
+    told = []
+    for form in neutral or there:
+        rows = [
+            row
+            for row in compared(grid)
+            if (row.scale, row.metric, row.metric_form, row.other) == (scale, name, form, grid.reference)
+        ]
+        if not rows:
+            continue
+        sign = 1 if of.more else -1
+        row = max(rows, key=lambda row: sign * row.difference.estimate)
+        low, high = (of.factor * end for end in row.difference.interval)
+        amount = f"{signed(of.factor * row.difference.estimate, of.digits)} {bounds(low, high, of.digits)}".rstrip()
+        told.append(f"{where_of(row)}: {_scores(grid, row)}, {amount}.")
+    if not told:
+        return []
+    asked = any(row.asked for row in compared(grid))
+    named = "no primary question" if asked else "no question"
+    words = (
+        "" if neutral else " Every prompt form is worded like the captions of an arm, so no arm is named the winner."
+    )
+    return [f"The sweep names {named}: this is described, not tested.{words}", *told]
+
+
+def _caption_sets(grid: Grid) -> list[str]:
+    return [str(name) for arm in grid.arms if (name := dict(arm.settings).get("captions.set"))]
+
+
+def _family(grid: Grid, role: Role) -> str:
+    rows = [row for row in compared(grid) if row.difference.role == role]
+    if not rows:
+        return ""
+    significant = sum(row.difference.significant for row in rows)
+    what = f"{len(rows)} {role} comparison{'s' if len(rows) > 1 else ''}"
+    return (
+        f"{significant or 'None'} of {what} {'are' if significant > 1 else 'is'} significant after Holm's correction."
+    )
 
 
 def _doubts(grid: Grid) -> list[str]:
@@ -38,135 +168,3 @@ def _doubts(grid: Grid) -> list[str]:
             if (label := metric(str(name)).label) not in labels:
                 labels.append(label)
     return [f"{', '.join(labels)}: {doubt}." for doubt, labels in of.items()]
-
-
-def _of_questions(grid: Grid) -> list[str]:
-    """One sentence for each wording of each question: the last scale that it is about and that any seed answers, and
-    what the others say."""
-    answers: dict[Comparison, None] = {}
-    for question in grid.results.questions:
-        last: dict[tuple[str, str], Comparison] = {}
-        for row in (*grid.comparisons(), *grid.comparisons_beside()):
-            if row.difference.seeds and asks(
-                grid, question, row.scale, row.arm, row.other, row.metric, row.metric_form
-            ):
-                last[row.form, row.column] = row
-        answers |= dict.fromkeys(last.values())
-    ordered = sorted(answers, key=lambda row: FORMS.index(row.form) if row.form in FORMS else len(FORMS))
-    return [
-        _sentence(grid, row) if metric(row.metric).outcome == GENEVAL else _score_sentence(grid, row) for row in ordered
-    ]
-
-
-def _of_geneval(grid: Grid) -> list[str]:
-    scale = grid.scales[-1]
-    sentences = []
-    for form in grid.forms(GENEVAL):
-        scores = {arm: grid.number(scale, arm, GENEVAL, form) for arm in grid.arms}
-        there = [arm for arm in grid.arms if scores[arm].seeds]
-        if len(there) > 1 and not any(scores[arm].value for arm in there):
-            where = ", ".join(filter(None, [f"{form} prompts", scale.label]))
-            sentences.append(f"No arm gets any picture right ({where}): there is nothing to tell apart yet.")
-            continue
-        rows = [
-            row
-            for row in grid.comparisons()
-            if (row.scale, row.form, row.column) == (scale, form, MEAN) and row.difference.seeds
-        ]
-        found = {(row.arm, row.other): row for row in (*rows, *map(_turned, rows))}
-        ranked = sorted(there, key=lambda arm: -scores[arm].value)
-        best = ranked[0] if ranked else None
-        reference = grid.reference if grid.reference in there else None
-        # The best against the reference (or the next, where it is that), then against the next that is clearly behind.
-        rivals = [arm for arm in ranked[1:] if (best, arm) in found]
-        first = reference if reference in rivals else next(iter(rivals), None)
-        if best is None or first is None:
-            continue
-        sentences.append(_sentence(grid, found[best, first]))
-        clear = [arm for arm in rivals if arm is not first and _leads(found[best, arm].difference)]
-        if best is not reference and clear:
-            sentences.append(_sentence(grid, found[best, clear[0]]))
-    return sentences
-
-
-def _leads(gap: Paired) -> bool:
-    return gap.significant and gap.estimate > 0
-
-
-def _turned(row: Comparison) -> Comparison:
-    return row._replace(arm=row.other, other=row.arm, difference=row.difference.flipped())
-
-
-def _sentence(grid: Grid, row: Comparison) -> str:
-    """What a difference says of GenEval's mean or of a task, and how the same arms stand at the other scales."""
-    if row.difference.estimate < 0:
-        row = _turned(row)
-    arm, other, gap = row.arm, row.other, row.difference
-    amount = f"{signed(100 * gap.estimate)} points {bounds(100 * gap.low, 100 * gap.high)}".rstrip()
-    where = f"{row.form} prompts" + (f", {row.scale.label}" if row.scale.label else "")
-    if gap.seeds < gap.expected:
-        where += f", {gap.seeds} of {gap.expected} seeds{', sampling interval only' if gap.seeds == 1 else ''}"
-    where += _elsewhere(grid, row, 100.0, 1)
-    names = (
-        (f"{_capital(arm.label)} captions", "beat")
-        if grid.arm_factors == ("captions.set",)
-        else (_capital(arm.label), "beats")
-    )
-    what = f"GenEval's {metric(row.metric).heads[0]}"
-    if gap.significant:
-        return f"{' '.join(names)} {other.label} by {amount} on {what} ({where})."
-    hint = ", which Holm's correction does not let stand" if gap.clear else ""
-    return f"No clear difference between {arm.label} and {other.label} on {what}: {amount} ({where}){hint}."
-
-
-def _elsewhere(grid: Grid, row: Comparison, factor: float, digits: int) -> str:
-    """The same comparison at the other scales: few are named, many are counted."""
-    others = [
-        (one.scale, one.difference if one.arm is row.arm else one.difference.flipped())
-        for one in (*grid.comparisons(), *grid.comparisons_beside())
-        if (one.form, one.column) == (row.form, row.column)
-        and {one.arm.index, one.other.index} == {row.arm.index, row.other.index}
-        and one.scale is not row.scale
-        and one.difference.seeds
-    ]
-    if len(others) <= NAMED_SCALES:
-        return "".join(f"; {signed(factor * gap.estimate, digits)} at {scale.label}" for scale, gap in others)
-    above = sum(gap.significant and gap.estimate > 0 for _, gap in others)
-    below = sum(gap.significant and gap.estimate < 0 for _, gap in others)
-    return f"; of the {len(others)} other scales clearly above at {above or 'none'}, clearly below at {below or 'none'}"
-
-
-def _of_scores(grid: Grid) -> list[str]:
-    """For each score the best arm against the reference, without a verdict where there is no test."""
-    scale, sentences = grid.scales[-1], []
-    for score in grid.scores():
-        rows = [
-            row
-            for row in grid.comparisons()
-            if (row.scale, row.metric, row.metric_form, row.other) == (scale, *score, grid.reference)
-        ]
-        rows = [row for row in rows if row.difference.seeds]
-        if not rows:
-            continue
-        sign = 1 if metric(score[0]).more else -1
-        row = max(rows, key=lambda row: sign * row.difference.estimate)
-        sentences.append(_score_sentence(grid, row))
-    return sentences
-
-
-def _score_sentence(grid: Grid, row: Comparison) -> str:
-    of, form, gap, scale = metric(row.metric), row.metric_form, row.difference, row.scale
-    digits, factor = of.digits, of.factor
-    a, b = (number(factor * grid.number(scale, arm, of.name, form).value, digits) for arm in (row.arm, row.other))
-    low, high = factor * gap.low, factor * gap.high
-    spread = f" {bounds(low, high, digits)}" if gap.kind == "95%" else ""
-    if gap.kind == "seeds":
-        spread = f" ({signed(low, digits)} to {signed(high, digits)} over {gap.seeds} seeds)"
-    where = ", ".join(filter(None, [of.titled, f"{form} prompts" if form else "", scale.label]))
-    doubt = "" if gap.significant or gap.kind != "95%" else ", no clear difference"
-    difference = f"{signed(factor * gap.estimate, digits)}{spread}{doubt}{_elsewhere(grid, row, factor, digits)}"
-    return f"{_capital(where)}: {row.arm.label} {a}, {row.other.label} {b}; {difference}."
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

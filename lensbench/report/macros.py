@@ -4,7 +4,7 @@ The name of a macro follows from where its number stands: the table, the labels 
 where a word begins: `\mainDepthThreeDetailedShortMean` is in the table `main`, at depth 3, for the captions
 `detailed`, under `short.mean`. Names of TeX have letters only, so digits are spelled (16 is OneSix), a point is Point
 and a minus Minus; a number as a label comes after its factor. `...Interval` is the interval as shown, `...P` the p
-value, after Holm's correction where there is one.
+value of what the sweep asks and `...PHolm` that after Holm's correction.
 
 `\sweep...` tells of the sweep, and `\finding<Form>...` of each prompt form at the largest scale: the reference, the
 best of the arms that are compared with it, and the gain.
@@ -23,6 +23,7 @@ from lensbench.report.costs import in_flops
 from lensbench.report.grid import Grid
 from lensbench.report.macro_names import macro_name
 from lensbench.report.notes import number_of_seeds
+from lensbench.report.paired import DESCRIPTIVE
 from lensbench.report.render import HEAD, escape
 from lensbench.report.table import Cell, Column, Table, bounds, number, signed
 
@@ -81,8 +82,10 @@ def of_table(table: Table) -> Iterator[tuple[str, str]]:
             yield name, cell.text
             if cell.interval:
                 yield f"{name}Interval", cell.interval
-            if not isnan(p := cell.p if isnan(cell.p_holm) else cell.p_holm):
-                yield f"{name}P", _p(p)
+            if cell.role != DESCRIPTIVE and not isnan(cell.p):
+                yield f"{name}P", _p(cell.p)
+            if not isnan(cell.p_holm):
+                yield f"{name}PHolm", _p(cell.p_holm)
 
 
 def _label(cell: Cell, column: Column) -> str:
@@ -142,6 +145,9 @@ def _of_findings(grid: Grid) -> Iterator[tuple[str, str]]:
             low, high = of.factor * found[arm].low, of.factor * found[arm].high
             yield f"{stem}{what}Interval", bounds(low, high, of.digits)
         yield f"{stem}Gain", signed(of.factor * gap.estimate, of.digits)
-        yield f"{stem}GainInterval", bounds(of.factor * gap.low, of.factor * gap.high, of.digits)
-        yield f"{stem}GainP", _p(gap.p if isnan(gap.p_holm) else gap.p_holm)
-        yield f"{stem}GainWords", "significant" if gap.significant else "not significant"
+        low, high = (of.factor * end for end in gap.interval)
+        yield f"{stem}GainInterval", bounds(low, high, of.digits)
+        if gap.tested:
+            yield f"{stem}GainP", _p(gap.p)
+            yield f"{stem}GainPHolm", _p(gap.p_holm)
+        yield f"{stem}GainWords", "significant" if gap.significant else "not significant" if gap.tested else gap.role

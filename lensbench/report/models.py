@@ -12,12 +12,14 @@ import numpy as np
 
 from lensbench.metrics import GENEVAL, metric
 from lensbench.report.chance import Chance, chance_note, chance_of, with_chance
-from lensbench.report.table import Cell, Column, Row, Table, bounds, number, signed
+from lensbench.report.paired import SECONDARY, corrected, paired_values
+from lensbench.report.rows import difference_cell
+from lensbench.report.table import Cell, Column, Row, Table, bounds, number
 from lensbench.scoring.geneval import summary
 from lensbench.scoring.geneval_folder import open_prompts, outcomes
 from lensbench.scoring.judged_folder import Prompts, judged_by
 from lensbench.scoring.picture_folder import RECORD
-from lensbench.scoring.statistics import holm, paired_difference, stratified_mean
+from lensbench.scoring.statistics import Interval, stratified_mean
 
 DENOISERS = ("denoiser", "transformer", "unet")
 GIB = 2**30
@@ -82,19 +84,13 @@ def models_table(drawn: Sequence[Drawn]) -> Table:
     clusters, strata = (np.array([row[name] for row in first.rows]) for name in ("prompt_index", "task"))
     design = (clusters, strata, None)
     values = [np.array([row["value"] for row in one.rows]) for one in drawn]
-    differences = [paired_difference(other, values[0], clusters, strata) for other in values[1:]]
-    adjusted = holm([found.p for found in differences])
+    of = metric(GENEVAL)
+    gaps = [paired_values(other, values[0], (clusters, strata, None), 1) for other in values[1:]]
+    gaps = corrected([gap._replace(role=SECONDARY) for gap in gaps], [of.widest] * len(rest))
     rows = []
     for place, (one, scores) in enumerate(zip(drawn, values, strict=True)):
         mean = stratified_mean(scores, clusters, strata)
-        score = 100 * np.array([mean.estimate, mean.low, mean.high])
-        gap = Cell("")
-        if place:
-            found = differences[place - 1]
-            low, high = 100 * found.low, 100 * found.high
-            clear = adjusted[place - 1] < 0.05 and (low > 0 or high < 0)
-            words = signed(100 * found.estimate)
-            gap = Cell(words, 100 * found.estimate, low, high, bounds(low, high), "95%", "*" if clear else "")
+        gap = difference_cell(gaps[place - 1], of) if place else Cell("")
         rows.append(
             Row(
                 (
@@ -106,7 +102,7 @@ def models_table(drawn: Sequence[Drawn]) -> Table:
                     Cell(f"{one.record['settings']['width']} x {one.record['settings']['height']}"),
                     _cost(one.session.get("seconds_an_image"), 2),
                     _cost(max(one.session.get("peak_bytes", {}).values(), default=None), 1, GIB),
-                    _score(score, chance_of(scores, np.array([row["chance"] for row in one.rows]), strata, design)),
+                    _score(mean, chance_of(scores, np.array([row["chance"] for row in one.rows]), strata, design)),
                     gap,
                 )
             )
@@ -126,8 +122,8 @@ def models_table(drawn: Sequence[Drawn]) -> Table:
     hardware = "; ".join(dict.fromkeys(str(one.session.get("hardware", "?")) for one in drawn))
     notes = (
         f"Judge: {first.judge}. {len(np.unique(clusters)):,} prompts, {len(first.rows):,} images a model. 95 % "
-        "intervals over prompts, differences paired image by image; * stands after Holm's correction. One training "
-        "run a model.",
+        "intervals over prompts, differences paired image by image; *: significant after Holm's correction over "
+        f"{len(rest)}, and the intervals of the differences agree with it. One training run a model.",
         f"Seconds and memory as measured while drawing, on: {hardware}; where there is no accelerator, the memory is "
         "the whole process's.",
         "" if not rest or first.prompts.official else "The prompts are not GenEval's 553.",
@@ -137,11 +133,9 @@ def models_table(drawn: Sequence[Drawn]) -> Table:
     return Table("models", "Models side by side", columns, tuple(rows), told, filed=False)
 
 
-def _score(ends: np.ndarray, chance: Chance) -> Cell:
-    """A score in percent, its ends being the mean, the low and the high, with its chance."""
-    value, low, high = ends.tolist()
-    cell = Cell(number(value), value, low, high, bounds(low, high), "95%")
-    return with_chance(cell, chance, metric(GENEVAL), 100.0)
+def _score(found: Interval, chance: Chance) -> Cell:
+    words, ends = number(100 * found.estimate), bounds(100 * found.low, 100 * found.high)
+    return with_chance(Cell(words, found.estimate, found.low, found.high, ends, "95%"), chance, metric(GENEVAL))
 
 
 def _open(folder: Path, setting: str, known: dict[str, dict[str, Any]]) -> Drawn:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from lensbench.metrics import GENEVAL, metric, ordered
 from lensbench.report.grid import Grid
-from lensbench.report.paired import SIGNIFICANT
+from lensbench.report.paired import POST_HOC, PRIMARY, SECONDARY, Comparison
 from lensbench.scoring.protocol import protocol_line
 
 if TYPE_CHECKING:
@@ -66,31 +65,20 @@ def protocol_notes(grid: Grid, metrics: Iterable[str]) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def correction_note(grid: Grid) -> str:
-    tested = [row for row in grid.comparisons() if not isnan(row.difference.p)]
-    means = sum(row.asked for row in tested)
-    beside = sum(row.asked for row in grid.comparisons_beside() if not isnan(row.difference.p))
+def tests_note(grid: Grid, rows: Iterable[Comparison]) -> str:
+    """What is tested among the differences of a table, and what is described."""
+    found = [row for row in rows if row.difference.seeds]
+    tested = [row for row in found if row.difference.tested]
     if not tested:
-        return ""
-    if grid.results.questions:
-        rest = f" and, apart from them, the {len(tested) - means} others" if means < len(tested) else ""
-        over = f"the {means + beside} comparisons that the sweep asks for{rest}"
-        return f"*: p < {SIGNIFICANT}, sign-flip permutation with Holm's correction over {over}."
-    over = f"the {means} means and, apart from them, the {len(tested) - means} tasks" if means else f"all {len(tested)}"
-    return f"*: p < {SIGNIFICANT}, sign-flip permutation with Holm's correction over {over}."
-
-
-def correction_beside_note(grid: Grid) -> str:
-    """Over which comparisons the differences of the scores beside GenEval are corrected."""
-    tested = [row for row in grid.comparisons_beside() if not isnan(row.difference.p)]
-    if not tested:
-        return ""
-    asked = sum(row.asked for row in (*grid.comparisons(), *tested) if not isnan(row.difference.p))
-    own = [f"the {asked} comparisons that the sweep asks for"] if any(row.asked for row in tested) else []
-    rest = sum(not row.asked for row in tested)
-    others = [f"apart from them, the {rest} others here" if own else f"all {rest} here"] if rest else []
-    over = " and, ".join([*own, *others])
-    return f"*: p < {SIGNIFICANT}, sign-flip permutation with Holm's correction over {over}."
+        return "Described with plain 95 % intervals: the sweep asks nothing of these, so nothing is tested."
+    every = [*grid.comparisons(), *grid.comparisons_beside()]
+    told = ["the primary question alone at 5 %"] if any(row.difference.role == PRIMARY for row in tested) else []
+    for role in (SECONDARY, POST_HOC):
+        if any(row.difference.role == role for row in tested):
+            family = sum(row.difference.role == role and row.difference.tested for row in every)
+            told.append(f"the {role} ones after Holm's correction over {family}")
+    rest = " What the sweep does not ask is described with plain 95 % intervals." if len(tested) < len(found) else ""
+    return f"*: significant, {' and '.join(told)}; the intervals of these agree with that.{rest}"
 
 
 def recipe_note(grid: Grid, evaluation: Mapping[str, Any]) -> str:

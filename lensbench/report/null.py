@@ -85,7 +85,7 @@ def null_table(grid: Grid) -> Table | None:
     notes = (
         f"An arm against itself: the first half of its training seeds minus the second, {each} each, GenEval's mean in "
         "percent and points, on the same prompts and sampling noise. [low, high]: 95 % interval, paired.",
-        f"p: sign-flip permutation, not corrected; {below} of {len(found)} under {SIGNIFICANT}, where chance alone "
+        f"p: not corrected; {below} of {len(found)} under {SIGNIFICANT}, where chance alone "
         f"gives {SIGNIFICANT * len(found):.1f}.",
     )
     return complete_table(grid, "null", "A/A: an arm against itself on other seeds", labels, columns, rows, notes)

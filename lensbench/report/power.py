@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -12,6 +13,7 @@ from lensbench.report.grid import Grid
 from lensbench.report.levels import Level
 from lensbench.report.table import DASH, Cell, Column, Row, Table, number, signed
 from lensbench.scoring.power import MOST_SEEDS, POWER, Components, components, detectable, seeds_needed
+from lensbench.scoring.statistics import LEVEL
 
 SEEDS = (3, 5, 8)
 MORE_PROMPTS = 4
@@ -70,8 +72,9 @@ def power_table(grid: Grid, difference: float | None = None) -> Table:
         Column("arms", "arms", "arms", label=True),
     )
     notes = (
-        f"In {of.difference_unit}. Now: {seeds} training seeds, {prompts} prompts a form. Power {POWER:.0%}, two-sided "
-        "5 %; the variances are this study's own, and rough where its seeds are few.",
+        f"In {of.difference_unit}. Now: {seeds} training seeds, {prompts} prompts a form. Power {POWER:.0%} of one "
+        "comparison alone at 5 %; several need more after their correction, see lensbench plan. The variances are this "
+        "study's own, and rough where its seeds are few.",
         "?: every image of both arms has the same verdict, so nothing is known of how much verdicts vary.",
         "With one seed nothing is known of what training again changes: these numbers then speak of prompts alone."
         if seeds == 1
@@ -83,10 +86,11 @@ def power_table(grid: Grid, difference: float | None = None) -> Table:
     return Table("power", title, (*heads, *columns), table_rows, told, filed=False)
 
 
-def smallest(grid: Grid, seeds: int, prompts: int | None, source: str) -> str:
+def smallest(grid: Grid, seeds: int, prompts: int | None, source: str, tests: int = 0) -> str:
     """In words, the smallest difference that a study of so many seeds and prompts finds, with the variances of `grid`.
 
-    At the largest scale of the earlier study, each arm against its reference; `prompts` as in that study where None.
+    Alone at 5 %, and after the correction over `tests` comparisons. At the largest scale of the earlier study, each arm
+    against its reference; `prompts` as in that study where None.
     """
     if grid.reference is None:
         raise ValueError(f"{source}: has no reference arm: there is no variance to plan with")
@@ -95,6 +99,7 @@ def smallest(grid: Grid, seeds: int, prompts: int | None, source: str) -> str:
     factor, digits, unit = of.factor, of.digits, of.difference_unit
     unit = unit if of.unit == "%" else f"of {unit}"
     told, alone = [], False
+    levels = (LEVEL, 1 - (1 - LEVEL) / tests) if tests > 1 else (LEVEL,)
     for form in grid.forms(metric):
         found = []
         for arm in grid.arms:
@@ -107,16 +112,24 @@ def smallest(grid: Grid, seeds: int, prompts: int | None, source: str) -> str:
                     few = f"{prompts} prompts for {variances.strata} tasks"
                     return f"nothing: {few}; two a task are the fewest with an interval"
                 alone |= earlier == 1
-                found.append(factor * detectable(variances, seeds, judged if prompts is None else prompts))
+                counted = judged if prompts is None else prompts
+                found.append([factor * detectable(variances, seeds, counted, level) for level in levels])
         if found:
-            spread = f"{min(found):.{digits}f}" + (f" to {max(found):.{digits}f}" if len(found) > 1 else "")
-            told.append(f"{spread} {unit} on {form} prompts")
+            spreads = [_spread(ends, digits, factor * of.widest) for ends in zip(*found, strict=True)]
+            corrected = f" ({spreads[1]} after correction over {tests} comparisons)" if tests > 1 else ""
+            told.append(f"{spreads[0]} {unit}{corrected} on {form} prompts")
     if not told:
         raise ValueError(f"{source}: no two arms were judged on the same images: there is no variance to plan with")
     where = f" ({grid.scales[-1].label})" if grid.scales[-1].label else ""
     doubt = "; of one seed, so what training again changes is left out" if alone else ""
     design = f"{seeds} seed{'s' if seeds > 1 else ''} and a probability of {POWER:.0%}"
     return f"differences of {', '.join(told)}, with {design}, by the variances of {source}{where}{doubt}"
+
+
+def _spread(found: Sequence[float], digits: int, widest: float) -> str:
+    """From the smallest to the largest; what no difference can be is said to be so."""
+    ends = [f"{n:.{digits}f}" if n <= widest else f"more than {widest:g}" for n in (min(found), max(found))]
+    return " to ".join(dict.fromkeys(ends))
 
 
 def _judged_metric(grid: Grid) -> str:

@@ -46,17 +46,22 @@ LATEX = {
 
 
 def to_csv(table: Table) -> str:
-    """Long form, one line a number, unrounded: labels, group, column, value, low, high, interval, p, p_holm, chance,
-    seeds, seeds_expected, and the number as the other renderings show it. Missing numbers are empty."""
+    """Long form, one line a number, unrounded. Missing numbers are empty.
+
+    Labels, group, column, value, the interval that is shown and what it is; of a difference its plain 95 % interval,
+    what the sweep asks of it, p and Holm's p; chance, seeds, seeds_expected, and the number as it is shown elsewhere.
+    """
     labels = [column.name for column in table.columns if column.label]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    raw = ["value", "low", "high", "interval", "p", "p_holm", "chance", "seeds", "seeds_expected", "shown"]
+    raw = ["value", "low", "high", "interval", "low_95", "high_95", "role", "p", "p_holm", "chance"]
+    raw += ["seeds", "seeds_expected", "shown"]
     writer.writerow(["table", *labels, "group", "column", *raw])
     for row in table.rows:
         names = [row.cells[i].value for i in range(len(labels))]
         for column, cell in zip(table.columns[len(labels) :], row.cells[len(labels) :], strict=True):
             numbers = [_exact(cell.value), _exact(cell.low), _exact(cell.high), cell.kind]
+            numbers += [*map(_exact, cell.plain), cell.role]
             tested = [_exact(cell.p), _exact(cell.p_holm), _exact(cell.chance), cell.seeds, cell.expected]
             writer.writerow([table.name, *names, column.group, column.name, *numbers, *tested, cell.text])
     return out.getvalue()

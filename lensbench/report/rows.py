@@ -13,8 +13,8 @@ from lensbench.metrics import Metric, metric
 from lensbench.report.chance import UNKNOWN, Chance, chance_cell, with_chance
 from lensbench.report.grid import Grid, Group, column_of
 from lensbench.report.levels import SET_NAMES, Level
-from lensbench.report.paired import Paired
-from lensbench.report.table import DAGGER, DASH, Cell, Column, Row, Table, bounds, number, signed
+from lensbench.report.paired import PRIMARY, Paired
+from lensbench.report.table import DAGGER, DASH, TOGETHER, Cell, Column, Row, Table, bounds, number, signed
 
 
 def complete_table(
@@ -63,13 +63,14 @@ def score_rows(grid: Grid, wanted: list[tuple[str, str]]) -> list[Row]:
 
 
 def _best(grid: Grid, scale: Level, groups: dict[Level, Group], name: str, form: str) -> Level | None:
-    """The arm that is best beyond doubt: its paired interval to the second best is clear of zero."""
+    """The arm that is best beyond doubt: its difference to the second best is significant where the sweep asks for it,
+    and else its 95 % interval is clear of zero."""
     more = metric(name).more
     ranked = sorted((arm for arm in groups if groups[arm].seeds), key=lambda arm: groups[arm].value, reverse=more)
     if len(ranked) < 2:
         return None
     gap = grid.paired(scale, ranked[0], ranked[1], name, form)
-    return ranked[0] if gap.clear and (gap.estimate > 0) == more else None
+    return ranked[0] if (gap.significant if gap.tested else gap.clear) and (gap.estimate > 0) == more else None
 
 
 def absent(expected: int) -> Cell:
@@ -121,21 +122,22 @@ def difference_cell(found: Paired, of: Metric) -> Cell:
     if not found.seeds:
         return absent(found.expected)
     digits, factor = of.digits, of.factor
-    low, high = found.low * factor, found.high * factor
-    shown = bounds(low, high, digits)
+    low, high = found.interval
+    shown = bounds(low * factor, high * factor, digits)
     if found.kind == "seeds":
-        shown = f"({signed(low, digits)} to {signed(high, digits)})"
+        shown = f"({signed(low * factor, digits)} to {signed(high * factor, digits)})"
+    emphasis = "" if low > 0 or high < 0 else "unclear"
     if found.significant:
         emphasis = "better" if (found.estimate > 0) == of.more else "worse"
-    else:  # an interval may be clear of zero by itself and not after Holm's correction
-        emphasis = "" if found.low > 0 or found.high < 0 else "unclear"
     return Cell(
         text=signed(found.estimate * factor, digits),
         value=found.estimate,
-        low=found.low,
-        high=found.high,
+        low=low,
+        high=high,
+        plain=(found.low, found.high),
         interval=shown,
-        kind=found.kind,
+        kind=TOGETHER if found.tested and found.role != PRIMARY else found.kind,
+        role=found.role,
         mark=("*" if found.significant else "") + (DAGGER if found.seeds < found.expected else ""),
         emphasis=emphasis,
         p=found.p,

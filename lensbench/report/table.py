@@ -10,6 +10,7 @@ DAGGER = "†"
 AT_CHANCE = "‡"
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
+TOGETHER = "95% together"  # the kind of an interval that holds with the others of its family
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,15 @@ class Cell:
     low: float = NAN
     high: float = NAN
     interval: str = ""  # as shown
-    kind: str = ""  # what the interval is: "95%", or "seeds" for the smallest and largest seed
+    kind: str = ""  # what the interval is: "95%", TOGETHER, or "seeds" for the smallest and largest seed
     mark: str = ""
     emphasis: str = ""  # best, better, worse, unclear, missing, chance
     p: float = NAN
     p_holm: float = NAN
     chance: float = NAN  # what the same images give by chance, in the unit of `value`
     chance_shown: str = ""
+    role: str = ""  # what the sweep asks of a difference
+    plain: tuple[float, float] = (NAN, NAN)  # the 95 % interval of a difference by itself
     seeds: int = 0
     expected: int = 0
 

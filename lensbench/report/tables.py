@@ -14,6 +14,7 @@ from typing import Any
 
 from lensbench.metrics import GENEVAL, metric
 from lensbench.report.ablation import ablation_table
+from lensbench.report.answers import answers_table
 from lensbench.report.chance import chance_note
 from lensbench.report.costs import costs_table, data_table, sizes_table
 from lensbench.report.grid import MEAN, Grid
@@ -25,13 +26,12 @@ from lensbench.report.notes import (
     NOTHING,
     SEEDS,
     SHARED,
-    correction_beside_note,
-    correction_note,
     distance_note,
     origin_note,
     protocol_notes,
     recipe_note,
     seeds_note,
+    tests_note,
 )
 from lensbench.report.paired import Comparison
 from lensbench.report.rows import (
@@ -61,6 +61,7 @@ def tables(
     told = recipe_note(grid, evaluation or {})
     built = (
         main_table(grid, told),
+        answers_table(grid),
         differences_table(grid, told),
         ablation_table(grid),
         scores_table(grid),
@@ -118,8 +119,8 @@ def differences_table(grid: Grid, recipe: str = "") -> Table:
     several = " and training seeds" if len(grid.seeds) > 1 else ""
     what = "Differences of GenEval accuracy in points" if forms else "Differences, averaged over seeds"
     notes = (
-        f"{what}; [low, high]: 95 % interval of a paired bootstrap over prompts{several}. {seeds_note(grid)}",
-        correction_note(grid),
+        f"{what}; [low, high]: interval over prompts{several}, paired image by image. {seeds_note(grid)}",
+        tests_note(grid, grid.comparisons()),
         SEEDS if any(cell.kind == "seeds" for cell in cells) else "",
         recipe,
         SHARED if any(cell.incomplete for cell in cells) else "",
@@ -149,8 +150,8 @@ def score_differences_table(grid: Grid) -> Table | None:
     cells = [cell for row in rows for cell in row.cells]
     several = " and training seeds" if len(grid.seeds) > 1 else ""
     notes = (
-        f"[low, high]: 95 % interval of a paired bootstrap over prompts{several}. {seeds_note(grid)}",
-        correction_beside_note(grid),
+        f"[low, high]: interval over prompts{several}, paired image by image. {seeds_note(grid)}",
+        tests_note(grid, grid.comparisons_beside()),
         SEEDS if any(cell.kind == "seeds" for cell in cells) else "",
         SHARED if any(cell.incomplete for cell in cells) else "",
     )

@@ -1,10 +1,11 @@
 """How large a difference a design can see, and what design a difference needs, from the variances of a pilot.
 
 The model is that of lensbench.scoring.statistics: the difference of two arms on one image is the difference sought,
-plus what a training seed adds, plus what a prompt adds, plus what is left of a seed and a prompt together. Its variance
-over S seeds and C prompts is seeds / S + prompts / C + rest / (S C), and the test is Student's t with Satterthwaite's
-degrees of freedom (Satterthwaite 1946). The variances are moments of the pilot's differences; those that come out
-negative are zero.
+plus what a training seed adds, plus what a prompt adds, plus what is left of a seed and a prompt together. Its error
+over S seeds and C prompts is a sum of two: seeds / S + rest / (S C) with S - 1 degrees of freedom, and prompts / C.
+How far that error reaches is taken from Cochran's mean of the two t's (Cochran and Cox 1957, section 4.14), which is
+close to what the test computes. The variances are moments of the pilot's differences; those that come out negative are
+zero.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lensbench.scoring.statistics import LEVEL, variances
+from lensbench.stats.spread import Part
 
 POWER = 0.8
 MOST_SEEDS = 50
@@ -55,55 +57,56 @@ def components(
     )
 
 
-def power(of: Components, difference: float, seeds: int, prompts: int) -> float:
-    """The probability that a true `difference` is found at the 5 % level with that many seeds and prompts.
+def power(of: Components, difference: float, seeds: int, prompts: int, level: float = LEVEL) -> float:
+    """The probability that a true `difference` is found with that many seeds and prompts.
 
-    Raises ValueError where there are no two prompts a stratum.
+    `level` is that of the interval that must leave out zero: higher for one of several comparisons. Raises ValueError
+    where there are no two prompts a stratum.
     """
     from scipy import stats
 
-    variance, df = _spread(of, seeds, prompts)
+    few, many = _parts(of, seeds, prompts)
+    variance = few.variance + many.variance
     if variance == 0:
         return float(difference != 0)
-    bound = stats.t.ppf((1 + LEVEL) / 2, df)
+    t_few, t_many = (stats.t.isf((1 - level) / 2, df) for df in (few.df, many.df))
+    # A study estimates the seeds' variance, and few seeds do so badly: the mean over what it may come out as.
+    estimated = few.variance * stats.chi2.ppf((np.arange(POINTS) + 0.5) / POINTS, few.df) / few.df
+    bound = (estimated * t_few + many.variance * t_many) / np.sqrt(estimated + many.variance) / np.sqrt(variance)
     shift = abs(difference) / np.sqrt(variance)
-    # The noncentral t, as a mean over the variance that a study will estimate: scipy's own is NaN for few degrees.
-    estimated = np.sqrt(stats.chi2.ppf((np.arange(POINTS) + 0.5) / POINTS, df) / df) if np.isfinite(df) else np.ones(1)
-    beyond = stats.norm.sf(bound * estimated - shift) + stats.norm.cdf(-bound * estimated - shift)
-    return float(beyond.mean())
+    return float((stats.norm.sf(bound - shift) + stats.norm.cdf(-bound - shift)).mean())
 
 
-def detectable(of: Components, seeds: int, prompts: int, wanted: float = POWER) -> float:
+def detectable(of: Components, seeds: int, prompts: int, level: float = LEVEL, wanted: float = POWER) -> float:
     """The smallest difference that is found with probability `wanted`."""
     from scipy import optimize
 
-    variance, _ = _spread(of, seeds, prompts)
+    variance = sum(part.variance for part in _parts(of, seeds, prompts))
     if variance == 0:
         return 0.0
     high = float(np.sqrt(variance))
-    while power(of, high, seeds, prompts) < wanted:
+    while power(of, high, seeds, prompts, level) < wanted:
         high *= 2
-    return float(optimize.brentq(lambda d: power(of, d, seeds, prompts) - wanted, 0.0, high, rtol=1e-4))
+    return float(optimize.brentq(lambda d: power(of, d, seeds, prompts, level) - wanted, 0.0, high, rtol=1e-4))
 
 
-def seeds_needed(of: Components, difference: float, prompts: int, wanted: float = POWER) -> int | None:
+def seeds_needed(
+    of: Components, difference: float, prompts: int, level: float = LEVEL, wanted: float = POWER
+) -> int | None:
     """The fewest seeds that find `difference` with probability `wanted`; None where `MOST_SEEDS` do not."""
     fewest = 1 if of.one_seed else 2
     found: Sequence[int] = range(fewest, MOST_SEEDS + 1)
-    return next((n for n in found if power(of, difference, n, prompts) >= wanted), None)
+    return next((n for n in found if power(of, difference, n, prompts, level) >= wanted), None)
 
 
-def _spread(of: Components, seeds: int, prompts: int) -> tuple[float, float]:
-    """Variance of the estimate and its degrees of freedom, as `statistics` will estimate them."""
+def _parts(of: Components, seeds: int, prompts: int) -> tuple[Part, Part]:
+    """The errors of the estimate as `statistics` will estimate them: of few degrees of freedom, and of many."""
     if prompts < 2 * of.strata:
         raise ValueError(f"prompts={prompts}: at least two for each of the {of.strata} tasks are needed")
     if seeds < 1:
         raise ValueError(f"seeds={seeds}: at least one")
     rest = of.rest / (seeds * prompts)
-    by_prompts, by_seeds = of.prompts / prompts + rest, of.seeds / seeds + rest
-    prompt_df = prompts - of.strata
+    df = float(prompts - of.strata)
     if seeds == 1:
-        return by_prompts, float(prompt_df)
-    variance = by_prompts + by_seeds - rest
-    over_df = by_seeds**2 / (seeds - 1) + by_prompts**2 / prompt_df + rest**2 / (prompt_df * (seeds - 1))
-    return variance, max(variance**2 / over_df, 1.0) if over_df else float("inf")
+        return Part(of.prompts / prompts + rest, df), Part(0.0, df)
+    return Part(of.seeds / seeds + rest, seeds - 1), Part(of.prompts / prompts, df)

@@ -1,33 +1,34 @@
 """Intervals and tests for scores: prompts are clusters, tasks are strata, training seeds are crossed with prompts.
 
 Every score here is a mean of stratum means over images. Images of one prompt share the prompt, so prompts are
-resampled and never single images. Two or three training seeds cannot be resampled usefully (a percentile interval
-over two seeds covers about 80 % when the seeds matter), so the seeds enter by their variance instead: the interval is
-the percentile bootstrap over prompts, stretched around the estimate until its width is that of Student's t with the
-two-way variance seeds + prompts - interaction and Satterthwaite's degrees of freedom.
+resampled and never single images. The error of a mean is the sum of two (lensbench.stats.spread): that of the training
+seeds, by the scatter of their scores with a degree of freedom less than there are seeds, and what prompts add to it.
+Where prompts add nothing, as between two arms that do not differ, the test is the t-test on the seeds' scores.
+
+The interval of a difference and its p come from this one error: the 95 % interval leaves out zero where p is below
+0.05. The interval of a score is as wide as the same error says, and as skew as the bootstrap over prompts.
 
 With one training seed there is nothing to learn about seeds: the interval and p then speak of this one pair of
 trained models and other prompts ("sampling only"), not of training again. At least three seeds are advisable.
-Coverage of the nominal 95 % in simulations that run from no seed effect to seeds that outweigh all else: 89-99 % with
-two seeds, 93-98 % with three, 94-98 % with five; p of an A/A comparison is uniform, or cautious where seeds do nothing.
+`benchmarks/calibration.py` measures coverage and how often p is small without a difference.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lensbench.stats.spread import Part, Spread, spread_of
 from lensbench.streams import numpy_stream
 
 Floats = NDArray[np.float64]
 
 LEVEL = 0.95
-FLIPS = 9999
-_ENUMERATE_UP_TO = 12  # clusters; 4,096 sign patterns are then all of them
+LEAST_SEEDS_PART = 0.01  # of the interaction: seeds of few images can have equal scores by luck
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,18 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference(Interval):
-    """A mean difference with its 95 % interval and the two-sided p-value of no difference."""
+    """A mean difference with its 95 % interval and the two-sided p-value of no difference, both from `spread`.
+
+    p is NaN, which is no test, where no image differs.
+    """
 
     p: float = float("nan")
+    spread: Spread = field(default_factory=Spread)
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """The interval of another level, as for one of several comparisons."""
+        reach = self.spread.reach(level)
+        return self.estimate - reach, self.estimate + reach
 
 
 class _Layout(NamedTuple):
@@ -79,11 +89,6 @@ class Variances(NamedTuple):
     n_seeds: int
     n_prompts: int
     n_strata: int
-
-
-class _Spread(NamedTuple):
-    variance: float
-    df: float
 
 
 def stratified_mean(
@@ -116,29 +121,23 @@ def paired_difference(
     clusters: ArrayLike,
     strata: ArrayLike,
     seeds: ArrayLike | None = None,
-    *,
-    draws: int = 2000,
-    rng_seed: int = 0,
 ) -> Difference:
     """The mean of stratum means of `a` minus that of `b`, paired image by image, with a 95 % interval and p.
 
     Row i of `a` and of `b` (N,) share prompt, sample number and training seed. The arguments are as in
-    `stratified_mean`.
-
-    p is a sign-flip test over prompts: without a difference, a prompt's summed difference (over its samples and
-    seeds) is as likely to be as it is as to be reversed. All patterns are tried up to twelve prompts, else 9,999 of
-    them, and p = (b + 1) / (m + 1): it is never below 1e-4, nor below 2^(1 - C) with C prompts. With more than one
-    seed the observed difference is first shrunk to what its t value, seeds included, amounts to on the prompts'
-    scale: flipping prompts alone would take an effect that all prompts of a seed share for evidence.
+    `stratified_mean`. Where every image has the same difference, its error is that of one more image without any.
     """
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if first.shape != second.shape:
         raise ValueError(f"a has shape {first.shape} and b {second.shape}; a pair needs one value of each")
     layout = _layout(first - second, clusters, strata, seeds)
-    spread = _spread(layout)
-    low, high = _interval(layout, spread, draws, rng_seed)
-    p = _sign_flip_p(layout, spread, rng_seed)
-    return Difference(_estimate(layout), low, high, len(layout.sums), p)
+    estimate, spread = _estimate(layout), _spread(layout)
+    if spread.variance == 0 and estimate:
+        units = layout.sums.size
+        spread = Spread((Part((estimate / (units + 1)) ** 2, units - 1),))
+    p = spread.p(estimate) if spread.variance != 0 else float("nan")
+    reach = spread.reach(LEVEL)
+    return Difference(estimate, estimate - reach, estimate + reach, len(layout.sums), p, spread)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -198,21 +197,21 @@ def _estimate(layout: _Layout) -> float:
     return float(layout.sums.mean(0) @ layout.weights())
 
 
-def _spread(layout: _Layout) -> _Spread:
-    """Variance of the estimate over prompts and seeds, with Satterthwaite's degrees of freedom.
+def _spread(layout: _Layout) -> Spread:
+    """The error of the estimate: of its seeds, and what its prompts add; nothing is known of a lone prompt's.
 
-    Prompts: the clustered variance within strata of the mean over seeds. Seeds: the variance of the seeds' scores
-    over S. Both contain the interaction with its sampling noise, so its own estimate is subtracted once; the result
-    is never below either part.
+    The variance of the seeds' scores over S holds the interaction of seeds and prompts too, and so does the clustered
+    variance of the prompts within strata, of the mean over seeds: the prompts' part is what is left of that without
+    the interaction. Its degrees of freedom, over the strata, are Satterthwaite's.
     """
     if (np.diff(layout.bounds) < 2).any():
-        return _Spread(float("nan"), float("nan"))
+        return Spread()
     found = _variances(layout)
+    df = found.prompts**2 / found.prompts_over_df if found.prompts_over_df else float("inf")
     if found.n_seeds == 1:
-        return _Spread(found.prompts, found.prompts**2 / found.prompts_over_df if found.prompts_over_df else np.inf)
-    variance = max(found.seeds + found.prompts - found.interaction, found.seeds, found.prompts)
-    over_df = found.seeds**2 / (found.n_seeds - 1) + found.prompts_over_df + found.interaction**2 / found.interaction_df
-    return _Spread(variance, max(variance**2 / over_df, 1.0) if over_df else float("inf"))
+        return spread_of(Part(found.prompts, df))
+    seeds = max(found.seeds, LEAST_SEEDS_PART * found.interaction)
+    return spread_of(Part(seeds, found.n_seeds - 1), Part(max(found.prompts - found.interaction, 0.0), df))
 
 
 def variances(values: ArrayLike, clusters: ArrayLike, strata: ArrayLike, seeds: ArrayLike | None = None) -> Variances:
@@ -246,12 +245,12 @@ def _variances(layout: _Layout) -> Variances:
     return Variances(prompts, seeds, interaction, prompts_over_df, interaction_df, n_seeds, n_prompts, n_strata)
 
 
-def _interval(layout: _Layout, spread: _Spread, draws: int, rng_seed: int) -> tuple[float, float]:
-    """The stretched percentile interval (see the head of the module)."""
+def _interval(layout: _Layout, spread: Spread, draws: int, rng_seed: int) -> tuple[float, float]:
+    """The percentile bootstrap over prompts, stretched around the estimate to the width that `spread` says."""
     from scipy import stats
 
-    estimate = _estimate(layout)
-    if np.isnan(spread.variance):
+    estimate, half = _estimate(layout), spread.reach(LEVEL)
+    if np.isnan(half):
         return float("nan"), float("nan")
     rng = numpy_stream(rng_seed, "bootstrap")
     sums = layout.sums.mean(0)
@@ -262,7 +261,6 @@ def _interval(layout: _Layout, spread: _Spread, draws: int, rng_seed: int) -> tu
         means = sums[part][drawn].sum(1) / layout.counts[part][drawn].sum(1)
         deviations += means / (len(layout.bounds) - 1)
     tail = (1 - LEVEL) / 2
-    half = float(stats.t.ppf(1 - tail, spread.df)) * np.sqrt(spread.variance)
     deviation = float(deviations.std())
     if deviation <= 1e-12 * max(1.0, abs(estimate)):  # all prompts alike: only the seeds, if any, differ
         return float(estimate - half), float(estimate + half)
@@ -270,40 +268,19 @@ def _interval(layout: _Layout, spread: _Spread, draws: int, rng_seed: int) -> tu
     return float(estimate + low), float(estimate + high)
 
 
-def _sign_flip_p(layout: _Layout, spread: _Spread, rng_seed: int) -> float:
-    from scipy import stats
-
-    by_prompt = layout.sums.mean(0) * layout.weights()  # (C,), summing to the estimate
-    c = len(by_prompt)
-    reach = abs(float(by_prompt.sum()))
-    if len(layout.sums) > 1 and spread.variance > 0:
-        # The normal deviate that is as unlikely as the t value, in units of the flips' own standard deviation.
-        tail = stats.t.sf(reach / np.sqrt(spread.variance), spread.df)
-        reach = min(reach, float(stats.norm.isf(tail)) * float(np.sqrt((by_prompt**2).sum())))
-    at_least = reach - 1e-9 * float(np.abs(by_prompt).sum())  # a tie counts whatever the order of summation
-    if c <= _ENUMERATE_UP_TO:
-        signs = 1 - 2 * (np.arange(2**c)[:, None] >> np.arange(c) & 1)
-        return float((np.abs(signs @ by_prompt) >= at_least).mean())
-    flips = numpy_stream(rng_seed, "sign flips").integers(2, size=(FLIPS, c), dtype=np.int8)
-    totals = by_prompt.sum() - 2 * (flips.astype(np.float64) @ by_prompt)
-    return (int((np.abs(totals) >= at_least).sum()) + 1) / (FLIPS + 1)
-
-
 FEWEST_SEEDS = 3  # that an interval over training seeds is made of: from two it would say next to nothing
 
 
-def mean_over_seeds(values: Sequence[float]) -> tuple[Interval, float]:
+def mean_over_seeds(values: Sequence[float]) -> Difference:
     """The mean of one number a training seed, its 95 % interval by Student's t, and p for a true mean of zero.
 
     For what single images have no value of, as distances. NaN for the interval and p below `FEWEST_SEEDS` seeds.
     """
-    from scipy import stats
-
     found = np.asarray(values, dtype=np.float64)
     n, mean = len(found), float(found.mean())
     if n < FEWEST_SEEDS:
-        return Interval(mean, np.nan, np.nan, n), np.nan
-    error = float(found.std(ddof=1)) / n**0.5
-    reach = float(stats.t.ppf(0.975, n - 1)) * error
-    p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error > 0 else float(mean == 0)
-    return Interval(mean, mean - reach, mean + reach, n), p
+        return Difference(mean, np.nan, np.nan, n)
+    variance = float(found.var(ddof=1)) / n or (mean / (n + 1)) ** 2  # of equal numbers that of one more, zero
+    spread = Spread((Part(variance, n - 1),))
+    reach = spread.reach(LEVEL)
+    return Difference(mean, mean - reach, mean + reach, n, spread.p(mean) if variance else float("nan"), spread)

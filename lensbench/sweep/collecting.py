@@ -82,16 +82,19 @@ def collect(sweep: Sweep, runs: Path) -> Results:
         outcomes=joined([(cell, outcomes) for cell, _, outcomes in found], OUTCOMES.in_cell),
         missing=[{"cell": c.id, **c.levels, "reason": missing[c.id]} for c in every if c.id in missing],
         notes=notes,
-        questions=[asked(sweep, question) for question in sweep.questions],
+        questions=[asked(sweep, question) for question in sweep.asked()],
         tuning=sweep.tuned,
     )
 
 
 def asked(sweep: Sweep, question: Question) -> dict[str, Any]:
-    """A question in the words of the tables: the levels of both arms and of the scale, the metric and the form."""
+    """A question in the words of the tables: the levels of both arms and of the scale, the metric, the form and the
+    role."""
     arm, other = question.arms(sweep.reference_arm())
     scale = {dotted: sweep.table_level(dotted, level) for dotted, level in question.at.items()}
-    return {"arm": arm, "other": other, "scale": scale, "metric": question.metric, "form": question.form}
+    role = "primary" if question is sweep.primary else "post hoc" if question.post_hoc else "secondary"
+    told = {"arm": arm, "other": other, "scale": scale, "metric": question.metric, "form": question.form}
+    return told | {"role": role}
 
 
 def _scored_otherwise(found: list[tuple[Cell, Any, Any]]) -> dict[str, str]:

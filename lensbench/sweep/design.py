@@ -81,7 +81,12 @@ class Sweep(Part):
         description="whose training.steps decide how much: the reference arm's at the same scale, or those of the "
         "base, for all scales alike",
     )
-    questions: tuple[Question, ...] = Field((), description="the comparisons that the report must answer; all if none")
+    primary: Question | None = Field(
+        None, description="the one comparison that decides, tested alone at 5 %; it names its scale and its wording"
+    )
+    questions: tuple[Question, ...] = Field(
+        (), description="the secondary comparisons, tested together; what nothing asks is described and not tested"
+    )
     tuning: Tuning | None = Field(None, description="hyper-parameters found for every arm and size with one budget")
     tuned_by: str | None = Field(
         None,
@@ -175,10 +180,11 @@ class Sweep(Part):
         if not any(wanted.items() <= place.levels.items() for place in places):
             shown = " ".join(f"{dotted}={level}" for dotted, level in wanted.items())
             raise ValueError(f"reference: no cell is the reference arm ({shown})")
-        for question in self.questions:
-            question.check(places, self.reference_arm())
-        if self.match:
-            self._check_match()
+        for question in self.asked():
+            question.check(places, self.reference_arm(), primary=question is self.primary)
+        buckets = self.base.training.buckets or any(d.startswith("training.buckets") for d in self.every_factor())
+        if self.match and buckets:
+            raise ValueError("match: with training.buckets steps have no fixed number of images; match without them")
         if self.tuning:
             if self.tuned_by:
                 raise ValueError("tuning and tuned_by: a sweep has a search of its own or another's values, not both")
@@ -187,9 +193,9 @@ class Sweep(Part):
             raise ValueError(f"derived has {len(self.derived)} entries for {len(drafted)} cells: it is not for people")
         return self
 
-    def _check_match(self) -> None:
-        if self.base.training.buckets or any(d.startswith("training.buckets") for d in self.every_factor()):
-            raise ValueError("match: with training.buckets steps have no fixed number of images; match without them")
+    def asked(self) -> tuple[Question, ...]:
+        """Every question, the primary one first."""
+        return (self.primary, *self.questions) if self.primary else self.questions
 
     def every_factor(self) -> dict[str, tuple[Any, ...]]:
         """Each factor and its levels, those of blocks too and, where a block leaves one out, the base's own."""

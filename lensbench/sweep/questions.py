@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
 
 from lensbench import mixture
 from lensbench.experiment import Form, Part
+from lensbench.forms import FORMS, neutral, trained_on
 from lensbench.metrics import CHOOSING, GENEVAL, GUIDED, SCORED, Metric, of_kind
 from lensbench.metrics import metric as named
 from lensbench.scoring.geneval import TASKS
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 class Question(Part):
     """A comparison that the report must answer: `arm` minus `against`, by one number.
 
-    The comparisons of a sweep's questions are one family for Holm's correction.
+    A sweep's primary question is tested alone at 5 %. Its other questions are secondary, and one family for Holm's
+    correction; those that were asked when scores were known are a family of their own, and the report calls them post
+    hoc. What no question asks is described with intervals and not tested.
     """
 
     arm: dict[str, Any] = Field(min_length=1, description="levels of arm factors; the others are the reference's")
@@ -30,6 +33,7 @@ class Question(Part):
     at: dict[str, Any] = Field({}, description="levels of scale factors; every scale that both arms have, if empty")
     metric: str = Field(GENEVAL, description="a score of lensbench/metrics.py: geneval, geneval.<task>, fid, ...")
     form: Form | None = Field(None, description="the wording of the prompts; every one if none")
+    post_hoc: bool = Field(False, description="whether it was asked after the scores were known")
 
     @field_validator("metric")
     @classmethod
@@ -71,10 +75,11 @@ class Question(Part):
             words += f" with {levels_shown(shared)}"
         if self.at:
             words += f" at {levels_shown(self.at)}"
-        return words + (f", {self.form} prompts" if self.form else "")
+        words += f", {self.form} prompts" if self.form else ""
+        return f"{words} (post hoc)" if self.post_hoc else words
 
-    def check(self, cells: Sequence[Cell], reference: dict[str, Any]) -> None:
-        """Raises ValueError where the sweep's cells cannot answer it."""
+    def check(self, cells: Sequence[Cell], reference: dict[str, Any], *, primary: bool = False) -> None:
+        """Raises ValueError where the sweep's cells cannot answer it, or where it cannot be the primary one."""
         arm, other = self.arms(reference)
         scales = [d for d in cells[0].levels if d not in reference and d != "seed"]
         if stray := [dotted for dotted in (*self.arm, *self.against) if dotted not in reference]:
@@ -88,11 +93,7 @@ class Question(Part):
             raise ValueError(f"questions: {_shown(arm)} is compared with itself")
         places = []
         for levels in (arm, other):
-            there = {
-                tuple(cell.levels[scale] for scale in scales)
-                for cell in cells
-                if _has(cell, levels) and _has(cell, self.at)
-            }
+            there = self._scales(cells, reference, levels)
             if not there:
                 where = f" at {_shown(self.at)}" if self.at else ""
                 raise ValueError(f"questions: no cell is {_shown(levels)}{where}")
@@ -107,6 +108,48 @@ class Question(Part):
             raise ValueError(f"questions: metric={self.metric}: no cell of this sweep is scored by it")
         if self.form and not any(self.form in cell.experiment.evaluation.forms for cell in cells):
             raise ValueError(f"questions: form {self.form!r} is not in evaluation.forms: it is not measured")
+        if primary:
+            self._check_primary(cells, reference)
+
+    def comparisons(self, cells: Sequence[Cell], reference: dict[str, Any]) -> int:
+        """How many numbers it compares: one at each scale that both arms have, in each wording."""
+        arm, other = (self._scales(cells, reference, levels) for levels in self.arms(reference))
+        return len(arm & other) * (1 if self.form else len(cells[0].experiment.evaluation.forms))
+
+    def _scales(self, cells: Sequence[Cell], reference: dict[str, Any], levels: dict[str, Any]) -> set[tuple[Any, ...]]:
+        """The scales that it is about at which there are cells of an arm."""
+        scales = [d for d in cells[0].levels if d not in reference and d != "seed"]
+        return {
+            tuple(cell.levels[scale] for scale in scales)
+            for cell in cells
+            if _has(cell, levels) and _has(cell, self.at)
+        }
+
+    def _check_primary(self, cells: Sequence[Cell], reference: dict[str, Any]) -> None:
+        """Raises ValueError where it is not one number, known beforehand, on prompts that neither arm was trained on
+        the wording of."""
+        arm, other = self.arms(reference)
+        if self.post_hoc:
+            raise ValueError("primary: a question that was asked post hoc confirms nothing; ask it in `questions`")
+        scales = [d for d in cells[0].levels if d not in reference and d != "seed"]
+        both = [self._scales(cells, reference, levels) for levels in (arm, other)]
+        if len(both[0] & both[1]) > 1:
+            raise ValueError(f"primary: at: name one level of {', '.join(scales)}: it is tested at one scale")
+        compared = [cell.experiment for cell in cells if _has(cell, self.at) and (_has(cell, arm) or _has(cell, other))]
+        forms = list(dict.fromkeys(form for experiment in compared for form in experiment.evaluation.forms))
+        if self.form is None and len(forms) > 1:
+            raise ValueError(f"primary: form: name one of {', '.join(forms)}: it is tested in one wording")
+        form, sets = self.form or forms[0], [str(experiment.captions.set) for experiment in compared]
+        if own := next((name for name in sets if trained_on(form, name)), None):
+            raise ValueError(
+                f"primary: form {form!r} is worded as the captions of {own} are, so that arm is asked in its own "
+                f"words; give evaluation.forms and `form` one of {', '.join(neutral(FORMS, sets))}"
+            )
+
+
+def comparisons(questions: Iterable[Question], cells: Sequence[Cell], reference: dict[str, Any]) -> int:
+    """How many numbers these questions compare in all: what a correction over them counts."""
+    return sum(question.comparisons(cells, reference) for question in questions)
 
 
 def _is_measured(of: Metric, experiment: Experiment) -> bool:

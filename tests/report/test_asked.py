@@ -1,36 +1,52 @@
-"""A sweep with questions: the report answers those, and they alone are what Holm's correction counts."""
+"""A sweep with questions: the report tests those and nothing else, and one interval goes with one verdict."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from lensbench.report.answers import answers_table
+from lensbench.report.figures import differences as differences_figure
 from lensbench.report.freeze import load, open_frozen
 from lensbench.report.grid import Grid, arrange
 from lensbench.report.headline import headline
 from lensbench.report.macros import macros
+from lensbench.report.paired import Paired, corrected
 from lensbench.report.pareto import front, pareto_table
+from lensbench.report.table import bounds
 from lensbench.report.tables import differences_table, main_table
 from lensbench.scoring.statistics import holm
+from lensbench.stats.spread import Part, Spread
 
 DEMO = Path(__file__).parents[2] / "results" / "demo"
 RESULTS = load(DEMO)
 
 
-def question(arm: str, other: str = "alt", form: str | None = None, metric: str = "geneval", **scale: Any) -> dict:
+def question(
+    arm: str,
+    other: str = "alt",
+    form: str | None = None,
+    metric: str = "geneval",
+    role: str = "secondary",
+    **scale: Any,
+) -> dict:
     names = {"depth": "model.depth"}
     told = {"arm": {"captions.set": arm}, "other": {"captions.set": other}, "metric": metric, "form": form}
-    return told | {"scale": {names[name]: level for name, level in scale.items()}}
+    return told | {"role": role} | {"scale": {names[name]: level for name, level in scale.items()}}
 
 
 def grid(*questions: dict) -> Grid:
     return arrange(replace(RESULTS, questions=list(questions)))
 
 
-def test_only_what_is_asked_is_compared_and_corrected_together() -> None:
+def test_of_questions_alone_the_rows_asked_about_are_compared_and_corrected_together() -> None:
     asked = grid(
         question("detailed", form="detailed", depth=3),
         question("detailed", "brief", form="short", metric="geneval.colors"),
@@ -47,7 +63,7 @@ def test_only_what_is_asked_is_compared_and_corrected_together() -> None:
     whole = {(r.scale.label, r.form, r.arm.label, r.other.label, r.column): r for r in grid().comparisons()}
     for row in rows:  # the numbers themselves do not depend on what is asked
         same = whole[row.scale.label, row.form, row.arm.label, row.other.label, row.column].difference
-        assert (same.estimate, same.p) == (row.difference.estimate, row.difference.p)
+        assert (same.estimate, same.p) == pytest.approx((row.difference.estimate, row.difference.p), nan_ok=True)
 
 
 def test_sizes_are_compared_where_depth_is_a_part_of_the_arm() -> None:
@@ -67,39 +83,114 @@ def test_sizes_are_compared_where_depth_is_a_part_of_the_arm() -> None:
     assert differences_table(sizes).title == "What the training captions and depth change (GenEval, points)"
 
 
-def test_the_headline_answers_each_question() -> None:
-    told = headline(
-        grid(question("detailed", form="detailed"), question("brief", form="short", metric="geneval.colors"))
+PRIMARY = question("detailed", form="detailed", depth=3, role="primary")
+
+
+def test_the_primary_question_is_tested_alone_and_the_rest_is_described() -> None:
+    asked = grid(PRIMARY, question("brief", form="short"), question("detailed", form="short"))
+    by_role = {role: [r for r in asked.comparisons() if r.difference.role == role] for role in ("primary", "secondary")}
+    (primary,), secondary = by_role["primary"], by_role["secondary"]
+    assert primary.difference.p_holm == primary.difference.p
+    assert len(secondary) == 4  # at both depths
+    assert [row.difference.p_holm for row in secondary] == holm([row.difference.p for row in secondary])
+    for row in asked.comparisons():
+        if row.difference.role == "descriptive":
+            assert not row.difference.tested
+            assert not row.difference.significant
+    assert len(asked.comparisons()) == len(grid().comparisons()), "all arms are still shown"
+    assert not any("*" in cell.mark for row in differences_table(grid()).rows for cell in row.cells)
+
+
+def test_post_hoc_questions_are_a_family_of_their_own_and_called_so() -> None:
+    asked = grid(PRIMARY, question("brief", form="short", depth=3), question("detailed", form="short", role="post hoc"))
+    late = [row for row in asked.comparisons() if row.difference.role == "post hoc"]
+    assert [row.difference.p_holm for row in late] == holm([row.difference.p for row in late])
+    table = answers_table(asked)
+    assert table is not None
+    assert [row.cells[0].text for row in table.rows] == ["primary", "secondary", "post hoc", "post hoc"]
+    assert any("post hoc" in sentence for sentence in headline(asked))
+
+
+def test_the_answer_is_one_sentence_for_the_primary_question() -> None:
+    asked = grid(PRIMARY, question("brief", form="short"))
+    gap = asked.paired(asked.scales[-1], asked.arms[2], asked.arms[0], "geneval", "detailed")
+    first, *rest = headline(asked)
+    assert first.startswith(
+        "Primary question (GenEval mean, detailed prompts, depth 3): detailed 99.0 % against alt-text"
     )
-    assert len(told) == 2  # each at the largest depth, and the other beside it
-    assert all("depth 3; " in sentence and " at depth 2" in sentence for sentence in told)
-    assert sum("GenEval's colors" in sentence for sentence in told) == 1
-    assert sum("detailed prompts" in sentence for sentence in told) == 1
-    assert headline(grid()) != told
+    assert bounds(100 * gap.low, 100 * gap.high) in first
+    assert first.endswith("significant.")
+    assert rest == [f"{n} of 2 secondary comparisons {verb} significant after Holm's correction."
+                    for n, verb in [_significant(asked)]]  # fmt: skip
 
 
-def test_a_scale_that_is_asked_about_has_a_sentence_of_its_own() -> None:
-    told = headline(grid(question("detailed", form="detailed"), question("detailed", form="detailed", depth=2)))
-    assert [("depth 3; " in sentence, "depth 2; " in sentence) for sentence in told] == [(True, False), (False, True)]
+def _significant(asked: Grid) -> tuple[str, str]:
+    n = sum(row.difference.significant for row in asked.comparisons() if row.difference.role == "secondary")
+    return str(n or "None"), "are" if n > 1 else "is"
 
 
-def test_a_score_says_what_it_is_at_the_other_scales_too(simulated) -> None:
-    factors = {"captions.set": ["alt", "detailed"], "images": [256, 512], "seed": [0, 1]}
-    asked = {"arm": {"captions.set": "detailed"}, "other": {"captions.set": "alt"}, "scale": {}}
-    made = replace(simulated(factors, geneval=False), questions=[asked | {"metric": "fd_shapes", "form": "short"}])
-    (sentence,) = headline(arrange(made))
-    assert "512 images" in sentence
-    assert " at 256 images." in sentence
+def test_without_a_primary_question_the_answer_is_described() -> None:
+    first, *rest = headline(grid())
+    assert "described, not tested" in first
+    assert "no arm is named the winner" in first, "both forms are worded like the captions of an arm"
+    assert not any("significant" in sentence for sentence in rest)
 
 
-def test_many_scales_are_counted_where_few_are_named(simulated) -> None:
-    factors = {"captions.set": ["alt", "detailed"], "images": [256, 512, 1024], "model.depth": [2, 4], "seed": [0, 1]}
-    every = arrange(simulated(factors))
-    (sentence,) = (one for one in headline(every) if "(detailed prompts" in one)
-    assert "1,024 images, depth 4; of the 5 other scales clearly above at " in sentence
-    gaps = [row.difference for row in every.comparisons() if (row.form, row.column) == ("detailed", "mean")]
-    ahead = sum(gap.significant and gap.estimate > 0 for gap in gaps[:-1])
-    assert f"clearly above at {ahead or 'none'}, clearly below at none" in sentence
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_of_a_sweep_without_a_right_image_or_at_chance_nothing_is_claimed(scale: float) -> None:
+    outcomes, records = RESULTS.outcomes.copy(), RESULTS.records.copy()
+    judged = outcomes["metric"] == "geneval"
+    outcomes.loc[judged, "value"] *= scale
+    records.loc[records["metric"].str.startswith("geneval"), "value"] *= scale
+    outcomes["chance"] = np.where(judged, outcomes["value"], np.nan)  # every score is what chance gives
+    made = arrange(replace(RESULTS, outcomes=outcomes, records=records, questions=[PRIMARY]))
+    (told,) = headline(made)
+    assert told.startswith("No arm is above chance" if scale else "No arm gets any image right")
+
+
+def test_every_place_shows_the_interval_that_agrees_with_its_verdict() -> None:
+    asked = grid(
+        PRIMARY, *(question(arm, form=form) for arm in ("brief", "detailed") for form in ("short", "detailed"))
+    )
+    told = [row for row in asked.comparisons() if row.difference.tested]
+    assert len(told) == 8
+    for row in told:
+        low, high = row.difference.interval
+        assert (low > 0 or high < 0) == row.difference.significant
+        assert asked.paired(row.scale, row.arm, row.other, row.metric, row.metric_form).interval == (low, high)
+        back = asked.paired(row.scale, row.other, row.arm, row.metric, row.metric_form)
+        assert back.interval == (-high, -low)
+    shown = {cell.interval for row in differences_table(asked).rows for cell in row.cells if cell.role == "secondary"}
+    answers = answers_table(asked)
+    assert answers is not None
+    assert {row.cells[3].interval for row in answers.rows if row.cells[0].text == "secondary"} == shown
+    figure = differences_figure(asked)
+    assert figure is not None
+    drawn = {tuple(np.round(line.get_xdata(), 9)) for axes in figure.axes for line in axes.lines}
+    for row in told:
+        assert tuple(np.round(100 * np.array(row.difference.interval), 9)) in drawn
+
+
+gaps = st.lists(st.tuples(st.floats(-1, 1), st.floats(0.01, 1), st.integers(1, 30)), min_size=1, max_size=12)
+
+
+@given(gaps)
+def test_after_a_correction_an_interval_leaves_out_zero_exactly_where_it_is_significant(
+    family: list[tuple[float, float, int]],
+) -> None:
+    differences = []
+    for estimate, error, df in family:
+        spread = Spread((Part(error**2, df),))
+        reach = spread.reach(0.95)
+        ends = (estimate - reach, estimate + reach)
+        differences.append(Paired(estimate, *ends, spread.p(estimate), 3, 3, "95%", "secondary", spread=spread))
+    found = corrected(differences, [inf] * len(family))
+    assert [one.p_holm for one in found] == holm([one.p for one in differences])
+    for one, before in zip(found, differences, strict=True):
+        low, high = one.interval
+        assert high - low >= before.high - before.low - 1e-6
+        if abs(one.p_holm - 0.05) > 1e-4:
+            assert (low > 0 or high < 0) == one.significant
 
 
 def test_the_finding_is_of_the_arms_that_are_asked_about() -> None:
@@ -113,7 +204,7 @@ def test_the_finding_is_of_the_arms_that_are_asked_about() -> None:
 def test_the_table_says_how_many_comparisons_were_asked_for() -> None:
     table = differences_table(grid(question("detailed", form="detailed")))
     assert len(table.rows) == 2
-    assert any("the 2 comparisons that the sweep asks for" in note for note in table.notes)
+    assert any("the secondary ones after Holm's correction over 2" in note for note in table.notes)
 
 
 def test_the_front_is_what_nothing_dominates() -> None:

@@ -128,8 +128,8 @@ def test_a_report_can_be_made_from_its_own_frozen_records(report, tmp_path):
 def test_the_console_shows_headline_tables_missing_cells_and_where_to_look(report):
     _, _, _, text = report
     for words in (
-        *("captions beat alt-text by", "GenEval accuracy (%)", "What the training captions change", "guidance 3.5"),
-        *("missing: brief, depth 4, seed 1", "the loss is not a number", "[low, high]: 95 % interval"),
+        *("described, not tested", "GenEval accuracy (%)", "What the training captions change", "guidance 3.5"),
+        *("missing: brief, depth 4, seed 1", "the loss is not a number", "[low, high]: interval"),
         *("summary.md", "figures/curves.png", "sheet-depth-4.png", "mlflow ui --backend-store-uri sqlite:///"),
     ):
         assert words in text, words

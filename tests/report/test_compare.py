@@ -19,6 +19,7 @@ from lensbench.report.compare import differences, flips, flips_csv, flips_table,
 from lensbench.report.flipped import flipped_sheet
 from lensbench.report.freeze import open_frozen
 from lensbench.report.sides import open_sides
+from lensbench.report.table import TOGETHER
 from lensbench.report.thaw import thaw
 from lensbench.sampling.image_sets import read_images
 from lensbench.sweep.cellfiles import image_folder
@@ -218,5 +219,5 @@ def test_verdicts_at_other_guidances_are_compared_each_with_its_own(folder):
     at_one, at_four = (rows_of(table, metric=f"geneval_guided.{scale}") for scale in (1, 4))
     assert {row["metric"].text for row in at_four} == {"GenEval, guidance 4"}
     assert all(row["difference"].value == 0 for row in at_one)
-    assert all(row["difference"].value > 0 and row["difference"].kind == "95%" for row in at_four)
+    assert all(row["difference"].value > 0 and row["difference"].kind == TOGETHER for row in at_four)
     assert all(row["difference"].value == 0 for row in rows_of(table, metric="geneval.mean"))

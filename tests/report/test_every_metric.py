@@ -96,7 +96,12 @@ def study(name: str, value: Callable[[float], float], beside: Results | None = N
         return replace(beside, records=frames[0], outcomes=frames[1])
     if not outcomes:
         frames[1] = pd.DataFrame(columns=["cell", "metric", "value"])
-    return Results("walk", factors, {"captions.set": "alt"}, *frames, [], [])
+    return Results("walk", factors, {"captions.set": "alt"}, *frames, [], [], [question(name)])
+
+
+def question(name: str) -> dict[str, object]:
+    arms = {"arm": {"captions.set": "detailed"}, "other": {"captions.set": "alt"}}
+    return arms | {"scale": {"images": IMAGES[0]}, "metric": name, "form": "short", "role": "primary"}
 
 
 def frozen(results: Results) -> Frozen:
@@ -152,7 +157,9 @@ def told_everywhere(name: str, results: Results, tmp_path: Path) -> None:
     shown = cell(places["differences"], column, difference=PAIR, images=IMAGES[0])
     assert shown.value == gap.estimate
     assert shown.emphasis == "better"
-    assert any(sentence.startswith(of.titled[:1].upper() + of.titled[1:]) for sentence in headline(grid))
+    asked = cell(places["answers"], "verdict", where=f"{of.mean}, short prompts, {small.label}")
+    assert asked.text == "significant"
+    assert headline(grid)[0].startswith(f"Primary question ({of.mean}, short prompts, {small.label}): ")
 
     found = worths(grid)
     assert {one.metric for one in found} == {name}
@@ -212,7 +219,7 @@ def test_beside_geneval_it_has_a_table_of_differences_of_its_own(simulated: Call
     results = study(name, value, simulated())
     asked = [{"arm": {"captions.set": "detailed"}, "other": {"captions.set": "alt"}, "scale": {}, "form": None}]
     if metric(name).own:
-        results = replace(results, questions=[one | {"metric": name} for one in asked])
+        results = replace(results, questions=[one | {"metric": name, "role": "primary"} for one in asked])
     grid = arrange(results)
     found = tables(grid)
     of, row = metric(name), cell(found["score_differences"], f"{name}.short", difference=PAIR)
@@ -222,14 +229,10 @@ def test_beside_geneval_it_has_a_table_of_differences_of_its_own(simulated: Call
         before, after = (cell(one, "mean", prompts="short", difference=PAIR)
                          for one in (tables(plain)["differences"], found["differences"]))  # fmt: skip
         assert before == after  # another score changes no correction of GenEval's
-        if of.per == "image":
-            assert row.emphasis == "better"
-            assert f"all {sum(not np.isnan(r.difference.p) for r in grid.comparisons_beside())} here" in str(
-                found["score_differences"].notes
-            )
+        assert (row.role, row.mark) == ("descriptive", "")
+        assert "asks nothing of these" in str(found["score_differences"].notes)
     else:
-        assert any(of.label.lower() in sentence.lower() for sentence in headline(grid))
-        assert "other scores" in found["differences"].notes[0]
+        assert any(of.label in sentence for sentence in headline(grid))
 
 
 def test_what_is_asked_of_two_scores_is_one_family(simulated: Callable[..., Results]) -> None:
@@ -241,8 +244,8 @@ def test_what_is_asked_of_two_scores_is_one_family(simulated: Callable[..., Resu
     assert [row.metric for row in asked] == ["geneval", name]
     smallest = min(row.difference.p for row in asked)
     assert min(row.difference.p_holm for row in asked) == pytest.approx(2 * smallest)
-    assert len(headline(grid)) == 2
-    assert "the 2 comparisons that the sweep asks for" in str(tables(grid)["score_differences"].notes)
+    assert headline(grid)[-1] == "2 of 2 secondary comparisons are significant after Holm's correction."
+    assert "the secondary ones after Holm's correction over 2" in str(tables(grid)["score_differences"].notes)
 
 
 @pytest.mark.parametrize("name", WALK)

@@ -53,9 +53,9 @@ def test_size_cost_and_score_of_each_and_the_paired_difference(folders: list[Pat
     assert [row["seconds"].text for row in rows] == ["0.25", "0.25"]
     assert [row["memory"].text for row in rows] == ["3.0", "3.0"]
     half, most = rows
-    assert half["score"].value == pytest.approx(50.0)
+    assert half["score"].value == pytest.approx(0.5)
     assert half["difference"].text == ""
-    assert most["difference"].value == pytest.approx(float(most["score"].value or 0) - 50.0)
+    assert most["difference"].value == pytest.approx(float(most["score"].value or 0) - 0.5)
     assert most["difference"].mark == "*"
     assert most["difference"].low > 0
     assert most["score"].chance_shown

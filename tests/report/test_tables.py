@@ -10,7 +10,7 @@ import pytest
 
 from lensbench.report.grid import arrange
 from lensbench.report.headline import headline
-from lensbench.report.table import Cell, Table, bounds, number, signed
+from lensbench.report.table import TOGETHER, Cell, Table, bounds, number, signed
 from lensbench.report.tables import tables
 
 NONE = {form: {"alt": 0.0, "brief": 0.0, "detailed": 0.0} for form in ("short", "detailed")}
@@ -25,9 +25,16 @@ def cell(table: Table, column: str, **labels: object) -> Cell:
     return rows[0].cells[names[column]]
 
 
+ASKED = [
+    {"arm": {"captions.set": arm}, "other": {"captions.set": "alt"}, "scale": {}, "metric": "geneval", "form": form}
+    | {"role": role}
+    for arm, form, role in (("detailed", "detailed", "primary"), ("brief", "short", "secondary"))
+]
+
+
 @pytest.fixture(scope="module")
 def complete(simulated):
-    return arrange(simulated())
+    return arrange(replace(simulated(), questions=ASKED))
 
 
 def test_main_shows_the_mean_over_seeds_of_the_records(complete):
@@ -54,7 +61,9 @@ def test_a_known_effect_is_found_and_marked(complete):
     assert found.low < 0.37 < found.high
     assert found.emphasis == "better"
     assert found.mark == "*"
-    assert found.p <= found.p_holm < 0.05
+    assert found.p == found.p_holm < 0.05
+    beside = cell(tables(complete)["differences"], "colors", depth=4, prompts="detailed", difference="brief − alt-text")
+    assert (beside.role, beside.mark) == ("descriptive", "")
 
 
 def test_an_arm_that_beats_another_arm_is_in_the_table(complete):
@@ -71,12 +80,12 @@ def test_differences_of_means_are_differences_of_the_main_table(complete):
 
 
 def test_no_effect_is_neither_marked_nor_bold_nor_claimed(simulated):
-    grid = arrange(simulated(effect=NONE))
+    grid = arrange(replace(simulated(effect=NONE), questions=ASKED))
     built = tables(grid)
     assert not any("*" in cell.mark for row in built["differences"].rows for cell in row.cells)
     means = [i for i, column in enumerate(built["main"].columns) if column.name.endswith("mean")]
     assert not any(row.cells[i].emphasis == "best" for row in built["main"].rows for i in means)
-    assert not any(" beat " in sentence for sentence in headline(grid))
+    assert headline(grid)[0].endswith(": not significant.")
 
 
 def test_bold_needs_an_interval_clear_of_zero_against_the_second_best(complete):
@@ -86,7 +95,7 @@ def test_bold_needs_an_interval_clear_of_zero_against_the_second_best(complete):
         gap = complete.paired(complete.scales[0], order[0], order[1], "geneval", form)
         for arm in complete.arms:
             bold = cell(table, f"{form}.mean", depth=4, set=dict(arm.settings)["captions.set"]).emphasis == "best"
-            assert bold == (arm is order[0] and gap.low > 0)
+            assert bold == (arm is order[0] and gap.interval[0] > 0)
             best.append(bold)
     assert any(best)
 
@@ -159,18 +168,21 @@ def test_notes_say_how_it_was_measured(complete):
 
 
 def test_a_sweep_without_geneval_has_tables_of_its_scores(simulated):
-    grid = arrange(simulated({"captions.set": ["alt", "detailed"], "seed": [0, 1]}, geneval=False))
+    asked = ASKED[0] | {"metric": "validation_loss"}
+    made = simulated({"captions.set": ["alt", "detailed"], "seed": [0, 1, 2]}, geneval=False)
+    grid = arrange(replace(made, questions=[asked]))
     built = tables(grid)
     assert {column.group for column in built["main"].columns if not column.label} == {
         "FD-shapes ↓",
         "validation loss ↓",
     }
     loss = cell(built["differences"], "validation_loss.detailed", difference="detailed − alt-text")
-    assert loss.kind == "95%"
+    assert loss.kind == TOGETHER
     assert loss.emphasis == "better"  # lower, and lower is better
-    distance = cell(built["differences"], "fd_shapes.detailed", difference="detailed − alt-text")
+    assert headline(grid)[0].startswith("Primary question (validation loss, detailed prompts): detailed ")
+    two = tables(arrange(simulated({"captions.set": ["alt", "detailed"], "seed": [0, 1]}, geneval=False)))
+    distance = cell(two["differences"], "fd_shapes.detailed", difference="detailed − alt-text")
     assert (distance.kind, distance.mark) == ("seeds", "")  # the spread of seeds is no interval and no test
-    assert headline(grid)
 
 
 def test_any_factor_name_works(simulated):
@@ -210,7 +222,7 @@ def test_other_prompts_are_refused(simulated):
     results = simulated()
     other = (results.outcomes["captions.set"] == "brief") & (results.outcomes["prompt_index"] == 3)
     results.outcomes.loc[other, "prompt"] = "its own training caption"
-    with pytest.raises(ValueError, match=r"brief \(short prompts, depth 4\) were judged on different prompts"):
+    with pytest.raises(ValueError, match=r"alt-text \(short prompts, depth 4\) were judged on different prompts"):
         tables(arrange(results))
 
 
@@ -231,14 +243,14 @@ def test_the_order_of_rows_does_not_matter(simulated):
     assert repr(tables(arrange(results))) == repr(tables(arrange(shuffled)))
 
 
-def test_headline_names_winner_amount_form_and_scale(complete):
-    sentences = headline(complete)
+def test_the_headline_tells_both_scores_the_difference_and_the_verdict(complete):
+    first, second = headline(complete)
     found = complete.paired(complete.scales[0], complete.arms[2], complete.arms[0], "geneval", "detailed")
-    assert (
-        f"Detailed captions beat alt-text by {signed(100 * found.estimate)} points "
-        f"{bounds(100 * found.low, 100 * found.high)} on GenEval's mean (detailed prompts, depth 4)."
-    ) in sentences
-    assert any("Brief captions beat" in sentence and "short prompts" in sentence for sentence in sentences)
+    assert first.startswith("Primary question (GenEval mean, detailed prompts, depth 4): detailed ")
+    ends = bounds(100 * found.low, 100 * found.high)
+    assert f"The difference is {signed(100 * found.estimate)} points {ends}, p " in first
+    assert first.endswith(": significant.")
+    assert second == "1 of 1 secondary comparison is significant after Holm's correction."
 
 
 @pytest.mark.parametrize(("value", "text"), [(-0.04, "0.0"), (-3.14, "−3.1"), (0, "0.0")])

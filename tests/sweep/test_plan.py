@@ -59,11 +59,12 @@ def test_the_summary_stands_before_the_cells_and_nothing_is_written(tmp_path: Pa
         "2 captions.set x 2 seed; every seed is shared by all levels",
         "training.steps are derived",
         "FLOPs of the reference arm",
-        "questions geneval: set=detailed against set=alt each at every scale",
+        "secondary geneval: set=detailed against set=alt each at every scale",
+        "2 in all, tested together with Holm's correction",
         "left out fd:shapes: evaluation.scene_images are too few for it",
         "time not known: --pilot measures it",
         "--usd-per-hour",
-        "GenEval points on detailed prompts, with 2 seeds",
+        "after correction over 2 comparisons) on detailed prompts, with 2 seeds",
         "24 images",
     ):
         assert words in out

@@ -8,10 +8,11 @@ from itertools import groupby
 from math import isfinite, isnan, nan
 from typing import Any, NamedTuple
 
-from lensbench.report.table import AT_CHANCE, DASH, Cell, Column, Table
+from lensbench.report.table import AT_CHANCE, DASH, TOGETHER, Cell, Column, Table
 
 LONG_LIST = 12  # a longer list is folded
-EMPHASIS = {"better": "better, significantly", "worse": "worse, significantly", "best": "best, significantly"}
+INTERVALS = {"95%": "95 % interval ", TOGETHER: "interval, 95 % together with its family's "}
+EMPHASIS = {"better": "better, significantly", "worse": "worse, significantly", "best": "best"}
 
 
 class Bar(NamedTuple):
@@ -154,11 +155,13 @@ def _title(cell: Cell) -> str:
     if cell.emphasis in EMPHASIS:
         parts.append(EMPHASIS[cell.emphasis])
     if cell.interval:
-        parts.append(("95 % interval " if cell.kind == "95%" else "seeds ") + cell.interval)
+        parts.append(INTERVALS.get(cell.kind, "seeds ") + cell.interval)
     if cell.chance_shown:
         parts.append(f"chance {cell.chance_shown}" + (", not above it" if AT_CHANCE in cell.mark else ""))
     if not isnan(cell.p_holm):
-        parts.append(f"p = {cell.p_holm:.2g} after Holm")
+        parts.append(f"{cell.role} question: p = {cell.p:.2g}, {cell.p_holm:.2g} after Holm's correction")
+    elif cell.role:
+        parts.append(f"{cell.role}, not tested")
     elif not isnan(cell.p):
         parts.append(f"p = {cell.p:.2g}")
     if cell.expected:
