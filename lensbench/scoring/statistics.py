@@ -198,15 +198,19 @@ def _estimate(layout: _Layout) -> float:
 
 
 def _spread(layout: _Layout) -> Spread:
-    """The error of the estimate: of its seeds, and what its prompts add; nothing is known of a lone prompt's.
+    """The error of the estimate; nothing is known of it where a stratum has a lone prompt."""
+    if (np.diff(layout.bounds) < 2).any():
+        return Spread()
+    return spread_of_variances(_variances(layout))
+
+
+def spread_of_variances(found: Variances) -> Spread:
+    """The error of an estimate: of its seeds, and what its prompts add.
 
     The variance of the seeds' scores over S holds the interaction of seeds and prompts too, and so does the clustered
     variance of the prompts within strata, of the mean over seeds: the prompts' part is what is left of that without
     the interaction. Its degrees of freedom, over the strata, are Satterthwaite's.
     """
-    if (np.diff(layout.bounds) < 2).any():
-        return Spread()
-    found = _variances(layout)
     df = found.prompts**2 / found.prompts_over_df if found.prompts_over_df else float("inf")
     if found.n_seeds == 1:
         return spread_of(Part(found.prompts, df))
