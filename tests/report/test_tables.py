@@ -10,7 +10,7 @@ import pytest
 
 from lensbench.report.grid import arrange
 from lensbench.report.headline import headline
-from lensbench.report.table import TOGETHER, Cell, Table, bounds, number, signed
+from lensbench.report.table import Cell, Table, bounds, number, signed
 from lensbench.report.tables import tables
 
 NONE = {form: {"alt": 0.0, "brief": 0.0, "detailed": 0.0} for form in ("short", "detailed")}
@@ -177,7 +177,7 @@ def test_a_sweep_without_geneval_has_tables_of_its_scores(simulated):
         "validation loss ↓",
     }
     loss = cell(built["differences"], "validation_loss.detailed", difference="detailed − alt-text")
-    assert loss.kind == TOGETHER
+    assert loss.kind == "95%"
     assert loss.emphasis == "better"  # lower, and lower is better
     assert headline(grid)[0].startswith("Primary question (validation loss, detailed prompts): detailed ")
     two = tables(arrange(simulated({"captions.set": ["alt", "detailed"], "seed": [0, 1]}, geneval=False)))
