@@ -88,6 +88,7 @@ STUDIES = (
     Study("another floor, 20 points lower", data=1.0, floors=(0.3, 0.1)),
     Study("another floor, one size", data=1.0, floors=(0.25, 0.05), depths=(6,)),
     replace(RISING, name="another ceiling, 70 and 90 %", data=1.0, floors=(0.43, 0.11)),
+    replace(FLAT, name="another plateau, 40 and 55 %", data=1.0, floors=(1.5, 0.8)),
     *(replace(RISING, name=f"from chance to the best, {n} seeds", seeds=n) for n in (2, 3, 5)),
     replace(RISING, name="the same by hazard, 3 seeds", shape="hazard", needs=(15.0, 1.2)),
     *(replace(LOW, name=f"reference near chance, {n} seeds", seeds=n) for n in (2, 3, 5)),

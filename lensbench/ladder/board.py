@@ -80,7 +80,7 @@ def _multiplier(card: Card) -> str:
 def chance_words(cards: Sequence[Card]) -> str:
     """What the cells without a number mean, where a card has any."""
     there = any(row.get("why") for card in cards for row in card.multiplier)
-    return f" {NONE_HERE}: not measurable here, because a card is at chance where they are compared." if there else ""
+    return f" {NONE_HERE}: a card is at chance where they are compared." if there else ""
 
 
 def _reference(cards: Sequence[Card]) -> str:

@@ -35,7 +35,7 @@ REMARKS = {  # letter: what the note says
 NAMES = {DATA: "data", PARAMETERS: "parameters", SAMPLES: "images seen", COMPUTE: "FLOPs"}
 UNKNOWN = "?"
 NOT_HERE = "not measurable here"
-NONE_HERE = "at chance"  # in a cell of a table or a line of a figure
+NONE_HERE = "not measurable"  # in a cell of a table or a line of a figure
 
 
 def multiplier_table(grid: Grid, worths: Sequence[Worth]) -> Table | None:

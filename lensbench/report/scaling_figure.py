@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import exp, inf
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -30,6 +31,7 @@ LABELS = {
     SAMPLES: "training images seen",
     COMPUTE: "training FLOPs",
 }
+LETTERS = 20  # of the small print that fit an inch
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (2, 1)), (0, (5, 1, 1, 1)), (0, (1, 1)), (0, (7, 2, 2, 2)))
 
 
@@ -87,8 +89,9 @@ def _figure(grid: Grid, worths: list[Worth]) -> Figure:
     assert grid.reference is not None
     words = f"bands: 95 %; arrows: how much more {grid.reference.label} needs for the same score (dotted: a bound)"
     if any(not worth.measurable for worth in worths):
-        words += f"; {NONE_HERE}: not measurable here"
-    figure.supxlabel(words, fontsize=6.5, color="#666666")
+        words += f"; {NONE_HERE}: an arm is at chance"
+    wrapped = "\n".join(wrap(words, int(LETTERS * size[0])))
+    figure.supxlabel(wrapped, fontsize=6.5, color="#666666")
     return figure
 
 

@@ -39,7 +39,7 @@ def test_a_card_at_chance_has_no_multiplier(chance: dict[str, float], why: str) 
     found = multipliers(card, reference)
     judged = [row for row in found if row["metric"] == "geneval"]
     assert {row["why"] for row in judged} == {why}
-    assert all((row["shown"] == "at chance") == bool(why) for row in judged)
+    assert all((row["shown"] == "not measurable") == bool(why) for row in judged)
     if why:
         assert {row[name] for row in judged for name in ("multiplier", "low", "high")} == {None}
     others = [row for row in found if row["metric"] != "geneval"]
