@@ -25,17 +25,18 @@ if TYPE_CHECKING:
     from lensbench.scoring.geneval import Row
 
 NAN = float("nan")
+ONE_SIDED = 0.9  # the level of an interval whose either end is a bound at 95 %
 VERDICTS = (GENEVAL, GUIDED, CHOOSING)  # what outcomes call the images that have a chance
 WHAT = "Chance: what the same images score for the other prompts of their task."
-NOT_ABOVE = "not shown to be above chance: the 95 % interval of score minus chance reaches zero"
+NOT_ABOVE = "not shown to be above chance: the lower 95 % bound of score minus chance is not above zero"
 
 
 @dataclass(frozen=True)
 class Chance:
     """What chance gives, as a fraction like the score, over the seeds that are there; NaN where it is not known.
 
-    `margin` is the score minus chance, image by image, `low` and `high` its 95 % interval, over prompts and seeds as
-    those of scores are. They are NaN where no interval can be had.
+    `margin` is the score minus chance, image by image, `low` and `high` the bounds that it is above and below with 95 %
+    each, over prompts and seeds as those of scores are. They are NaN where no interval can be had.
     """
 
     value: float = NAN
@@ -50,7 +51,7 @@ class Chance:
 
     @property
     def above(self) -> bool:
-        """Whether the score is above chance: the whole interval is above zero."""
+        """Whether the score is above chance: one-sided, the lower bound is above zero."""
         return self.low > 0
 
     @property
@@ -67,7 +68,7 @@ def chance_of(values: np.ndarray, chances: np.ndarray, tasks: np.ndarray, layout
     if not len(values) or np.isnan(chances).any():
         return UNKNOWN
     found = paired_difference(values, chances, *layout)
-    return Chance(mean(chances, tasks), float(found.estimate), float(found.low), float(found.high))
+    return Chance(mean(chances, tasks), found.estimate, *found.interval(ONE_SIDED))
 
 
 def chances_of(images: pd.DataFrame, wordings: list[pd.DataFrame], memory: Answers) -> np.ndarray:

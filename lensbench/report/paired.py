@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from lensbench.metrics import metric as named
-from lensbench.scoring.statistics import LEVEL, holm, paired_difference
+from lensbench.scoring.statistics import holm, paired_difference
 from lensbench.stats.spread import Spread
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lensbench.report.placing import Design
 
 NAN = float("nan")
-SIGNIFICANT = 1 - LEVEL
+SIGNIFICANT = 0.05
 Role = Literal["primary", "secondary", "post hoc", "descriptive"]
 PRIMARY: Literal["primary"] = "primary"
 SECONDARY: Literal["secondary"] = "secondary"
