@@ -206,7 +206,7 @@ def figure(report: CaptionReport, path: Path, colors: Mapping[str, str] | None =
         handles = [mpl.lines.Line2D([], [], **looks[name], linewidth=1.5, label=name) for name in report.found]
         columns = max(1, min(len(handles), LEGEND // (max(map(len, report.found)) + 8)))
         drawn.legend(handles=handles, loc="outside upper center", ncols=columns)
-        return save(drawn, path)
+        return save(drawn, path.with_suffix(""))
 
 
 def _lengths(axes: Axes, every: Mapping[str, CaptionStatistics], looks: Mapping[str, dict[str, Any]]) -> None:

@@ -66,7 +66,7 @@ parts = st.builds(Components, positive, positive, positive, st.just(TASKS), st.j
 def test_more_of_anything_sees_smaller_differences(of: Components, seeds: int, prompts: int) -> None:
     smallest = detectable(of, seeds, prompts)
     assert power(of, smallest, seeds, prompts) == pytest.approx(0.8, abs=0.01)
-    assert 0 < power(of, 0.0, seeds, prompts) < 0.051  # a sum of two errors is found a little less often than 5 %
+    assert 0 < power(of, 0.0, seeds, prompts) < 0.07  # Cochran's mean of two t's is rough with two seeds
     assert power(of, 2 * smallest, seeds, prompts) > 0.8
     assert detectable(of, seeds + 5, 10 * prompts) < smallest
     needed = seeds_needed(of, smallest * 1.001, prompts)

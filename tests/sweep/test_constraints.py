@@ -151,7 +151,7 @@ def test_questions_are_told_in_the_words_of_the_tables(tmp_path: Path) -> None:
     (told,) = collect(sweep_of(questions=(asked,)), tmp_path).questions
     assert told == {
         "arm": {"captions.set": "detailed"}, "other": {"captions.set": "alt"}, "scale": {"model.depth": 2},
-        "metric": "geneval", "form": "detailed",
+        "metric": "geneval", "form": "detailed", "role": "secondary",
     }  # fmt: skip
     reference = {"captions.set": "alt", "captions.shuffled": False}
     assert asked.label(reference) == "geneval: set=detailed against set=alt at depth=2, detailed prompts"
