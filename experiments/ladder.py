@@ -42,6 +42,7 @@ smoke = Experiment(
     name="smoke",
     corpus=ShapesCorpus(size_px=16, max_objects=2, world_seed=0),
     images=4096,
+    which_images="first",  # a captioner must know which images to caption
     captions=Captions(dropout=0.1),
     model=Model(depth=3, patch_size=4),
     training=Training(
@@ -89,6 +90,7 @@ medium = Experiment(
     name="medium",
     corpus=FolderCorpus(size_px=256, caption_sets=("alt",), short_prompts="alt", detailed_prompts="alt"),
     images=1_000_000,
+    which_images="first",
     captions=Captions(set="alt", dropout=0.1),
     text_encoder=TextEncoder(kind="qwen3"),
     autoencoder=Autoencoder(kind="flux2"),

@@ -14,6 +14,8 @@ from experiments.shapes import experiment as shapes
 experiment = shapes.replace(
     {
         "name": "study",
+        "by_hand": "clip and the standardization of the text's features, on the demo's detailed arm and prompts; batch "
+        "and steps, on the detailed arm at depth 3, on prompts of their own: a recipe that favors detailed captions",
         "images": 4096,
         "training.steps": 600,
         "training.batch": 32,

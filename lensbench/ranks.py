@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _store: list[Any] = []  # where the processes of the run have met
+MEETING = timedelta(minutes=30)  # for all to start, as torch has it
 PATIENCE = timedelta(hours=1)  # of the others while one writes a state or draws samples
 BY_LENSBENCH = "LENSBENCH_RANKS"  # set for the processes that lensbench.sweep.launch starts
+LISTENING = "LENSBENCH_LISTENING"  # set for the first of them: the descriptor of the socket at which they meet
 
 
 class PeerLostError(OSError):
@@ -102,17 +105,55 @@ def joined() -> Iterator[None]:
         torch.cuda.set_device(here.local_rank)
     if here.launcher == "srun":
         _name_the_first()
-    store, *_ = next(distributed.rendezvous("env://", here.rank, here.ranks))
-    _store.append(store)
+    _store.append(_meeting(here))
     distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if gpus else "gloo",
-        store=store,
+        store=_store[-1],
         rank=here.rank,
         world_size=here.ranks,
         timeout=PATIENCE,
     )
     yield
     leave()  # not after an error: others may be gone, or wait for what will not come
+
+
+@contextmanager
+def meeting_point() -> Iterator[tuple[socket.socket, int]]:
+    """A socket at which processes of this machine can meet, and its port: the first must inherit its descriptor.
+
+    Nobody else can take the port, as they could a free one that is told and bound later.
+    """
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener, int(listener.getsockname()[1])
+
+
+def environment(rank: int, ranks: int, listener: socket.socket, port: int) -> dict[str, str]:
+    """What tells a process of this machine its place, and where the others are."""
+    first = {LISTENING: str(listener.fileno())} if rank == 0 else {}
+    return first | {
+        BY_LENSBENCH: str(ranks),
+        "RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_RANK": str(rank),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        "NODE_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+def _meeting(here: Place) -> Any:
+    """The store at which the processes of the run meet."""
+    from torch import distributed
+
+    if LISTENING not in os.environ:
+        store, *_ = next(distributed.rendezvous("env://", here.rank, here.ranks))
+        return store
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    own = int(os.environ.pop(LISTENING))  # no child of this process inherits the socket
+    return distributed.TCPStore(address, port, here.ranks, is_master=True, timeout=MEETING, master_listen_fd=own)
 
 
 def _name_the_first() -> None:

@@ -28,6 +28,7 @@ from sweeps.caption_quality import sweep as quality
 base = medium.replace(
     {
         "name": "claim",
+        "which_images": "by_seed",
         "corpus.caption_sets": ("alt", "brief", "detailed"),
         "corpus.detailed_prompts": "detailed",
         "training.features": "online",

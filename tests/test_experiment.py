@@ -110,6 +110,26 @@ def test_a_part_that_came_later_leaves_the_hash_of_earlier_runs_as_it_was() -> N
     assert json.loads(Experiment(autoencoder=Autoencoder(model="/any")).canonical_json()) == said
 
 
+def test_what_a_run_stored_before_seeds_drew_images_is_what_it_was() -> None:
+    new = Experiment(seed=3)
+    old = new.replace({"which_images": "first"})
+    assert (new.images_seed, old.images_seed) == (3, None)
+    # The hash of earlier runs has no such field, and that of new ones differs by it alone.
+    assert new.science() == old.science() | {"which_images": "by_seed"}
+    told = json.loads(old.model_dump_json())
+    del told["which_images"], told["by_hand"]
+    assert Experiment.stored(json.dumps(told)) == old
+    for experiment in (new, old):
+        assert Experiment.stored(experiment.model_dump_json()) == experiment
+    for damaged in ("", "[]", '{"which_images": "mine"}'):
+        with pytest.raises(ValidationError):
+            Experiment.stored(damaged)
+
+
+def test_who_chose_the_recipe_is_no_part_of_the_hash() -> None:
+    assert Experiment(by_hand="steps, on the detailed arm").hash() == Experiment().hash()
+
+
 def test_where_a_text_encoder_lies_is_no_part_of_the_hash_and_which_it_is_is() -> None:
     digest = "ab" * 32
     here, there = (TextEncoder(kind="qwen3", model=model, digest=digest) for model in ("/here", "Qwen/Qwen3-0.6B"))

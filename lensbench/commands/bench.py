@@ -212,7 +212,7 @@ def export(
     experiment = load_scale(scale, ladder).experiment
     if experiment.corpus.kind != "shapes":
         raise ValueError(f"--scale {scale} is of photographs: caption your own corpus")
-    world = open_corpus(experiment.corpus, experiment.images)
+    world = open_corpus(experiment.corpus, experiment.images, experiment.images_seed)
     assert isinstance(world, ShapesWorld)
     keys = world.train_keys[:images]
     folder.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ def score_cell(directory: Path, wanted: Further, console: Console) -> None:
 
     directory = directory.resolve()  # "." has no parent
     try:
-        experiment = Experiment.model_validate_json((directory / "experiment.json").read_text())
+        experiment = Experiment.stored((directory / "experiment.json").read_text())
     except ValidationError as error:
         told = f"its experiment.json is of another version ({one_line(error)})"
         raise ValueError(f"{directory}: {told}; lensbench run trains the cell anew") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import time
@@ -130,7 +129,7 @@ def _refuse_another(cell: Cell, out: Path) -> None:
     if not any((out / name).exists() for name in (RECORDS.file, *files.ALL)):
         return  # a run that came to nothing, such as one whose recipe was mended since
     try:
-        there = Experiment.model_validate(json.loads((out / "experiment.json").read_text())).cell_id()
+        there = Experiment.stored((out / "experiment.json").read_text()).cell_id()
     except (OSError, ValueError):
         return
     if there != cell.id:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,7 @@ from lensbench.data import shapes
 from lensbench.data.buckets import Size
 from lensbench.data.folder import PhotoFolder, open_folder
 from lensbench.data.imported import ImportedCorpus, open_imported
+from lensbench.data.scale import drawn_places, held
 from lensbench.data.scenes import Scene
 from lensbench.data.shards import is_begun, is_imported
 from lensbench.experiment import FolderCorpus, ShapesCorpus
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 # Raise it whenever `shapes.scene` or `shapes.render` gives another picture for the same key: it is part of the digest.
 RENDERER_VERSION = 1
 VALIDATION_IMAGES = 2000
+TRAINING_IMAGES = 100_000_000  # that seeds draw from: those of two seeds are seldom the same
 LARGEST_PX = 2048  # side of the world's images
 
 
@@ -81,17 +83,29 @@ class ShapesWorld:
 Corpus = ShapesWorld | PhotoFolder | ImportedCorpus
 
 
-def open_corpus(config: ShapesCorpus | FolderCorpus, images: int) -> Corpus:
-    """The corpus with at most `images` training images; a larger data scale contains every smaller one.
+def open_corpus(config: ShapesCorpus | FolderCorpus, images: int, seed: int | None = None) -> Corpus:
+    """The corpus with at most `images` training images: the first, or those that `seed` draws.
 
-    Raises ValueError with one clear line when a folder cannot be used.
+    With one seed a larger data scale contains every smaller one. Raises ValueError with one clear line when a folder
+    cannot be used.
     """
     if isinstance(config, FolderCorpus):
-        if is_imported(config.path) or is_begun(config.path):
-            return open_imported(config, images)
-        return open_folder(config, images)
+        return at_scale(open_photographs(config), images, seed)
+    places = range(images) if seed is None else drawn_places(seed, images, TRAINING_IMAGES).tolist()
     return ShapesWorld(
         config,
-        train_keys=[shapes.key("train", i) for i in range(images)],
+        train_keys=[shapes.key("train", i) for i in places],
         validation_keys=[shapes.key("validation", i) for i in range(VALIDATION_IMAGES)],
     )
+
+
+def open_photographs(config: FolderCorpus) -> PhotoFolder | ImportedCorpus:
+    """A folder of photographs or an imported corpus, with every image. Raises ValueError as `open_corpus` does."""
+    if is_imported(config.path) or is_begun(config.path):
+        return open_imported(config)
+    return open_folder(config)
+
+
+def at_scale(corpus: PhotoFolder | ImportedCorpus, images: int, seed: int | None) -> PhotoFolder | ImportedCorpus:
+    """An opened corpus with at most `images` of its training images, as `open_corpus` has them; nothing is read."""
+    return replace(corpus, train_keys=held(corpus.train_keys, images, seed))

@@ -83,9 +83,9 @@ class PhotoFolder:
         raise not_a_set(self.config, caption_set, self.sets_found, hint)
 
 
-def open_folder(config: FolderCorpus, images: int) -> PhotoFolder:
-    """Read a folder and everything below it, with at most `images` to train on; which files are read, and which caption
-    is whose, is what an import of the folder says.
+def open_folder(config: FolderCorpus) -> PhotoFolder:
+    """Read a folder and everything below it; which files are read, and which caption is whose, is what an import of the
+    folder says.
 
     Captions are UTF-8. Pictures that share a stem in one folder (cat.jpg, cat.png) share their captions. An image is
     used when every set of `config.caption_sets` has a caption for it, beside any of its copies, that is not empty.
@@ -132,7 +132,7 @@ def open_folder(config: FolderCorpus, images: int) -> PhotoFolder:
     train, held_out = split_by_key(usable, config.validation_share)
     return PhotoFolder(
         config=config,
-        train_keys=train[:images],
+        train_keys=train,
         validation_keys=held_out,
         set_aside=set_aside,
         dropped=len(pixels) - len(usable),

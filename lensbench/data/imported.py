@@ -173,8 +173,8 @@ class ImportedCorpus:
         return CaptionSet(self.config.path / "captions" / caption_set).texts(wanted)
 
 
-def open_imported(config: FolderCorpus, images: int) -> ImportedCorpus:
-    """Open an imported corpus, with at most `images` to train on; what is used is what a folder's rules say.
+def open_imported(config: FolderCorpus) -> ImportedCorpus:
+    """Open an imported corpus; what is used is what a folder's rules say.
 
     Raises ValueError, one line, when it cannot be used: see `folder.open_folder`.
     """
@@ -195,7 +195,7 @@ def open_imported(config: FolderCorpus, images: int) -> ImportedCorpus:
     train, held_out = split_by_key(usable, config.validation_share)
     return ImportedCorpus(
         config=config,
-        train_keys=train[:images],
+        train_keys=train,
         validation_keys=held_out,
         set_aside=set_aside,
         dropped=len(every) - len(usable),

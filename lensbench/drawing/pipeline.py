@@ -86,7 +86,7 @@ def open_pipeline(path: Path, parts: Parts, step: int | None = None) -> Pipeline
 
 def _open_cell(path: Path, parts: Parts, step: int | None) -> Pipeline:
     try:
-        experiment = Experiment.model_validate_json((path / "experiment.json").read_text(encoding="utf-8"))
+        experiment = Experiment.stored((path / "experiment.json").read_text(encoding="utf-8"))
     except ValidationError as error:
         raise ValueError(f"{path / 'experiment.json'}: not an experiment of this version ({one_line(error)})") from None
     for name, said, own in (

@@ -8,7 +8,8 @@ hashes on every machine.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+import json
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -23,7 +24,7 @@ from lensbench.experiment.encoders import (
     TextEncoder,
 )
 from lensbench.experiment.evaluation import GUIDANCE_GRID, Evaluation, further_guidances
-from lensbench.experiment.part import Added, Part, Where, canonical_json, one_line, sha256_of
+from lensbench.experiment.part import Added, Before, Part, Where, before, canonical_json, one_line, sha256_of
 from lensbench.experiment.training import Buckets, Model, Start, Training
 from lensbench.forms import REGISTRY, Form
 
@@ -67,13 +68,22 @@ class Experiment(Part):
     name: Annotated[str, Where] = Field("", description="label for people; no part of the hash")
     corpus: Corpus = Field(ShapesCorpus(), description="the images")
     images: int = Field(4096, ge=1, description="data scale: unique training images the run may use, at most")
+    which_images: Annotated[Literal["by_seed", "first"], Before("first")] = Field(
+        "by_seed",
+        description="which images of the corpus those are: drawn by the seed, so that intervals over seeds contain the "
+        "choice, or the first, the same for every seed. All arms of a seed share them, and a larger data scale holds a "
+        "smaller one's",
+    )
     captions: Captions = Field(Captions(), description="the text each image is given")
     text_encoder: TextEncoder = Field(TextEncoder(), description="frozen features of the text")
     autoencoder: Annotated[Autoencoder, Added] = Field(Autoencoder(), description="images to latents and back")
     model: Model = Field(Model(), description="the denoiser")
     training: Training = Field(Training(), description="the recipe")
     evaluation: Evaluation = Field(Evaluation(), description="what is measured")
-    seed: int = Field(0, ge=0, description="seed of weights, order, noise, timesteps and caption draws")
+    seed: int = Field(0, ge=0, description="seed of weights, images, order, noise, timesteps and caption draws")
+    by_hand: Annotated[str, Where] = Field(
+        "", description="what of the recipe people chose, and on which arm they looked: told in the report of a sweep"
+    )
 
     @model_validator(mode="after")
     def patches_fit(self) -> Self:
@@ -126,6 +136,23 @@ class Experiment(Part):
         if plan.detector == "own" and not plan.detector_model.endswith(".py"):
             raise ValueError("evaluation.detector='own' needs evaluation.detector_model=FILE.py")
         return self
+
+    @classmethod
+    def stored(cls, text: str | bytes) -> Experiment:
+        """An experiment as a run wrote it; what it has no field for is what runs of its time did.
+
+        Raises pydantic's ValidationError (a ValueError) for anything else.
+        """
+        try:
+            told = json.loads(text)
+        except ValueError:
+            return cls.model_validate_json(text)  # says what is wrong
+        return cls.model_validate(before(cls) | told if isinstance(told, dict) else told)
+
+    @property
+    def images_seed(self) -> int | None:
+        """The seed that draws which images of the corpus are used; None where they are the first."""
+        return self.seed if self.which_images == "by_seed" else None
 
     @property
     def image_tokens(self) -> int:

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -13,6 +14,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 Where = "where"  # metadata that marks a field as no part of the science
 # Metadata of a field that came after the first runs: its default is what they did, and is left out of the hash.
 Added = "added"
+
+
+@dataclass(frozen=True)
+class Before:
+    """As `Added`, of a field whose default is not what earlier runs did: `value` is, and is left out of the hash."""
+
+    value: Any
+
+
 PLAIN = (str, int, float, bool)  # values that are their own JSON
 LONGEST_SHOWN = 80  # characters of a wrong value, in an error
 
@@ -36,7 +46,19 @@ class Part(BaseModel):
 def _hashed(kind: type[Part]) -> list[tuple[str, Any]]:
     """The fields of a part that are science, each with the value that is left out, None where each is said."""
     fields = {name: field for name, field in kind.model_fields.items() if Where not in field.metadata}
-    return [(name, _science(field.default) if Added in field.metadata else None) for name, field in fields.items()]
+    earlier = {name: _science(field.default) for name, field in fields.items() if Added in field.metadata}
+    earlier |= before(kind)
+    return [(name, earlier.get(name)) for name in fields]
+
+
+def before(kind: type[Part]) -> dict[str, Any]:
+    """What earlier runs did where a part has no field for it: the values of `Before`, by field."""
+    return {
+        name: note.value
+        for name, field in kind.model_fields.items()
+        for note in field.metadata
+        if isinstance(note, Before)
+    }
 
 
 def _science(value: Any) -> Any:

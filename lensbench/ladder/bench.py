@@ -69,7 +69,7 @@ def enter(
     else:
         policy = Captions(set=captions, shuffled=shuffled)
     sweep = with_corpus(scale.sweep(policy))
-    corpus = open_corpus(sweep.base.corpus, sweep.base.images)
+    corpus = open_corpus(sweep.base.corpus, sweep.base.images, sweep.base.images_seed)
     if given is not None:
         check_coverage(given, corpus)
     texts = training_texts(corpus, sweep.base.captions, corpus.train_keys, sweep.base.text_encoder)

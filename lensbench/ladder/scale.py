@@ -23,6 +23,13 @@ class Scale:
     seeds: tuple[int, ...]
     cost: str  # what one card takes, for people
 
+    def __post_init__(self) -> None:
+        if self.experiment.which_images != "first":
+            raise ValueError(
+                f"scale {self.name}: which_images={self.experiment.which_images!r}: a captioner must know which images "
+                "to caption; give which_images='first'"
+            )
+
     @property
     def digest(self) -> str:
         """sha256 of everything that a caption set is not."""

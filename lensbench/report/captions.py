@@ -79,7 +79,7 @@ def of_experiments(experiments: Iterable[Experiment]) -> CaptionReport:
     """
     largest = max(experiments, key=lambda e: e.images)  # the first of them
     policies: dict[Captions, None] = {e.captions.model_copy(update={"dropout": 0.0}): None for e in experiments}
-    corpus = open_corpus(largest.corpus, largest.images)
+    corpus = open_corpus(largest.corpus, largest.images, largest.images_seed)
     keys, encoder = corpus.train_keys, largest.text_encoder
     offsets, window = token_offsets(encoder), text_window(encoder)
     scene = corpus.scene if isinstance(corpus, ShapesWorld) else None

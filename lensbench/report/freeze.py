@@ -266,7 +266,7 @@ def _experiments(runs: Path, cells: Iterable[str]) -> dict[str, Experiment]:
     for cell in cells:
         path = runs / cell / "experiment.json"
         if path.is_file():
-            found[cell] = Experiment.model_validate_json(path.read_text())
+            found[cell] = Experiment.stored(path.read_text())
     return found
 
 

@@ -97,7 +97,7 @@ def _open_cell(path: Path) -> Side:
     for name in ("experiment.json", schema.RECORDS.file):
         if not (directory / name).is_file():
             raise ValueError(f"{directory}: no {name}; give the directory of a cell that is complete")
-    experiment = Experiment.model_validate_json((directory / "experiment.json").read_text())
+    experiment = Experiment.stored((directory / "experiment.json").read_text())
     told = experiment.model_dump(mode="json")
     try:
         records, outcomes = read_cell(directory, experiment)

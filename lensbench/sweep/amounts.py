@@ -1,7 +1,8 @@
 """How much a cell computes and reads, before it is run: tokens of its captions, FLOPs of its training.
 
 Captions are counted, by the tokenizer of the text encoder: of a corpus of more than `COUNTED` training images those of
-the first. Nothing is encoded and no weights are read.
+the first. Where each seed draws its own images, they are those of the corpus's first all the same, so that every seed
+is given the same steps. Nothing is encoded and no weights are read.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from lensbench.model.sizes import denoiser_config, train_flops_per_image
 
 if TYPE_CHECKING:
     from lensbench.data.corpus import Corpus
+    from lensbench.data.folder import PhotoFolder
+    from lensbench.data.imported import ImportedCorpus
     from lensbench.model.transformer import LensConfig
 
 COUNTED = 16_384  # training images whose captions are counted, at most
@@ -89,9 +92,18 @@ def _of(experiment: Experiment) -> Mapping[str, tuple[np.ndarray, int, int]]:
 
 @functools.lru_cache(maxsize=64)
 def _corpus(config: ShapesCorpus | FolderCorpus, images: int) -> Corpus:
-    from lensbench.data.corpus import open_corpus
+    from lensbench.data.corpus import at_scale, open_corpus
 
+    if isinstance(config, FolderCorpus):
+        return at_scale(_photographs(config), images, None)
     return open_corpus(config, images)
+
+
+@functools.lru_cache(maxsize=4)
+def _photographs(config: FolderCorpus) -> PhotoFolder | ImportedCorpus:
+    from lensbench.data.corpus import open_photographs
+
+    return open_photographs(config)
 
 
 def _counted(

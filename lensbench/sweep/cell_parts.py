@@ -14,12 +14,12 @@ import torch
 
 from lensbench.captions.texts import training_texts
 from lensbench.data.buckets import Size
-from lensbench.data.corpus import Corpus, open_corpus
+from lensbench.data.corpus import Corpus, at_scale, open_corpus, open_photographs
 from lensbench.data.features import TextFeatures, TextRows, encode_texts, text_rows
 from lensbench.data.latents import ImageRows, Latents, encode_images, image_rows, online_images
 from lensbench.data.rowstore import Cost, shown
 from lensbench.experiment import Autoencoder as AutoencoderConfig
-from lensbench.experiment import Experiment
+from lensbench.experiment import Experiment, FolderCorpus, ShapesCorpus
 from lensbench.experiment import TextEncoder as TextEncoderConfig
 from lensbench.model.autoencoder import Autoencoder, open_autoencoder
 from lensbench.model.text_encoder import TextEncoder, open_text_encoder
@@ -31,8 +31,16 @@ Report = Callable[[Progress], None]
 
 WORTH_TELLING = 10**9  # bytes that a cell writes for its features
 
-corpus_of = functools.lru_cache(maxsize=4)(open_corpus)
+_photographs = functools.lru_cache(maxsize=4)(open_photographs)
 _opened: dict[tuple[str, tuple[object, ...]], Instruments] = {}  # of the last evaluation
+
+
+@functools.lru_cache(maxsize=4)
+def corpus_of(config: ShapesCorpus | FolderCorpus, images: int, seed: int | None = None) -> Corpus:
+    """As `open_corpus`; photographs are read once for all data scales and seeds."""
+    if isinstance(config, FolderCorpus):
+        return at_scale(_photographs(config), images, seed)
+    return open_corpus(config, images, seed)
 
 
 def device() -> torch.device:
@@ -139,7 +147,7 @@ class Parts:
 
 def opened(experiment: Experiment, cache: Path, report: Report) -> Parts:
     """The parts of a cell. Raises ValueError, one line, for what the user can mend."""
-    corpus = corpus_of(experiment.corpus, experiment.images)
+    corpus = corpus_of(experiment.corpus, experiment.images, experiment.images_seed)
     autoencoder = autoencoder_of(experiment.autoencoder, experiment.model.patch_size)
     encoder = encoder_of(experiment.text_encoder)
     texts = training_texts(corpus, experiment.captions, corpus.train_keys, experiment.text_encoder)

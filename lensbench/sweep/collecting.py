@@ -71,7 +71,7 @@ def collect(sweep: Sweep, runs: Path) -> Results:
         return table[["sweep", *factor_names, *[c for c in table.columns if c not in {"sweep", *factor_names}]]]
 
     records = joined([(cell, records) for cell, records, _ in found], RECORDS.in_cell)
-    notes = _notes_of_origin(records) + constraints.notes(sweep, every)
+    notes = _notes_of_origin(records) + constraints.notes(sweep, every) + _notes_of_the_recipe(trainings)
     if absent := left_out(cell.experiment for cell in every):
         notes.append(f"not measured: {absent}")
     return Results(
@@ -136,6 +136,15 @@ _MADE_BY: dict[str, Callable[[Any], frozenset[str]]] = {
     "prompts": functools.partial(_digests, column="prompts_digest"),
     "weights, resize or real images": _measured_with,
 }
+
+
+def _notes_of_the_recipe(trainings: list[Cell]) -> list[str]:
+    """What intervals over seeds do not contain, and what people chose and on which arm they looked."""
+    every = [cell.experiment for cell in trainings]
+    notes = []
+    if len({e.seed for e in every}) > 1 and any(e.which_images == "first" for e in every):
+        notes.append("every seed trains on the same images: no interval contains which images a data scale holds")
+    return notes + [f"chosen by hand: {told}" for told in dict.fromkeys(e.by_hand for e in every) if told]
 
 
 def _notes_of_origin(records: Any) -> list[str]:

@@ -63,7 +63,7 @@ def jobs(experiments: Sequence[Experiment], cache: Path) -> list[Job]:
     images = _Images(cache)
     reading = [experiment for experiment in experiments if experiment.training.features == "cached"]
     for experiment in reading:
-        corpus = corpus_of(experiment.corpus, experiment.images)
+        corpus = corpus_of(experiment.corpus, experiment.images, experiment.images_seed)
         captions = training_texts(corpus, experiment.captions, corpus.train_keys, experiment.text_encoder)
         for name, of_set in captions.items():
             texts.add(experiment, f"captions, {name}", of_set)

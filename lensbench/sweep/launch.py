@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -53,9 +52,11 @@ def run_in_processes(
         try:
             with os.fdopen(reading) as events:
                 try:
-                    port = _free_port()
-                    for rank in range(count):
-                        crew.start(task | {"events": writing}, _environment(rank, count, port), writing)
+                    with ranks.meeting_point() as (listener, port):
+                        for rank in range(count):
+                            inherited = (writing, listener.fileno()) if rank == 0 else (writing,)
+                            told = _threads(count) | ranks.environment(rank, count, listener, port)
+                            crew.start(task | {"events": writing}, os.environ | told, inherited)
                 finally:
                     os.close(writing)  # so that the pipe ends when the last process does
                 for line in events:
@@ -93,14 +94,14 @@ class _Crew:
         self.ended: list[tuple[int, int]] = []  # (rank, exit code) of those that failed, the first first
         self.asked = 0  # the signal that asked to stop
 
-    def start(self, task: dict[str, Any], environment: dict[str, str], writing: int) -> None:
+    def start(self, task: dict[str, Any], environment: dict[str, str], inherited: tuple[int, ...]) -> None:
         output = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed by `close`
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "lensbench.sweep.launch"],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
-            pass_fds=[writing],
+            pass_fds=inherited,
             env=environment,
             text=True,
         )
@@ -168,26 +169,9 @@ class _Crew:
         raise RuntimeError(f"{said['line']} {where}\n{said['traceback']}")
 
 
-def _environment(rank: int, count: int, port: int) -> dict[str, str]:
+def _threads(count: int) -> dict[str, str]:
     threads = str(max(1, int(os.environ.get("OMP_NUM_THREADS") or cores()) // count))
-    return os.environ | {
-        ranks.BY_LENSBENCH: str(count),
-        "RANK": str(rank),
-        "WORLD_SIZE": str(count),
-        "LOCAL_RANK": str(rank),
-        "LOCAL_WORLD_SIZE": str(count),
-        "NODE_RANK": "0",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-    }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
 
 
 def _child() -> int:

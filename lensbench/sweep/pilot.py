@@ -70,7 +70,7 @@ def pace(experiment: Experiment) -> Pace:
         {f"training.{name}": value for name, value in recipe.items()}
         | {"images": images, "evaluation.at": (1.0,), "training.compiled": False, "training.resume_seconds": 1e6}
     )
-    corpus = corpus_of(small.corpus, images)
+    corpus = corpus_of(small.corpus, images, small.images_seed)
     autoencoder, encoder = autoencoder_of(small.autoencoder, small.model.patch_size), encoder_of(small.text_encoder)
     keys = corpus.train_keys
     texts = training_texts(corpus, small.captions, keys, small.text_encoder)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lensbench.data.corpus import TRAINING_IMAGES
+from lensbench.data.scale import held_by_some
 from lensbench.experiment import Experiment
 from lensbench.model.sizes import denoiser_config, parameter_count
 from lensbench.scoring.measured import asked
@@ -152,25 +154,42 @@ def seconds_a_weight(every: Sequence[Cell], states: Mapping[str, str], runs: Pat
 
 
 def encoding(every: Sequence[Cell], paces: Mapping[tuple[Any, ...], Pace] | None = None) -> tuple[float, float]:
-    """Bytes and seconds of encoding each caption set and each image once for all cells; nothing when it is online."""
+    """Bytes and seconds of encoding each caption set and each image once for all cells; nothing when it is online.
+
+    Texts that images of several seeds share are counted with each: there are at most that many.
+    """
     texts: dict[tuple[Any, ...], Experiment] = {}
     images: dict[tuple[Any, ...], Experiment] = {}
+    seeds: dict[Any, set[int | None]] = {}
     for e in sorted((cell.experiment for cell in every), key=lambda e: e.images):
+        seeds.setdefault(e.corpus, set()).add(e.images_seed)
         if e.training.features == "cached":  # of several scales the largest holds the others
             texts[e.corpus, e.text_encoder, e.captions.model_copy(update={"dropout": 0.0})] = e
             images[e.corpus, e.autoencoder] = e
     nbytes = seconds = 0.0
     for e in texts.values():
-        captions, tokens = distinct_texts(e)
+        times = _of_every_seed(e, len(seeds[e.corpus]))
+        captions, tokens = (times * count for count in distinct_texts(e))
         nbytes += tokens * len(e.text_encoder.layers) * e.text_encoder.width * BYTES
         seconds += captions * paces[kind(e)].encoded if paces is not None else 0.0
     for e in images.values():
+        count = training_images(e) * _of_every_seed(e, len(seeds[e.corpus]))
         if e.autoencoder.kind != "pixels":
             channels = e.autoencoder.latents.channels * e.model.patch_size**2
-            nbytes += training_images(e) * e.image_tokens * channels * 2
+            nbytes += count * e.image_tokens * channels * 2
         elif e.corpus.kind == "folder":
-            nbytes += training_images(e) * 3 * e.corpus.size_px**2
+            nbytes += count * 3 * e.corpus.size_px**2
     return nbytes, seconds
+
+
+def _of_every_seed(e: Experiment, seeds: int) -> float:
+    """How many times the images of one seed those of so many seeds are expected to be, each counted once."""
+    if seeds == 1:
+        return 1.0
+    of = TRAINING_IMAGES
+    if e.corpus.kind == "folder":
+        of = training_images(e.model_copy(update={"images": TRAINING_IMAGES}))  # every one that it holds
+    return held_by_some(e.images, of, seeds) / min(e.images, of)
 
 
 def _state(directory: Path, cell: Cell) -> str:

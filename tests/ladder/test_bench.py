@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from lensbench import cli
+from lensbench.experiment import Experiment
 from lensbench.ladder.against import compare
 from lensbench.ladder.card import chance_in, read
-from lensbench.ladder.scale import load_scale
+from lensbench.ladder.scale import Scale, load_scale
 
 LADDER = """
 from lensbench.experiment import *
@@ -21,6 +22,7 @@ from lensbench.ladder.scale import Scale
 tiny = Experiment(
     corpus=ShapesCorpus(size_px=16, max_objects=2),
     images=24,
+    which_images="first",
     text_encoder=TextEncoder(layers=(0,)),
     model=Model(depth=1, patch_size=8),
     training=Training(steps=6, batch=4, warmup_steps=1, watch_steps=0),
@@ -185,3 +187,8 @@ def test_released_scales_are_frozen() -> None:
     for (name, version), digest in RELEASED.items():
         scale = load_scale(name, ladder)
         assert (scale.version, scale.digest) == (version, digest), name
+
+
+def test_a_scale_whose_seeds_draw_the_images_is_refused() -> None:
+    with pytest.raises(ValueError, match="scale mine: which_images='by_seed': a captioner must know which images"):
+        Scale("mine", 1, Experiment(), (0, 1), "seconds")

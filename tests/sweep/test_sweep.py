@@ -254,6 +254,20 @@ def test_cells_of_another_judge_are_not_averaged_with_the_rest(tmp_path: Path) -
     assert results.notes == ["the cells do not share one commit: c, d"]
 
 
+def test_a_report_says_what_was_chosen_by_hand_and_that_seeds_share_their_images(tmp_path: Path) -> None:
+    told = {"by_hand": "steps, on the detailed arm", "which_images": "first"}
+    base = Experiment().replace(told)
+    factors = {"captions.set": ("alt", "detailed"), "seed": (0, 1)}
+    made = Sweep(name="told", base=base, factors=factors, reference={"captions.set": "alt"})
+    shared, by_hand = collect(made, tmp_path).notes
+    assert shared == "every seed trains on the same images: no interval contains which images a data scale holds"
+    assert by_hand == "chosen by hand: steps, on the detailed arm"
+    drawn = made.model_copy(update={"base": base.replace({"which_images": "by_seed"})})
+    assert collect(drawn, tmp_path).notes == [by_hand]
+    one = made.model_copy(update={"factors": factors | {"seed": (0,)}})
+    assert collect(one, tmp_path).notes == [by_hand]
+
+
 def test_nothing_run_gives_empty_tables_with_their_columns(tmp_path: Path) -> None:
     results = collect(sweep_of({"captions.set": ARMS}), tmp_path)
     assert len(results.missing) == 3

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
+from lensbench import ranks
 from lensbench.model.checkpoint import load
 from lensbench.training import files, resume
 
@@ -41,16 +41,13 @@ FAULTS = {"no number": ("no number", STRATEGIES), "memory": ("memory", ("ddp",))
 
 def crew(folder: Path, processes: int, tasks: list[tuple[str, dict[str, Any], str]]) -> list[dict[str, Any]]:
     """Have so many processes train, one task after the other; what each process says of each."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "LENSBENCH_RANKS": str(processes)}
-    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     running = []
-    for rank in range(processes):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        command = [sys.executable, str(CREW), str(folder), json.dumps(tasks)]
-        running.append(subprocess.Popen(command, env=os.environ | common | own, stderr=subprocess.PIPE, text=True))
+    with ranks.meeting_point() as (listener, port):
+        for rank in range(processes):
+            env = os.environ | ranks.environment(rank, processes, listener, port) | {"OMP_NUM_THREADS": "1"}
+            command = [sys.executable, str(CREW), str(folder), json.dumps(tasks)]
+            inherited = (listener.fileno(),) if rank == 0 else ()
+            running.append(subprocess.Popen(command, env=env, pass_fds=inherited, stderr=subprocess.PIPE, text=True))
     try:
         errors = [process.communicate()[1] for process in running]  # a test's own limit ends what hangs
     finally:
