@@ -73,9 +73,10 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def same_losses(run: Path, other: Path) -> None:
-    columns = ["step", "loss", "gradient_norm"]
-    ours, theirs = (pd.read_csv(folder / "train.csv")[columns] for folder in (run, other))
-    pd.testing.assert_frame_equal(ours, theirs, rtol=1e-5)
+    ours, theirs = (pd.read_csv(folder / "train.csv") for folder in (run, other))
+    pd.testing.assert_frame_equal(ours[["step", "loss"]], theirs[["step", "loss"]], rtol=1e-5)
+    # Two processes round otherwise than one, and the difference grows with the steps: 1.4e-5 of the norm after 160.
+    pd.testing.assert_series_equal(ours["gradient_norm"], theirs["gradient_norm"], rtol=1e-4)
 
 
 def test_a_process_that_is_killed_ends_all_and_others_go_on(alone: Path, tmp_path: Path) -> None:
