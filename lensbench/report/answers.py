@@ -6,10 +6,12 @@ from math import isnan
 
 from lensbench.metrics import metric
 from lensbench.report.grid import Grid
-from lensbench.report.headline import compared, p_words, verdict, where_of
+from lensbench.report.headline import UNDERPOWERED, compared, p_words, verdict
 from lensbench.report.paired import ASKED, Comparison
 from lensbench.report.rows import difference_cell
 from lensbench.report.table import DASH, MINUS, Cell, Column, Row, Table
+
+ANSWERS = "answers"  # the name of the table
 
 
 def answers_table(grid: Grid) -> Table | None:
@@ -20,7 +22,7 @@ def answers_table(grid: Grid) -> Table | None:
     rows, above = [], ""
     for row in asked:
         role = row.difference.role
-        rows.append(Row(_cells(row), opens=role != above))
+        rows.append(Row(_cells(grid, row), opens=role != above))
         above = role
     columns = (
         Column("question", "question", "question", label=True),
@@ -37,18 +39,18 @@ def answers_table(grid: Grid) -> Table | None:
         "[low, high]: an interval that agrees with the verdict; of questions that are tested together the intervals "
         "hold together at 95 %.",
         "no test: no image differs, or there are too few prompts or seeds." if _any_untested(asked) else "",
-        "underpowered: the interval reaches over more than half of what a difference can be."
-        if any("underpowered" in verdict(row) for row in asked)
+        "underpowered: not significant, and the interval reaches over more than half of what a difference can be."
+        if any(verdict(grid, row) == UNDERPOWERED for row in asked)
         else "",
     )
-    return Table("answers", "What the sweep asks", columns, tuple(rows), tuple(note for note in notes if note))
+    return Table(ANSWERS, "What the sweep asks", columns, tuple(rows), tuple(note for note in notes if note))
 
 
-def _cells(row: Comparison) -> tuple[Cell, ...]:
+def _cells(grid: Grid, row: Comparison) -> tuple[Cell, ...]:
     gap, of = row.difference, metric(row.metric)
-    words = where_of(row)
+    words = ", ".join(filter(None, [of.label, row.metric_form, row.scale.label]))
     arms = f"{row.arm.label} {MINUS} {row.other.label}"
-    said = verdict(row)
+    said = verdict(grid, row)
     labels = (Cell(gap.role, gap.role), Cell(words, words), Cell(arms, arms))
     return (*labels, difference_cell(gap, of), _p(gap.p), _p(gap.p_holm), Cell(said, said))
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from lensbench.locks import file_lock
 from lensbench.report import render
+from lensbench.report.answers import ANSWERS
 from lensbench.report.appendix import appendix, further_appendix
 from lensbench.report.asked import asked_beside
 from lensbench.report.captions import CaptionReport, for_page
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from lensbench.sweep.sweep import Cell, Results
 
 MISSING_SHOWN = 12
+ANSWERS_SHOWN = 24  # rows of what is asked, on the console; the files have all
 SUMMARY = "summary.md"
 
 
@@ -125,7 +127,9 @@ def _rebuild(folder: Path, console: Console, runs: Path | None) -> list[Path]:
     seen = sheets(grid, runs, folder / "pictures") if runs is not None else []
     page = write_page(grid, built, findings, missing, frozen.provenance, drawn, runs, folder)
     told = _write(folder / SUMMARY, summary(grid, built, findings, missing, drawn, folder))
-    _tell(console, frozen.results, findings, [built["main"], built["differences"]], missing)
+    long = len(built[ANSWERS].rows) > ANSWERS_SHOWN if ANSWERS in built else True
+    shown = [built[name] for name in (ANSWERS, "main", "differences") if name != ANSWERS or not long]
+    _tell(console, frozen.results, findings, shown, missing)
     database = runs / "mlflow.db" if runs is not None else None
     _tell_files(console, folder, drawn, seen, page, told, database if database and database.is_file() else None)
     return [*written, *drawn, *seen, page, told, *latex]

@@ -51,16 +51,25 @@ def compared(grid: Grid) -> list[Comparison]:
     return [row for row in (*grid.comparisons(), *grid.comparisons_beside()) if row.difference.seeds]
 
 
-def verdict(row: Comparison) -> str:
+UNDERPOWERED = "underpowered"
+
+
+def verdict(grid: Grid, row: Comparison) -> str:
     """What is said of a tested difference, in two or three words."""
     gap = row.difference
+    if len(_at_chance(grid, row)) == 2:
+        return "both at chance"
     if not gap.tested:
-        return "no test" if row.asked else "not tested"
+        return "no test"
     if gap.significant:
         return "significant"
-    if (gap.interval[1] - gap.interval[0]) / 2 > TOO_WIDE * metric(row.metric).widest:
-        return "not significant, underpowered"
-    return "not significant"
+    low, high = gap.interval
+    return UNDERPOWERED if (high - low) / 2 > TOO_WIDE * metric(row.metric).widest else "not significant"
+
+
+def _at_chance(grid: Grid, row: Comparison) -> list[Level]:
+    """The arms of a comparison that are not shown to be above chance."""
+    return [arm for arm in (row.arm, row.other) if grid.chance(row.scale, arm, row.metric, row.metric_form).at_chance]
 
 
 def where_of(row: Comparison) -> str:
@@ -72,9 +81,7 @@ def where_of(row: Comparison) -> str:
 def _primary(grid: Grid, row: Comparison) -> str:
     of, gap = metric(row.metric), row.difference
     told = f"Primary question ({where_of(row)}): {_scores(grid, row)}"
-    if at_chance := [
-        arm for arm in (row.arm, row.other) if grid.chance(row.scale, arm, row.metric, row.metric_form).at_chance
-    ]:
+    if at_chance := _at_chance(grid, row):
         told += f" ({' and '.join(arm.label for arm in at_chance)}: not above chance)"
         if len(at_chance) == 2:
             return f"{told}. Neither arm is above chance: there is no difference to test."
@@ -83,12 +90,11 @@ def _primary(grid: Grid, row: Comparison) -> str:
     low, high = (of.factor * end for end in gap.interval)
     amount = f"{signed(of.factor * gap.estimate, of.digits)}{' points' if of.unit == '%' else ''}"
     seeds = "" if gap.seeds == gap.expected else f" ({gap.seeds} of {gap.expected} seeds)"
-    said = (
-        f"{told}. The difference is {amount} {bounds(low, high, of.digits)}{seeds}, p {p_words(gap.p)}: {verdict(row)}."
-    )
-    if "underpowered" in verdict(row):
-        said = f"This sweep is underpowered for its primary question. {said}"
-    return said
+    found = verdict(grid, row)
+    told += f". The difference is {amount} {bounds(low, high, of.digits)}{seeds}, p {p_words(gap.p)}"
+    if found == UNDERPOWERED:
+        return f"This sweep is underpowered for its primary question. {told}: not significant."
+    return f"{told}: {found}."
 
 
 def p_words(p: float) -> str:

@@ -60,8 +60,8 @@ def tables(
     the notes; `parameters` are those of each cell's denoiser, `captioners` who wrote caption sets and for how much."""
     told = recipe_note(grid, evaluation or {})
     built = (
-        main_table(grid, told),
         answers_table(grid),
+        main_table(grid, told),
         differences_table(grid, told),
         ablation_table(grid),
         scores_table(grid),

@@ -157,7 +157,7 @@ def told_everywhere(name: str, results: Results, tmp_path: Path) -> None:
     shown = cell(places["differences"], column, difference=PAIR, images=IMAGES[0])
     assert shown.value == gap.estimate
     assert shown.emphasis == "better"
-    asked = cell(places["answers"], "verdict", where=f"{of.mean}, short prompts, {small.label}")
+    asked = cell(places["answers"], "verdict", where=f"{of.label}, short, {small.label}")
     assert asked.text == "significant"
     assert headline(grid)[0].startswith(f"Primary question ({of.mean}, short prompts, {small.label}): ")
 

@@ -16,6 +16,7 @@ from string import Template
 from typing import Any
 
 from lensbench.metrics import GENEVAL, Metric, metric
+from lensbench.report.answers import ANSWERS
 from lensbench.report.chance import Chance
 from lensbench.report.figures import arm_colors, titled
 from lensbench.report.grid import Grid, Group
@@ -60,12 +61,12 @@ def write_page(
         **embedded(*SCRIPTS),
         "question": escape(question(grid)),
         "setting": escape(setting(grid)),
-        "answer": _answer(grid, findings),
+        "answer": _answer(grid, findings, tables.get(ANSWERS)),
         "missing": _missing(missing),
         "comparer": _comparer(found),
         "comparer_note": escape(_pictures_note(found)),
         "table_links": markup.links({f"table-{table.name}": table.title for table in tables.values()}),
-        "tables": "\n".join(markup.to_html(table) for table in tables.values()),
+        "tables": "\n".join(markup.to_html(table) for table in tables.values() if table.name != ANSWERS),
         "figures": _figures(grid, drawn),
         "notes": markup.listing(grid.results.notes, "notes"),
         "provenance": markup.facts({name: told for name, told in provenance.items() if name != "files"}),
@@ -116,12 +117,14 @@ def _reading(grid: Grid) -> str:
     return f'<p class="reading">{escape(words)}</p><ul class="reading">{forms}</ul>'
 
 
-def _answer(grid: Grid, findings: Sequence[str]) -> str:
+def _answer(grid: Grid, findings: Sequence[str], asked: Table | None) -> str:
+    """The sentences, the bars with their chance, and what is asked, a row each."""
     told = "".join(f"<li>{escape(sentence)}</li>" for sentence in findings)
     sentences = f'<ul class="findings">{told}</ul>' if told else "<p>There is nothing to compare yet.</p>"
     name = grid.shown_metric
+    answers = markup.to_html(asked) if asked else ""
     if name is None or not grid.scales or not 1 < len(grid.arms) <= MOST_BARS:
-        return sentences
+        return sentences + answers
     of, scale, colors, charts = metric(name), grid.scales[-1], arm_colors(grid), []
     what = f"{of.mean} in percent" if of.unit == "%" else of.mean if of.more else f"{of.mean}, less is better"
     for form in grid.forms(name):
@@ -139,7 +142,7 @@ def _answer(grid: Grid, findings: Sequence[str]) -> str:
         full = of.factor if of.bounded else max(ends, default=1.0)
         charts.append(markup.bars(": ".join(filter(None, [what + beside, where])), rows, full, of.digits))
     reading = _reading(grid) if grid.tasks else ""
-    return f'{sentences}<div class="charts">{"".join(charts)}</div>{reading}'
+    return f'{sentences}<div class="charts">{"".join(charts)}</div>{answers}{reading}'
 
 
 def _bar(name: str, color: str, group: Group, chance: Chance, of: Metric) -> markup.Bar:
