@@ -27,7 +27,7 @@ from lensbench.report.figures import arm_colors, draw, figures, titled
 from lensbench.report.freeze import FILES, Frozen, freeze, open_frozen, refuse_another
 from lensbench.report.grid import Grid, arrange
 from lensbench.report.guidance import guidance_table
-from lensbench.report.headline import headline, nothing_learned
+from lensbench.report.headline import claims, headline
 from lensbench.report.levels import factor_label
 from lensbench.report.loss_figure import losses
 from lensbench.report.macros import declared_letters, macros
@@ -191,7 +191,7 @@ def draw_figures(frozen: Frozen, grid: Grid, folder: Path) -> list[Path]:
 def all_findings(frozen: Frozen, grid: Grid) -> list[str]:
     """What the sweep found, in sentences: differences, then what the captions are worth."""
     found = headline(grid)
-    return found if nothing_learned(grid) else [*found, *multiplier_sentences(grid, worths(grid, frozen.parameters))]
+    return [*found, *multiplier_sentences(grid, worths(grid, frozen.parameters))] if claims(grid) else found
 
 
 def all_tables(frozen: Frozen, grid: Grid) -> dict[str, Table]:

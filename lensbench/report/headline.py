@@ -23,12 +23,24 @@ def headline(grid: Grid) -> list[str]:
         return []
     if nothing := nothing_learned(grid):
         return [nothing]
-    primary = [row for row in compared(grid) if row.difference.role == PRIMARY]
-    sentences = [_primary(grid, row) for row in primary] or _described(grid)
-    sentences += [_family(grid, role) for role in (SECONDARY, POST_HOC)]
+    sentences = [_primary(grid, row) for row in _primaries(grid)] or _described(grid)
+    if claims(grid):
+        sentences += [_family(grid, role) for role in (SECONDARY, POST_HOC)]
     if len(grid.seeds) == 1:
         sentences.append("One training seed: the intervals speak of the sampling only, not of training again.")
     return [sentence for sentence in (*sentences, *_doubts(grid)) if sentence]
+
+
+def claims(grid: Grid) -> bool:
+    """Whether anything is claimed beside the first sentence: not where nothing is learned or the primary question has
+    no answer."""
+    return not nothing_learned(grid) and all(
+        verdict(grid, row) in ("significant", "not significant") for row in _primaries(grid)
+    )
+
+
+def _primaries(grid: Grid) -> list[Comparison]:
+    return [row for row in compared(grid) if row.difference.role == PRIMARY]
 
 
 def nothing_learned(grid: Grid) -> str:

@@ -136,6 +136,17 @@ def test_without_a_primary_question_the_answer_is_described() -> None:
     assert not any("significant" in sentence for sentence in rest)
 
 
+def test_an_underpowered_primary_question_is_said_first_and_nothing_else_is_claimed() -> None:
+    wide = grid(question("detailed", "brief", form="short", depth=3, role="primary"), question("brief", form="short"))
+    (row,) = (row for row in wide.comparisons() if row.difference.role == "primary")
+    spread = Spread((Part(0.09, 1),))  # the two seeds disagree by far
+    reach = min(spread.reach(0.95), 1)
+    gap = row.difference._replace(p=spread.p(row.difference.estimate), p_holm=0.5, family_low=-reach, family_high=reach)
+    wide.memory["comparisons"] = ((row._replace(difference=gap),), ())
+    (told,) = headline(wide)
+    assert told.startswith("This sweep is underpowered for its primary question.")
+
+
 @pytest.mark.parametrize("scale", [0.0, 1.0])
 def test_of_a_sweep_without_a_right_image_or_at_chance_nothing_is_claimed(scale: float) -> None:
     outcomes, records = RESULTS.outcomes.copy(), RESULTS.records.copy()
