@@ -95,12 +95,14 @@ def test_every_number_has_its_provenance(finished: tuple[Path, subprocess.Comple
     assert len(records["cell"].unique()) == 12
     for column in ("experiment_hash", "corpus_digest", "captions_digest", "commit"):
         assert records[column].str.len().min() > 0, column
-    # One corpus, one set of prompts, one judge; a caption set for each arm. Training has neither prompts nor a judge.
+    # One corpus, one set of prompts, one judge; captions for each arm and seed. Training has no prompts and no judge.
     scored = records[records["evaluation_hash"] != ""]
     (digests,) = scored[["corpus_digest", "prompts_digest", "judge_digest"]].drop_duplicates().to_numpy().tolist()
     assert all(digests)
     assert set(records["corpus_digest"]) == {digests[0]}
-    assert records["captions_digest"].nunique() == 3
+    # Each seed draws its images, and captions go with them.
+    assert records.groupby(["captions.set", "seed"])["captions_digest"].nunique().eq(1).all()
+    assert records["captions_digest"].nunique() == 3 * records["seed"].nunique()
     scores = records[records["metric"].str.startswith("geneval")]
     assert scores["value"].between(0, 1).all()
     assert sorted(scores["samples_seen"].unique()) == [32, 64]

@@ -52,7 +52,7 @@ def test_a_cell_on_a_large_text_encoder_is_trained_and_scored(
             report=lambda progress: None,
         )
 
-    base = BASE.replace({"text_encoder": TextEncoder(**config, digest=digest)})
+    base = BASE.replace({"text_encoder": TextEncoder(**config, digest=digest), "which_images": "first"})
     run_cell(base, tmp_path / "first", cache=tmp_path / "cache", report=lambda progress: None)
     records = read_records(tmp_path / "first", base)
     assert np.isfinite(records["value"]).all()
@@ -66,6 +66,6 @@ def test_a_cell_on_a_large_text_encoder_is_trained_and_scored(
     encoder: Any = encoder_of(base.text_encoder)
     assert encoder._model is None, "the weights do not stay beside the denoiser"
 
-    # Another seed reads the features, not the weights.
+    # Another seed on the same images reads the features, not the weights.
     monkeypatch.setattr(causal_encoder, "load_blocks", lambda *args, **options: pytest.fail("read the weights"))
     run_cell(base.replace({"seed": 1}), tmp_path / "second", cache=tmp_path / "cache", report=lambda progress: None)

@@ -24,7 +24,13 @@ from lensbench.sweep.sweep import Sweep, cells
 
 FROZEN = Path(__file__).parent / "frozen"
 BASE = Experiment().replace(
-    {"images": 200, "training.steps": 600, "evaluation.prompts_per_task": 3, "evaluation.images_per_task": 6}
+    {
+        "images": 200,
+        "which_images": "first",
+        "training.steps": 600,
+        "evaluation.prompts_per_task": 3,
+        "evaluation.images_per_task": 6,
+    }
 )
 
 
