@@ -10,8 +10,8 @@ from lensbench.ladder.scale import REFERENCE
 from lensbench.metrics import GENEVAL, metric
 from lensbench.report.chance import chance_note, with_chance
 from lensbench.report.multiplier import NONE_HERE
-from lensbench.report.rows import difference_cell
-from lensbench.report.table import Cell, Column, Row, Table, bounds, number
+from lensbench.report.rows import difference_cell, interval_cell
+from lensbench.report.table import Cell, Column, Row, Table, number
 
 
 def table(cards: Sequence[Card]) -> Table:
@@ -28,10 +28,8 @@ def table(cards: Sequence[Card]) -> Table:
         cells = [Cell(card.name, card.name), Cell(number(checks["words_mean"], 1), checks["words_mean"])]
         for form in forms:
             one = by[id(card), form]
-            mean, low, high = one.score.estimate, one.score.low, one.score.high
-            score = Cell(number(100 * mean), mean, low, high, bounds(100 * low, 100 * high), "95%")
             (told,) = (row for row in card.scores if (row["metric"], row["form"]) == (GENEVAL, form))
-            cells.append(with_chance(score, chance_in(told), metric(GENEVAL)))
+            cells.append(with_chance(interval_cell(one.score, metric(GENEVAL)), chance_in(told), metric(GENEVAL)))
             cells.append(difference_cell(one.difference, metric(GENEVAL)) if one.difference else Cell(""))
         cells.append(Cell(_multiplier(card), _multiplier(card)))
         cells.append(Cell(f"{card.train_flops / 1e12:.3g}", card.train_flops))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from math import isnan
-
 from lensbench.metrics import metric
 from lensbench.report.grid import Grid
-from lensbench.report.headline import UNDERPOWERED, compared, p_words, verdict
+from lensbench.report.headline import UNDERPOWERED, compared, verdict
 from lensbench.report.paired import ASKED, Comparison
-from lensbench.report.rows import difference_cell
-from lensbench.report.table import DASH, MINUS, Cell, Column, Row, Table
+from lensbench.report.rows import difference_cell, p_cell
+from lensbench.report.table import MINUS, Cell, Column, Row, Table
 
 ANSWERS = "answers"  # the name of the table
 
@@ -38,7 +36,9 @@ def answers_table(grid: Grid) -> Table | None:
         "post hoc, after the scores were known: significant is what is significant after Holm's correction.",
         "[low, high]: an interval that agrees with the verdict; of questions that are tested together the intervals "
         "hold together at 95 %.",
-        "no test: no image differs, or there are too few prompts or seeds." if _any_untested(asked) else "",
+        "no test: no image differs, or there are too few prompts or seeds."
+        if any(not row.difference.tested for row in asked)
+        else "",
         "underpowered: not significant, and the interval reaches over more than half of what a difference can be."
         if any(verdict(grid, row) == UNDERPOWERED for row in asked)
         else "",
@@ -52,12 +52,4 @@ def _cells(grid: Grid, row: Comparison) -> tuple[Cell, ...]:
     arms = f"{row.arm.label} {MINUS} {row.other.label}"
     said = verdict(grid, row)
     labels = (Cell(gap.role, gap.role), Cell(words, words), Cell(arms, arms))
-    return (*labels, difference_cell(gap, of), _p(gap.p), _p(gap.p_holm), Cell(said, said))
-
-
-def _p(p: float) -> Cell:
-    return Cell(DASH) if isnan(p) else Cell(p_words(p).removeprefix("= "), p)
-
-
-def _any_untested(asked: list[Comparison]) -> bool:
-    return any(not row.difference.tested for row in asked)
+    return (*labels, difference_cell(gap, of), p_cell(gap.p), p_cell(gap.p_holm), Cell(said, said))

@@ -18,11 +18,11 @@ from lensbench.forms import order_of
 from lensbench.metrics import GENEVAL, Metric, metric, ordered
 from lensbench.report.chance import UNKNOWN, Chance, chance_note, chance_of, with_chance
 from lensbench.report.grid import MEAN
-from lensbench.report.paired import SECONDARY, Paired, corrected, paired_values
+from lensbench.report.paired import NAN, SECONDARY, Paired, corrected, paired_values
 from lensbench.report.placing import IMAGE
-from lensbench.report.rows import difference_cell
+from lensbench.report.rows import difference_cell, p_cell
 from lensbench.report.sides import Side
-from lensbench.report.table import DASH, Cell, Column, Row, Table, number, signed
+from lensbench.report.table import Cell, Column, Row, Table, number, signed
 from lensbench.scoring.geneval import TASKS
 
 PROMPTS_SHOWN = 12  # on the console
@@ -252,9 +252,7 @@ def _gap(values: tuple[float, float], gap: Paired | None, of: Metric) -> Cell:
 
 
 def _p(gap: Paired | None) -> Cell:
-    if gap is None or not gap.tested:
-        return Cell(DASH)
-    return Cell("< 0.001" if gap.p_holm < 0.001 else number(gap.p_holm, 3), gap.p_holm)
+    return p_cell(NAN if gap is None else gap.p_holm)
 
 
 def _order(names: Iterable[str], name: str) -> int:

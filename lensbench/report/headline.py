@@ -12,7 +12,7 @@ from lensbench.metrics import GENEVAL, Metric, metric
 from lensbench.report.grid import Grid
 from lensbench.report.levels import Level
 from lensbench.report.paired import POST_HOC, PRIMARY, SECONDARY, Comparison, Role
-from lensbench.report.table import bounds, number, signed
+from lensbench.report.table import SMALLEST_P, bounds, number, p_words, signed
 
 TOO_WIDE = 0.5  # of the largest difference there can be: an interval that reaches so far tells nothing
 
@@ -102,16 +102,11 @@ def _primary(grid: Grid, row: Comparison) -> str:
     low, high = (of.factor * end for end in gap.interval)
     amount = f"{signed(of.factor * gap.estimate, of.digits)}{' points' if of.unit == '%' else ''}"
     seeds = "" if gap.seeds == gap.expected else f" ({gap.seeds} of {gap.expected} seeds)"
-    found = verdict(grid, row)
-    told += f". The difference is {amount} {bounds(low, high, of.digits)}{seeds}, p {p_words(gap.p)}"
+    found, equals = verdict(grid, row), "" if gap.p < SMALLEST_P else "= "
+    told += f". The difference is {amount} {bounds(low, high, of.digits)}{seeds}, p {equals}{p_words(gap.p)}"
     if found == UNDERPOWERED:
         return f"This sweep is underpowered for its primary question. {told}: not significant."
     return f"{told}: {found}."
-
-
-def p_words(p: float) -> str:
-    """= 0.032 or < 0.001."""
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def _scores(grid: Grid, row: Comparison) -> str:

@@ -25,12 +25,11 @@ from lensbench.report.macro_names import macro_name
 from lensbench.report.notes import number_of_seeds
 from lensbench.report.paired import DESCRIPTIVE
 from lensbench.report.render import HEAD, escape
-from lensbench.report.table import Cell, Column, Table, bounds, number, signed
+from lensbench.report.table import Cell, Column, Table, bounds, number, p_words, signed
 
 if TYPE_CHECKING:
     from lensbench.report.freeze import Frozen
 
-SMALLEST_P = 0.001
 FIRST_LACKED = 0x180  # up to here the fonts of T1 have every letter
 NAMED = "Names: table, labels of the row, column; digits are spelled."
 
@@ -83,19 +82,15 @@ def of_table(table: Table) -> Iterator[tuple[str, str]]:
             if cell.interval:
                 yield f"{name}Interval", cell.interval
             if cell.role != DESCRIPTIVE and not isnan(cell.p):
-                yield f"{name}P", _p(cell.p)
+                yield f"{name}P", p_words(cell.p)
             if not isnan(cell.p_holm):
-                yield f"{name}PHolm", _p(cell.p_holm)
+                yield f"{name}PHolm", p_words(cell.p_holm)
 
 
 def _label(cell: Cell, column: Column) -> str:
     named = isinstance(cell.value, bool | int | float) or re.fullmatch(r"[\d.,]+|none|True|False", cell.text)
     leaf = column.name.rpartition(".")[2]
     return f"{leaf} {cell.text.replace(',', '')}" if named else cell.text
-
-
-def _p(p: float) -> str:
-    return f"< {SMALLEST_P}" if p < SMALLEST_P else f"{p:.3f}"
 
 
 def _of_sweep(grid: Grid, frozen: Frozen) -> Iterator[tuple[str, str]]:
@@ -148,6 +143,6 @@ def _of_findings(grid: Grid) -> Iterator[tuple[str, str]]:
         low, high = (of.factor * end for end in gap.interval)
         yield f"{stem}GainInterval", bounds(low, high, of.digits)
         if gap.tested:
-            yield f"{stem}GainP", _p(gap.p)
-            yield f"{stem}GainPHolm", _p(gap.p_holm)
+            yield f"{stem}GainP", p_words(gap.p)
+            yield f"{stem}GainPHolm", p_words(gap.p_holm)
         yield f"{stem}GainWords", "significant" if gap.significant else "not significant" if gap.tested else gap.role

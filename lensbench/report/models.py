@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from lensbench.metrics import GENEVAL, metric
-from lensbench.report.chance import Chance, chance_note, chance_of, with_chance
+from lensbench.report.chance import chance_note, chance_of, with_chance
 from lensbench.report.paired import SECONDARY, corrected, paired_values
-from lensbench.report.rows import difference_cell
-from lensbench.report.table import Cell, Column, Row, Table, bounds, number
+from lensbench.report.rows import difference_cell, interval_cell
+from lensbench.report.table import Cell, Column, Row, Table, number
 from lensbench.scoring.geneval import summary
 from lensbench.scoring.geneval_folder import open_prompts, outcomes
 from lensbench.scoring.judged_folder import Prompts, judged_by
 from lensbench.scoring.picture_folder import RECORD
-from lensbench.scoring.statistics import Interval, stratified_mean
+from lensbench.scoring.statistics import stratified_mean
 
 DENOISERS = ("denoiser", "transformer", "unet")
 GIB = 2**30
@@ -85,11 +85,12 @@ def models_table(drawn: Sequence[Drawn]) -> Table:
     design = (clusters, strata, None)
     values = [np.array([row["value"] for row in one.rows]) for one in drawn]
     of = metric(GENEVAL)
-    gaps = [paired_values(other, values[0], (clusters, strata, None), 1) for other in values[1:]]
+    gaps = [paired_values(other, values[0], design, 1) for other in values[1:]]
     gaps = corrected([gap._replace(role=SECONDARY) for gap in gaps], [of.widest] * len(rest))
     rows = []
     for place, (one, scores) in enumerate(zip(drawn, values, strict=True)):
         mean = stratified_mean(scores, clusters, strata)
+        by_chance = chance_of(scores, np.array([row["chance"] for row in one.rows]), strata, design)
         gap = difference_cell(gaps[place - 1], of) if place else Cell("")
         rows.append(
             Row(
@@ -102,7 +103,7 @@ def models_table(drawn: Sequence[Drawn]) -> Table:
                     Cell(f"{one.record['settings']['width']} x {one.record['settings']['height']}"),
                     _cost(one.session.get("seconds_an_image"), 2),
                     _cost(max(one.session.get("peak_bytes", {}).values(), default=None), 1, GIB),
-                    _score(mean, chance_of(scores, np.array([row["chance"] for row in one.rows]), strata, design)),
+                    with_chance(interval_cell(mean, of), by_chance, of),
                     gap,
                 )
             )
@@ -131,11 +132,6 @@ def models_table(drawn: Sequence[Drawn]) -> Table:
     )
     told = tuple(note for note in notes if note)
     return Table("models", "Models side by side", columns, tuple(rows), told, filed=False)
-
-
-def _score(found: Interval, chance: Chance) -> Cell:
-    words, ends = number(100 * found.estimate), bounds(100 * found.low, 100 * found.high)
-    return with_chance(Cell(words, found.estimate, found.low, found.high, ends, "95%"), chance, metric(GENEVAL))
 
 
 def _open(folder: Path, setting: str, known: dict[str, dict[str, Any]]) -> Drawn:

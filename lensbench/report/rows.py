@@ -14,7 +14,8 @@ from lensbench.report.chance import UNKNOWN, Chance, chance_cell, with_chance
 from lensbench.report.grid import Grid, Group, column_of
 from lensbench.report.levels import SET_NAMES, Level
 from lensbench.report.paired import PRIMARY, Paired
-from lensbench.report.table import DAGGER, DASH, TOGETHER, Cell, Column, Row, Table, bounds, number, signed
+from lensbench.report.table import DAGGER, DASH, TOGETHER, Cell, Column, Row, Table, bounds, number, p_words, signed
+from lensbench.scoring.statistics import Interval
 
 
 def complete_table(
@@ -116,6 +117,18 @@ def score_cell(group: Group, of: Metric, emphasis: str, chance: Chance = UNKNOWN
     text = number(group.value * factor, digits)
     cell = Cell(text, group.value, low, high, shown, kind, mark, emphasis, seeds=group.seeds, expected=group.expected)
     return with_chance(cell, chance, of)
+
+
+def interval_cell(found: Interval, of: Metric) -> Cell:
+    """A score with its 95 % interval."""
+    low, high = found.low * of.factor, found.high * of.factor
+    shown = bounds(low, high, of.digits)
+    return Cell(number(found.estimate * of.factor, of.digits), found.estimate, found.low, found.high, shown, "95%")
+
+
+def p_cell(p: float) -> Cell:
+    """A p, or a dash where nothing was tested."""
+    return Cell(DASH) if isnan(p) else Cell(p_words(p), p)
 
 
 def difference_cell(found: Paired, of: Metric) -> Cell:

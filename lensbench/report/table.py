@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import isnan
 
 NAN = float("nan")
+SMALLEST_P = 0.001  # that is told as a number
 DAGGER = "†"
 AT_CHANCE = "‡"
 MINUS = "\N{MINUS SIGN}"
@@ -82,6 +83,11 @@ def number(value: float, digits: int = 1) -> str:
 def signed(value: float, digits: int = 1) -> str:
     """+3.1 or −3.1, with a real minus sign."""
     return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", MINUS)
+
+
+def p_words(p: float) -> str:
+    """0.032 or < 0.001; a dash for none."""
+    return DASH if isnan(p) else f"< {SMALLEST_P}" if p < SMALLEST_P else f"{p:.3f}"
 
 
 def bounds(low: float, high: float, digits: int = 1) -> str:
